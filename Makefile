@@ -1,0 +1,32 @@
+PY := .venv/bin/python
+
+.PHONY: help run test check bench proto lock
+
+help:  ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+run:  ## start everything on this machine, with simulated data
+	./start-mev-backend.sh
+
+test: .venv/dev  ## run all tests
+	$(PY) -m pytest
+
+check: .venv/dev  ## formatting, linters, types, layer contracts, generated code up to date
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+	.venv/bin/lint-imports
+	$(PY) tools/proto.py --check
+
+bench: .venv/dev  ## measure, as ratios to the raw libraries (ROWS=name,name for some)
+	$(PY) -m bench $(ROWS)
+
+proto: .venv/dev  ## generate src/mev/wire/pb from protocol/
+	$(PY) tools/proto.py
+
+lock: .venv/dev  ## resolve the lock files again from pyproject.toml
+	tools/lock
+
+.venv/dev: requirements-dev.lock pyproject.toml
+	tools/install requirements-dev.lock
+	@touch $@

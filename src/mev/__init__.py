@@ -1,0 +1,1 @@
+"""Control plane for fleets of Solana MEV bots."""

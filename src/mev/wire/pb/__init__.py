@@ -1,0 +1,1 @@
+"""Generated from protocol/ by `make proto`; do not edit."""
