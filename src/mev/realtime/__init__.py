@@ -1,0 +1,1 @@
+"""Live events for WebSocket clients: subscriptions, batches, bounded buffers."""

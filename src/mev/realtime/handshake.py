@@ -1,0 +1,167 @@
+"""The HTTP request that opens a WebSocket: checked, and answered with 101 or a problem."""
+
+import base64
+import binascii
+import hashlib
+import hmac
+from collections.abc import Callable
+from dataclasses import dataclass
+from http import HTTPStatus
+from urllib.parse import urlsplit
+
+import orjson
+
+from mev.core.errors import MevError
+from mev.realtime.errors import (
+    BadHandshakeError,
+    ForbiddenOriginError,
+    UnauthorizedError,
+    UnknownPathError,
+    UpgradeRequiredError,
+)
+from mev.realtime.tally import Encoding
+
+SUBPROTOCOL = "mev.v1.protobuf"
+_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request head: path without query, headers by lower-case name (repeated ones joined by a comma)."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """Who may connect, and where."""
+
+    path: str
+    origins: frozenset[str]
+    authenticate: Callable[[str], bool]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upgrade:
+    """An accepted handshake."""
+
+    accept: str
+    encoding: Encoding
+    authenticated: bool
+
+
+def key_check(expected: str) -> Callable[[str], bool]:
+    """Return a function that compares a key with `expected` in a time that tells nothing about it."""
+    digest = hashlib.sha256(expected.encode()).digest()
+
+    def matches(key: str) -> bool:
+        # A lone surrogate, which JSON text may carry, is no reason to fail: the key is just wrong.
+        return hmac.compare_digest(hashlib.sha256(key.encode(errors="replace")).digest(), digest)
+
+    return matches
+
+
+def parse(head: bytes) -> Request:
+    """Parse a request head that an HTTP server has already found to be well-formed."""
+    request_line, *lines = head.decode("latin-1").rstrip("\r\n").split("\r\n")
+    method, target, _ = request_line.split(" ")
+    headers: dict[str, str] = {}
+    for line in lines:
+        name, _, value = line.partition(":")
+        name, value = name.strip().lower(), value.strip()
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    return Request(method, target.partition("?")[0], headers)
+
+
+def negotiate(request: Request, policy: Policy) -> Upgrade:
+    """Return the handshake's outcome, or raise the error to answer with."""
+    if request.path != policy.path:
+        raise UnknownPathError(f"there is no WebSocket at {request.path}; try {policy.path}")
+    accept = _accept(request)
+    _check_origin(request, policy.origins)
+    offered = _tokens(request.headers.get("sec-websocket-protocol", ""))
+    encoding = Encoding.PROTOBUF if SUBPROTOCOL in offered else Encoding.JSON
+    return Upgrade(accept=accept, encoding=encoding, authenticated=_authenticated(request, policy.authenticate))
+
+
+def accepted(upgrade: Upgrade) -> bytes:
+    """Return the 101 response."""
+    lines = ["HTTP/1.1 101 Switching Protocols", "Upgrade: websocket", "Connection: Upgrade", f"Sec-WebSocket-Accept: {upgrade.accept}"]
+    if upgrade.encoding is Encoding.PROTOBUF:
+        lines.append(f"Sec-WebSocket-Protocol: {SUBPROTOCOL}")
+    return "\r\n".join([*lines, "", ""]).encode()
+
+
+def refused(error: MevError) -> bytes:
+    """Return `error` as an HTTP problem response."""
+    body = orjson.dumps(error.problem())
+    lines = [
+        f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}",
+        "Content-Type: application/problem+json",
+        f"Content-Length: {len(body)}",
+        "Connection: close",
+    ]
+    if isinstance(error, UnauthorizedError):
+        lines.append("WWW-Authenticate: Bearer")
+    if isinstance(error, UpgradeRequiredError):
+        lines.append("Sec-WebSocket-Version: 13")
+    if error.retry_after_s is not None:
+        lines.append(f"Retry-After: {error.retry_after_s}")
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+def _accept(request: Request) -> str:
+    headers = request.headers
+    if headers.get("sec-websocket-version") != "13":
+        raise UpgradeRequiredError("Sec-WebSocket-Version is 13")
+    if request.method != "GET" or "upgrade" not in _tokens(headers.get("connection", "").lower()):
+        raise BadHandshakeError("a handshake is a GET request with Connection: Upgrade")
+    key = headers.get("sec-websocket-key", "")
+    if not _is_nonce(key):
+        raise BadHandshakeError("Sec-WebSocket-Key is 16 bytes in base64")
+    digest = hashlib.sha1(key.encode() + _GUID, usedforsecurity=False).digest()
+    return base64.b64encode(digest).decode()
+
+
+def _is_nonce(key: str) -> bool:
+    try:
+        return len(base64.b64decode(key, validate=True)) == 16
+    except (binascii.Error, ValueError):
+        return False
+
+
+def _check_origin(request: Request, allowed: frozenset[str]) -> None:
+    # Browsers send Origin and let any page connect anywhere; programs send none.
+    origin = request.headers.get("origin")
+    if origin is None or origin in allowed:
+        return
+    host = request.headers.get("host", "")
+    if not host or _authority(origin) != host.lower():
+        raise ForbiddenOriginError(f"pages of {origin} may not connect here")
+
+
+def _authority(origin: str) -> str:
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return ""
+
+
+def _authenticated(request: Request, authenticate: Callable[[str], bool]) -> bool:
+    """Return whether the request carries a valid key; a missing one may follow in a message, a wrong one is refused."""
+    key = request.headers.get("x-api-key")
+    authorization = request.headers.get("authorization")
+    if key is None and authorization is not None:
+        scheme, _, key = authorization.partition(" ")
+        key = key.strip() if scheme.lower() == "bearer" else ""
+    if key is None:
+        return False
+    if not authenticate(key):
+        raise UnauthorizedError("this API key is not valid; send it as X-API-Key or Authorization: Bearer")
+    return True
+
+
+def _tokens(header: str) -> list[str]:
+    return [token.strip() for token in header.split(",")]
