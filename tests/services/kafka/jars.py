@@ -1,0 +1,68 @@
+"""The broker's jars: resolved once by Maven from pom.xml, then kept in the user's cache, so that later runs need no network."""
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+POM = Path(__file__).with_name("pom.xml")
+JAVA_AT_LEAST = 17
+RESOLVE_TIMEOUT_S = 540
+
+
+class JarsMissingError(Exception):
+    """The broker cannot run here; the message says what is missing."""
+
+
+def cached() -> bool:
+    """Tell whether the jars are here already."""
+    return _folder().is_dir()
+
+
+def java() -> str:
+    """Find a Java that runs the broker."""
+    path = shutil.which("java")
+    if path is None:
+        raise JarsMissingError("java is not installed (Debian: apt-get install default-jre-headless)")
+    text = subprocess.run([path, "-version"], capture_output=True, text=True, check=False, timeout=30).stderr
+    found = re.search(r'version "(\d+)', text)
+    if found is None or int(found[1]) < JAVA_AT_LEAST:
+        raise JarsMissingError(f"java is older than {JAVA_AT_LEAST}")
+    return path
+
+
+def classpath() -> str:
+    """Give the class path of the broker and its tools."""
+    if not cached():
+        _resolve(_folder())
+    return f"{_folder()}/*"
+
+
+def _folder() -> Path:
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "mev-tests" / f"kafka-{hashlib.sha256(POM.read_bytes()).hexdigest()[:12]}"
+
+
+def _resolve(folder: Path) -> None:
+    maven = shutil.which("mvn")
+    if maven is None:
+        raise JarsMissingError("mvn is not installed (Debian: apt-get install maven)")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        jars = Path(scratch, "jars")
+        _run_maven([maven, "-q", "-B", "-f", str(POM), "dependency:copy-dependencies", f"-DoutputDirectory={jars}"], folder.parent)
+        with suppress(OSError):  # another run was first, with the same jars
+            jars.rename(folder)
+
+
+def _run_maven(command: list[str], cache: Path) -> None:
+    log = cache / "maven.log"
+    with log.open("wb") as output:
+        try:
+            subprocess.run(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=True, timeout=RESOLVE_TIMEOUT_S)
+        except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
+            raise JarsMissingError(f"Maven could not resolve the Kafka broker's jars (see {log})") from None
