@@ -1,0 +1,354 @@
+"""The hub, its groups and its clients over connections in memory."""
+
+import asyncio
+from itertools import count
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.unit.realtime.links import MemoryLink, Sent
+
+from mev.realtime.client import Client
+from mev.realtime.errors import DuplicateIdError, TooManySubscriptionsError, UnknownIdError
+from mev.realtime.hub import Hub
+from mev.realtime.limits import Limits
+from mev.realtime.tally import Encoding
+from mev.realtime.websocket import Close
+from mev.wire.pb.events_pb2 import Bundle, Tick
+from mev.wire.registry import EVENT_TYPES
+
+TICK, BUNDLE = frozenset({"tick"}), frozenset({"bundle"})
+KAFKA = {"tick": "mev.tick.v1", "bundle": "mev.bundle.v1"}
+
+
+def tick(number: int, partition: int = 0) -> bytes:
+    return Tick(market_id=str(partition), timestamp_ns=number).SerializeToString()
+
+
+def make_hub(**limits: float) -> Hub:
+    return Hub(EVENT_TYPES, Limits(**{"batch_window_ms": 1, **limits}))  # type: ignore[arg-type]
+
+
+def connect(hub: Hub, encoding: Encoding, *, reading: bool = True) -> tuple[Client, MemoryLink]:
+    link = MemoryLink(reading=reading)
+    client = hub.admit(link, encoding, "test")
+    client.principal = "test"
+    return client, link
+
+
+def push(hub: Hub, first: int, number: int, *, topic: str = "tick", partition: int = 0) -> None:
+    offsets = list(range(first, first + number))
+    hub.push(KAFKA[topic], partition, offsets, [tick(offset) for offset in offsets])
+
+
+def frame_events(messages: list[Sent]) -> list[tuple[str, int, int]]:
+    return [
+        (part.topic, part.partition, part.first_offset + sum(part.offset_step[:i]) if part.offset_step else part.first_offset + i)
+        for message in messages
+        for part in message.frame.slices
+        for i in range(len(part.events))
+    ]
+
+
+async def window() -> None:
+    await asyncio.sleep(0.01)
+
+
+async def test_events_wait_for_the_window() -> None:
+    hub = make_hub(batch_window_ms=5)
+    client, link = connect(hub, Encoding.PROTOBUF)
+    hub.subscribe(client, "a", TICK)
+    push(hub, 0, 2)
+    push(hub, 2, 1)
+    assert link.messages() == []
+    await asyncio.sleep(0.05)
+    (message,) = link.messages()
+    (part,) = message.frame.slices
+    assert (part.topic, part.partition, part.first_offset, list(part.events)) == ("mev.tick.v1", 0, 0, [tick(i) for i in range(3)])
+    assert message.frame.sent_at_ns > 0
+    hub.close()
+
+
+async def test_full_frames_leave_at_once_and_the_rest_waits() -> None:
+    hub = make_hub(batch_max_size=4)
+    client, link = connect(hub, Encoding.PROTOBUF)
+    hub.subscribe(client, "a", TICK)
+    push(hub, 0, 10)
+    assert [len(frame_events([message])) for message in link.messages()] == [4, 4]
+    push(hub, 10, 1, partition=1)
+    await window()
+    assert [len(frame_events([message])) for message in link.messages()] == [4, 4, 3]
+    hub.close()
+
+
+async def test_a_frame_counts_events_over_all_its_slices() -> None:
+    hub = make_hub(batch_max_size=4)
+    client, link = connect(hub, Encoding.PROTOBUF)
+    hub.subscribe(client, "a", TICK | BUNDLE)
+    push(hub, 0, 3)
+    push(hub, 7, 3, topic="bundle", partition=2)
+    await window()
+    first, second = link.messages()
+    assert [(part.topic, len(part.events)) for part in first.frame.slices] == [("mev.tick.v1", 3), ("mev.bundle.v1", 1)]
+    assert frame_events([second]) == [("mev.bundle.v1", 2, 8), ("mev.bundle.v1", 2, 9)]
+    hub.close()
+
+
+async def test_only_subscribed_topics_arrive() -> None:
+    hub = make_hub()
+    client, link = connect(hub, Encoding.PROTOBUF)
+    hub.subscribe(client, "a", BUNDLE)
+    push(hub, 0, 3)
+    hub.push("mev.unknown.v1", 0, [0], [b""])
+    await window()
+    assert link.messages() == []
+    hub.close()
+
+
+async def test_clients_of_one_topic_set_share_the_encoded_bytes() -> None:
+    written: list[bytes | memoryview] = []
+
+    class Recorder(MemoryLink):
+        def write(self, data: bytes | memoryview) -> None:
+            written.append(data)
+
+    hub = make_hub()
+    for _ in range(3):
+        hub.subscribe(hub.admit(Recorder(), Encoding.PROTOBUF, "test"), "a", TICK)
+    push(hub, 0, 5)
+    await window()
+    assert len(written) == 3
+    assert written[0] is written[1] is written[2]
+    hub.close()
+
+
+async def test_json_has_events_cursor_and_losses() -> None:
+    hub = make_hub()
+    client, link = connect(hub, Encoding.JSON)
+    hub.subscribe(client, 'a"b', TICK | BUNDLE)
+    push(hub, 7, 1)
+    hub.push("mev.bundle.v1", 3, [1, 5], [Bundle(bundle_id="x", landed=True).SerializeToString()] * 2)
+    await window()
+    (message,) = link.messages()
+    events = message.json.pop("events")
+    assert isinstance(events, list)
+    assert [(event["type"], event.get("timestamp_ns"), event.get("landed")) for event in events] == [
+        ("tick", 7, None),
+        ("bundle", None, True),
+        ("bundle", None, True),
+    ]
+    rest = {name: value for name, value in message.json.items() if name != "events"}
+    assert rest == {"op": "events", "id": 'a"b', "cursor": {"tick": {"0": 8}, "bundle": {"3": 6}}, "dropped": 0}
+    hub.close()
+
+
+async def test_json_beyond_the_rate_is_counted_and_the_newest_kept() -> None:
+    hub = make_hub(json_events_per_s=5)
+    client, link = connect(hub, Encoding.JSON)
+    hub.subscribe(client, "a", TICK)
+    push(hub, 0, 3)
+    push(hub, 3, 5, partition=1)
+    await window()
+    push(hub, 8, 4)
+    await window()
+    (message,) = link.messages()
+    events = message.json["events"]
+    assert isinstance(events, list)
+    assert [event["timestamp_ns"] for event in events] == [3, 4, 5, 6, 7]
+    assert (message.json["dropped"], message.json["cursor"]) == (3, {"tick": {"0": 3, "1": 8}})
+    client.tell_losses()
+    told = link.messages()[-1].json
+    assert (told["events"], told["dropped"], told["cursor"]) == ([], 4, {})
+    hub.close()
+
+
+async def test_a_late_client_loses_the_oldest_and_is_told_how_many() -> None:
+    hub = make_hub(batch_max_size=2, soft_buffer_bytes=0, queue_bytes=100)
+    slow, slow_link = connect(hub, Encoding.PROTOBUF, reading=False)
+    fast, fast_link = connect(hub, Encoding.PROTOBUF)
+    for client in (slow, fast):
+        hub.subscribe(client, "a", TICK)
+    push(hub, 0, 40)
+    (info, _) = hub.connections()
+    assert info.queued_bytes <= 100 + slow_link.backlog()
+    assert [offset for *_, offset in frame_events(fast_link.messages())] == list(range(40))
+    slow_link.reading = True
+    slow_link.read(1000)
+    slow.drain()
+    first, second, *rest = slow_link.messages()
+    received = [offset for *_, offset in frame_events(slow_link.messages())]
+    assert frame_events([first]) == [("mev.tick.v1", 0, 0), ("mev.tick.v1", 0, 1)]
+    assert received[2:] == list(range(40 - len(received) + 2, 40))
+    assert second.frame.dropped == 40 - len(received) > 0
+    assert [message.frame.dropped for message in (first, *rest)] == [0] * (len(rest) + 1)
+    hub.close()
+
+
+async def test_one_frame_larger_than_the_queue_is_still_kept() -> None:
+    hub = make_hub(batch_max_size=2, soft_buffer_bytes=0, queue_bytes=1)
+    client, link = connect(hub, Encoding.PROTOBUF, reading=False)
+    hub.subscribe(client, "a", TICK)
+    push(hub, 0, 6)
+    link.read(1000)
+    client.drain()
+    link.read(1000)
+    assert [(len(frame_events([m])), m.frame.dropped) for m in link.messages()] == [(2, 0), (2, 2)]
+    hub.close()
+
+
+async def test_unsubscribing_ends_the_events_and_reports_what_was_lost() -> None:
+    hub = make_hub(batch_max_size=1, soft_buffer_bytes=0)
+    client, link = connect(hub, Encoding.PROTOBUF, reading=False)
+    hub.subscribe(client, "a", TICK)
+    hub.subscribe(client, "b", TICK | BUNDLE)
+    push(hub, 0, 3)
+    assert hub.unsubscribe(client, "a") == 2
+    push(hub, 3, 1)
+    link.reading = True
+    link.read(1000)
+    client.drain()
+    assert [offset for *_, offset in frame_events(link.messages())] == [0, 0, 1, 2, 3]
+    hub.close()
+
+
+async def test_a_new_subscriber_gets_nothing_from_before() -> None:
+    hub = make_hub()
+    first, first_link = connect(hub, Encoding.PROTOBUF)
+    second, second_link = connect(hub, Encoding.PROTOBUF)
+    hub.subscribe(first, "a", TICK)
+    push(hub, 0, 2)
+    hub.subscribe(second, "a", TICK)
+    push(hub, 2, 2)
+    await window()
+    assert [offset for *_, offset in frame_events(first_link.messages())] == [0, 1, 2, 3]
+    assert [offset for *_, offset in frame_events(second_link.messages())] == [2, 3]
+    hub.close()
+
+
+async def test_ids_are_unique_known_and_few() -> None:
+    hub = make_hub(subscriptions=2)
+    client, _ = connect(hub, Encoding.JSON)
+    hub.subscribe(client, "a", TICK)
+    with pytest.raises(DuplicateIdError):
+        hub.subscribe(client, "a", BUNDLE)
+    hub.subscribe(client, "b", TICK)
+    with pytest.raises(TooManySubscriptionsError):
+        hub.subscribe(client, "c", TICK)
+    hub.unsubscribe(client, "a")
+    with pytest.raises(UnknownIdError):
+        hub.unsubscribe(client, "a")
+    hub.subscribe(client, "a", BUNDLE)
+    hub.close()
+
+
+async def test_a_client_that_asks_and_never_reads_is_disconnected() -> None:
+    hub = make_hub(soft_buffer_bytes=10, queue_bytes=10)
+    client, link = connect(hub, Encoding.JSON, reading=False)
+    aborted = []
+    for _ in range(4):
+        client.answer(b"0123456789")
+        aborted.append(link.aborted)
+    assert aborted == [False, False, False, True]
+    assert link.backlog() == 30
+    hub.close()
+
+
+async def test_nothing_remains_of_a_client_that_left() -> None:
+    hub = make_hub(connections=1)
+    client, link = connect(hub, Encoding.JSON)
+    hub.subscribe(client, "a", TICK)
+    assert hub.full
+    hub.dismiss(client, Close.NORMAL, "bye")
+    hub.dismiss(client, Close.GOING_AWAY, "again")
+    assert link.closed == (1000, "bye")
+    assert hub.full
+    hub.release(client)
+    hub.release(client)
+    assert (hub.full, hub.connections()) == (False, [])
+    assert (hub._groups, set(hub._groups_by_topic.values())) == ({}, {()})
+    push(hub, 0, 1)
+    await window()
+    assert link.messages() == []
+
+
+async def test_connections_are_described() -> None:
+    hub = make_hub(batch_max_size=2)
+    client, _ = connect(hub, Encoding.PROTOBUF)
+    hub.subscribe(client, "a", TICK | BUNDLE)
+    push(hub, 0, 2)
+    (info,) = hub.connections()
+    assert (info.transport, info.encoding, info.remote, info.principal) == ("websocket", "protobuf", "test", "test")
+    assert (info.subscriptions, info.sent, info.dropped, info.queued_bytes) == ({"a": ("bundle", "tick")}, 2, 0, 0)
+    hub.close()
+
+
+_actions = st.lists(
+    st.one_of(
+        st.tuples(st.just("push"), st.integers(1, 12), st.integers(0, 2)),
+        st.tuples(st.just("read"), st.integers(1, 400), st.just(0)),
+        st.tuples(st.just("flush"), st.just(0), st.just(0)),
+    ),
+    max_size=40,
+)
+
+
+_limits = st.builds(
+    Limits,
+    batch_max_size=st.integers(1, 8),
+    soft_buffer_bytes=st.integers(0, 300),
+    queue_bytes=st.integers(0, 900),
+    json_events_per_s=st.integers(1, 60),
+)
+
+
+@given(_actions, st.sampled_from(Encoding), _limits)
+def test_received_and_dropped_make_what_was_pushed(actions: list[tuple[str, int, int]], encoding: Encoding, limits: Limits) -> None:
+    asyncio.run(_received_and_dropped(actions, encoding, limits))
+
+
+async def _received_and_dropped(actions: list[tuple[str, int, int]], encoding: Encoding, limits: Limits) -> None:
+    hub = Hub(EVENT_TYPES, limits)
+    client, link = connect(hub, encoding, reading=False)
+    hub.subscribe(client, "a", TICK)
+    (group,) = hub._groups.values()
+    offsets = [count() for _ in range(3)]
+    pushed = 0
+    for action, amount, partition in actions:
+        if action == "push":
+            numbers = [next(offsets[partition]) for _ in range(amount)]
+            hub.push("mev.tick.v1", partition, numbers, [tick(number, partition) for number in numbers])
+            pushed += amount
+        elif action == "read":
+            link.read(amount)
+            client.drain()
+        else:
+            group.flush()
+    group.flush()
+    link.reading = True
+    link.read(len(link.waiting))
+    client.drain()
+    client.tell_losses()
+    hub.close()
+    received, dropped = _received(link.messages(), encoding)
+    (told,) = hub.connections()
+    assert sum(map(len, received.values())) + dropped == pushed == told.sent + told.dropped
+    assert all(numbers == sorted(set(numbers)) for numbers in received.values())
+
+
+def _received(messages: list[Sent], encoding: Encoding) -> tuple[dict[int, list[int]], int]:
+    """Return the numbers received by partition, and the sum of all reported losses."""
+    received: dict[int, list[int]] = {}
+    dropped = 0
+    for message in messages:
+        if encoding is Encoding.PROTOBUF:
+            read = [(partition, offset) for _, partition, offset in frame_events([message])]
+            lost: object = message.frame.dropped
+        else:
+            events, lost = message.json["events"], message.json["dropped"]
+            assert isinstance(events, list)
+            read = [(int(event["market_id"]), event["timestamp_ns"]) for event in events]
+        assert isinstance(lost, int)
+        dropped += lost
+        for partition, number in read:
+            received.setdefault(partition, []).append(number)
+    return received, dropped

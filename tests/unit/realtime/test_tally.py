@@ -1,0 +1,28 @@
+from prometheus_client import CollectorRegistry
+from tests.unit.realtime.links import MemoryLink
+
+from mev.realtime.hub import Hub
+from mev.realtime.limits import Limits
+from mev.realtime.tally import Encoding
+from mev.wire.pb.events_pb2 import Tick
+from mev.wire.registry import EVENT_TYPES
+
+
+async def test_metrics_follow_what_happens() -> None:
+    registry = CollectorRegistry()
+    hub = Hub(EVENT_TYPES, Limits(batch_max_size=2, json_events_per_s=1), registry)
+    links = [MemoryLink(), MemoryLink()]
+    clients = [hub.admit(link, encoding, "test") for link, encoding in zip(links, Encoding, strict=True)]
+    for client in clients:
+        hub.subscribe(client, "a", frozenset({"tick"}))
+    hub.push("mev.tick.v1", 0, [0, 1], [Tick(market_id="m").SerializeToString()] * 2)
+
+    def value(name: str, encoding: str) -> float | None:
+        return registry.get_sample_value(f"mev_realtime_{name}", {"transport": "websocket", "encoding": encoding})
+
+    names = ["connections", "events_sent_total", "events_dropped_total", "frames_sent_total", "bytes_sent_total"]
+    assert [value(name, "json") for name in names] == [1, 1, 1, 1, len(links[0].received)]
+    assert [value(name, "protobuf") for name in names] == [1, 2, 0, 1, len(links[1].received)]
+    hub.release(clients[0])
+    assert value("connections", "json") == 0
+    hub.close()

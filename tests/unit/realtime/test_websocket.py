@@ -1,0 +1,100 @@
+import contextlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.unit.realtime.links import client_frame, parse_server_frames
+
+from mev.realtime import websocket
+from mev.realtime.websocket import Close, Message, Opcode, Parser, ProtocolError
+
+_controls = st.builds(Message, st.sampled_from([Opcode.PING, Opcode.PONG]), st.binary(max_size=125))
+_texts = st.builds(Message, st.just(Opcode.TEXT), st.text(max_size=300).map(str.encode))
+_binaries = st.builds(Message, st.just(Opcode.BINARY), st.one_of(st.binary(max_size=300), st.just(bytes(70_000))))
+
+
+def chunks(data: st.DataObject, encoded: bytes) -> list[bytes]:
+    """Cut bytes where a network might."""
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(encoded)), max_size=8)))
+    return [encoded[start:stop] for start, stop in zip([0, *cuts], [*cuts, len(encoded)], strict=True)]
+
+
+def encode(data: st.DataObject, message: Message) -> list[bytes]:
+    """Cut a message into fragments, as a client may."""
+    if message.opcode >= Opcode.CLOSE:
+        return [client_frame(message.opcode, message.payload, mask=data.draw(st.binary(min_size=4, max_size=4)))]
+    parts = chunks(data, message.payload)
+    last = len(parts) - 1
+    return [client_frame(message.opcode if i == 0 else 0, part, final=i == last) for i, part in enumerate(parts)]
+
+
+@given(st.data(), st.lists(st.one_of(_controls, _texts, _binaries), max_size=6))
+def test_messages_survive_fragments_masks_and_chunks(data: st.DataObject, messages: list[Message]) -> None:
+    encoded = b"".join(frame for message in messages for frame in encode(data, message))
+    parser = Parser(100_000)
+    assert [message for chunk in chunks(data, encoded) for message in parser.feed(chunk)] == messages
+
+
+@given(st.lists(st.binary(max_size=40), max_size=20))
+def test_any_bytes_give_messages_or_a_protocol_error(noise: list[bytes]) -> None:
+    parser = Parser(1000)
+    with contextlib.suppress(ProtocolError):
+        for chunk in [*noise, client_frame(1, b"text"), *noise]:
+            for message in parser.feed(chunk):
+                assert len(message.payload) <= 1000
+
+
+def test_a_control_frame_may_come_between_fragments() -> None:
+    encoded = client_frame(1, b"he", final=False) + client_frame(9, b"!") + client_frame(0, b"llo")
+    assert list(Parser(100).feed(encoded)) == [Message(Opcode.PING, b"!"), Message(Opcode.TEXT, b"hello")]
+
+
+def test_a_character_may_be_cut_between_fragments() -> None:
+    euro = "€".encode()
+    encoded = client_frame(1, euro[:1], final=False) + client_frame(0, euro[1:])
+    assert list(Parser(100).feed(encoded)) == [Message(Opcode.TEXT, euro)]
+
+
+@pytest.mark.parametrize(
+    ("encoded", "code"),
+    [
+        pytest.param(b"\x81\x02hi", Close.PROTOCOL_ERROR, id="not masked"),
+        pytest.param(client_frame(1, b"x", reserved=0x40), Close.PROTOCOL_ERROR, id="reserved bit"),
+        pytest.param(client_frame(3, b"x"), Close.PROTOCOL_ERROR, id="unknown opcode"),
+        pytest.param(client_frame(9, b"x", final=False), Close.PROTOCOL_ERROR, id="fragmented ping"),
+        pytest.param(client_frame(9, bytes(126)), Close.PROTOCOL_ERROR, id="long ping"),
+        pytest.param(client_frame(0, b"x"), Close.PROTOCOL_ERROR, id="continuation of nothing"),
+        pytest.param(client_frame(1, b"x", final=False) + client_frame(1, b"y"), Close.PROTOCOL_ERROR, id="message inside a message"),
+        pytest.param(b"\x81\xfe\x00\x05" + bytes(9), Close.PROTOCOL_ERROR, id="16-bit length not needed"),
+        pytest.param(b"\x81\xff" + (5).to_bytes(8) + bytes(9), Close.PROTOCOL_ERROR, id="64-bit length not needed"),
+        pytest.param(b"\x81\xff" + (2**63).to_bytes(8), Close.PROTOCOL_ERROR, id="64-bit length too long"),
+        pytest.param(b"\x81\xff" + (2**40).to_bytes(8), Close.TOO_BIG, id="too big, refused by its header"),
+        pytest.param(client_frame(1, bytes(60), final=False) + client_frame(0, bytes(60)), Close.TOO_BIG, id="too big in fragments"),
+        pytest.param(client_frame(1, b"\xff"), Close.INVALID_TEXT, id="not UTF-8"),
+    ],
+)
+def test_what_breaks_the_protocol_is_refused(encoded: bytes, code: Close) -> None:
+    with pytest.raises(ProtocolError) as caught:
+        list(Parser(100).feed(encoded))
+    assert caught.value.code is code
+
+
+@pytest.mark.parametrize("size", [0, 125, 126, 0xFFFF, 0x10000])
+def test_headers_can_be_read_back(size: int) -> None:
+    (frame,) = parse_server_frames(websocket.frame(Opcode.BINARY, bytes(size)))
+    assert (frame.opcode, len(frame.payload)) == (Opcode.BINARY, size)
+
+
+@given(st.sampled_from([1000, 1011, 4401]), st.text(max_size=200))
+def test_close_frames_fit_and_can_be_read_back(code: int, reason: str) -> None:
+    (frame,) = parse_server_frames(websocket.close_frame(code, reason))
+    assert len(frame.payload) <= 125
+    assert websocket.close_code(frame.payload) == code
+    assert reason.startswith(frame.payload[2:].decode())
+
+
+@pytest.mark.parametrize("payload", [b"\x03", b"\x03\xed", b"\x00\x00", b"\x13\x88", b"\x03\xe8\xff"])
+def test_impossible_close_payloads_are_refused(payload: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        websocket.close_code(payload)
+    assert websocket.close_code(b"") is None
