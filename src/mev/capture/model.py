@@ -26,8 +26,7 @@ class BadInputError(InvalidInputError):
 
     def within(self, outer: str) -> "BadInputError":
         """Return the same error with its place seen from outside, such as a file or a line."""
-        separator = "" if not self.place or self.place.startswith("[") else ": "
-        return BadInputError(self.reason, place=f"{outer}{separator}{self.place}")
+        return BadInputError(self.reason, place=f"{outer}: {self.place}" if self.place else outer)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ cannot be read is reported with its place and passed over; the rest is kept.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from mev.capture import arbitrage, decode, liquidation, sandwich, shape, tips, venues
@@ -18,6 +18,8 @@ Event = events_pb2.Arbitrage | events_pb2.Sandwich | events_pb2.Liquidation
 Publish = Callable[[Sequence[Event]], None]
 
 _VENUE_IDS = frozenset(venues.VENUES)
+_LAST_SLOT = 2**63
+_MOST_SKIPPED_SLOTS = 1000
 _LENDER_IDS = frozenset(venues.LENDERS)
 
 
@@ -35,7 +37,7 @@ class Summary:
     tips: int = 0
     tip_lamports: int = 0
     repeats: int = 0
-    errors: list[BadInputError] = field(default_factory=list)
+    errors: int = 0
 
 
 class Capture:
@@ -47,23 +49,34 @@ class Capture:
         *,
         report: Callable[[BadInputError], None] = lambda _error: None,
         batch_events: int = 500,
+        remember_events: int = 100_000,
     ) -> None:
         """Set up a run.
 
         ``publish`` gets a batch of events and returns once they are safe. ``report`` hears of each thing that could not
-        be read, as it happens. ``batch_events`` is how many events are held before they are published.
+        be read, as it happens. ``batch_events`` is how many events are held before they are published, and
+        ``remember_events`` how many of the last ones are known again when their transaction comes a second time.
         """
         self.summary = Summary()
         self._publish = publish
         self._report = report
         self._batch_events = batch_events
         self._events: list[Event] = []
-        self._seen: set[tuple[str, str]] = set()
+        self._remember_events = remember_events
+        self._seen: dict[tuple[str, str], None] = {}
+        self._source = ""
         self._slot: int | None = None
         self._trades: list[Candidate] = []
 
-    def document(self, value: Any, *, place: str = "", slot: int | None = None) -> None:
-        """Examine one document; ``slot`` is a block's, where its text does not say."""
+    def document(self, value: Any, *, source: str = "", slot: int | None = None) -> None:
+        """Examine one document.
+
+        ``source`` is what errors call it; ``slot`` is what is thought to be a block's, where its text does not say.
+        """
+        self._source = source
+        self._guarded(value, "", slot)
+
+    def _guarded(self, value: Any, place: str, slot: int | None) -> None:
         try:
             self._document(value, place, slot)
         except BadInputError as error:
@@ -80,14 +93,18 @@ class Capture:
             events, self._events = self._events, []
             self._publish(events)
 
-    def _bad(self, error: BadInputError) -> None:
-        self.summary.errors.append(error)
+    def bad(self, error: BadInputError) -> None:
+        """Note something that could not be read."""
+        self.summary.errors += 1
         self._report(error)
+
+    def _bad(self, error: BadInputError) -> None:
+        self.bad(error.within(self._source) if self._source else error)
 
     def _document(self, value: Any, place: str, slot: int | None) -> None:
         if isinstance(value, list):
             for index, each in enumerate(value):
-                self.document(each, place=f"{place}[{index}]", slot=None)
+                self._guarded(each, f"{place}[{index}]", None)
         elif not isinstance(value, dict):
             raise BadInputError(f"expected a block or a transaction, found {shape.kind(value)}", place=place)
         elif "transactions" in value:
@@ -110,7 +127,7 @@ class Capture:
         self._end_slot()
         transactions = shape.typed(value, "transactions", (list,), place)
         block_time_s = _block_time_s(value, place)
-        number = _block_slot(value, place) if slot is None else slot
+        number = _block_slot(value, place, slot)
         prefix = f"{place}.transactions" if place else "transactions"
         for index, raw in enumerate(transactions):
             self._transaction(raw, number, block_time_s, f"{prefix}[{index}]")
@@ -176,7 +193,9 @@ class Capture:
         if key in self._seen:
             self.summary.repeats += 1
             return
-        self._seen.add(key)
+        self._seen[key] = None
+        if len(self._seen) > self._remember_events:
+            del self._seen[next(iter(self._seen))]
         self._count(event)
         self._events.append(event)
         if len(self._events) >= self._batch_events:
@@ -199,9 +218,15 @@ def _block_time_s(value: Mapping[str, Any], place: str) -> int:
     return shape.number(time_s, f"{place}.blockTime" if place else "blockTime", most=9_223_372_036)
 
 
-def _block_slot(value: Mapping[str, Any], place: str) -> int:
-    """Return a block's slot; the node's answer has only the parent's, which is the one before unless slots were skipped."""
-    for name, step in (("slot", 0), ("parentSlot", 1)):
-        if value.get(name) is not None:
-            return shape.number(value[name], f"{place}.{name}" if place else name) + step
-    return 0
+def _block_slot(value: Mapping[str, Any], place: str, hint: int | None) -> int:
+    """Return a block's slot: the node's answer has only the parent's, and slots in between may have been skipped.
+
+    So a hint is believed when it can be right; without one it is the slot after the parent's.
+    """
+    prefix = f"{place}." if place else ""
+    if value.get("slot") is not None:
+        return shape.number(value["slot"], f"{prefix}slot")
+    if value.get("parentSlot") is None:
+        return hint or 0
+    parent = shape.number(value["parentSlot"], f"{prefix}parentSlot", most=_LAST_SLOT)
+    return hint if hint is not None and parent < hint <= parent + _MOST_SKIPPED_SLOTS else parent + 1

@@ -44,11 +44,13 @@ def typed(parent: Any, key: str, kinds: tuple[type, ...], place: str, *, require
 
 def number(value: Any, place: str, *, most: int = U64_MAX) -> int:
     """Return a value after checking that it is a whole number from 0 to ``most``."""
-    if not isinstance(value, int) or isinstance(value, bool):
+    # JSON integers beyond 64 bits arrive as fractions.
+    is_huge = isinstance(value, float) and value > U64_MAX
+    if not is_huge and (not isinstance(value, int) or isinstance(value, bool)):
         raise BadInputError(f"expected a whole number, found {kind(value)}", place=place)
     if not 0 <= value <= most:
         raise BadInputError(f"{value} is out of range, 0 to {most}", place=place)
-    return value
+    return int(value)
 
 
 def _transaction(raw: Any, place: str) -> None:

@@ -1,0 +1,87 @@
+"""Where events go: to the broker, or as lines of JSON to standard output."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from typing import BinaryIO, Protocol
+
+import orjson
+
+from mev.capture.service import Event
+from mev.core.errors import UnavailableError
+from mev.wire import registry
+
+
+class Publisher(Protocol):
+    """What is needed of the bus."""
+
+    def publish_and_wait(self, topic: str, records: list[registry.Record], /) -> None:
+        """Publish and return once the brokers have all records."""
+
+
+Connect = Callable[[], AbstractContextManager[Publisher]]
+
+
+class BrokerOutput:
+    """Publishes events; finds the broker again when it moved, as the embedded one does at each start."""
+
+    def __init__(self, connect: Connect, *, attempts: int = 5, pause_s: float = 1.0, sleep: Callable[[float], None]) -> None:
+        """Set up an output: ``attempts`` to publish a batch, ``pause_s`` before each new one."""
+        self._connect = connect
+        self._attempts = attempts
+        self._pause_s = pause_s
+        self._sleep = sleep
+        self._stack = ExitStack()
+        self._publisher: Publisher | None = None
+
+    def open(self) -> None:
+        """Connect now, so that a missing broker is known before any work is done."""
+        self._publisher = self._stack.enter_context(self._connect())
+
+    def close(self) -> None:
+        """Disconnect."""
+        self._publisher = None
+        self._stack.close()
+
+    def publish(self, events: Sequence[Event]) -> None:
+        """Publish a batch, each type to its topic; events carry their identity, so a repeat after a failure is harmless."""
+        for name, event_type in registry.EVENT_TYPES.items():
+            records = [event_type.record(event) for event in events if type(event) is event_type.message]
+            if records:
+                self._publish(registry.EVENT_TYPES[name].topic, records)
+
+    def _publish(self, topic: str, records: list[registry.Record]) -> None:
+        for attempt in range(self._attempts):
+            try:
+                if self._publisher is None:
+                    self.open()
+                if self._publisher is not None:
+                    self._publisher.publish_and_wait(topic, records)
+            except UnavailableError:
+                self.close()
+                if attempt + 1 == self._attempts:
+                    raise
+                self._sleep(self._pause_s)
+            else:
+                return
+
+
+class LineOutput:
+    """Writes events as JSON lines: all fields of the message under their own names, and ``type``."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+
+    def publish(self, events: Sequence[Event]) -> None:
+        """Write a batch."""
+        for event in events:
+            self._stream.write(orjson.dumps(as_json(event), option=orjson.OPT_APPEND_NEWLINE))
+        self._stream.flush()
+
+
+def as_json(event: Event) -> dict[str, object]:
+    """Return an event as plain values, 64-bit integers as numbers."""
+    values: dict[str, object] = {"type": type(event).DESCRIPTOR.name.lower()}
+    for field in event.DESCRIPTOR.fields:
+        value = getattr(event, field.name)
+        values[field.name] = list(value) if field.is_repeated else value
+    return values
