@@ -1,0 +1,36 @@
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any
+
+import pytest
+import uvloop
+from tests.integration.realtime.service import Service
+
+from mev.realtime.limits import Limits
+
+
+def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Run every test on both loops: they differ in when they pause a writer and how they flush."""
+    del config, item
+    return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+
+
+@pytest.fixture
+async def start() -> AsyncIterator[Callable[..., Any]]:
+    services: list[Service] = []
+
+    async def starter(**limits: float) -> Service:
+        service = Service(Limits(**{"batch_window_ms": 2, "tick_s": 0.01, **limits}))  # type: ignore[arg-type]
+        services.append(service)
+        await service.started()
+        return service
+
+    yield starter
+    for service in services:
+        await service.stop()
+
+
+@pytest.fixture
+async def service(start: Callable[..., Any]) -> Service:
+    started: Service = await start()
+    return started

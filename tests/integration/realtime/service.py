@@ -1,0 +1,113 @@
+"""A hub in a running server, and clients that do nothing unless they are told to."""
+
+import asyncio
+import base64
+import contextlib
+from collections.abc import Callable
+
+import uvicorn
+from tests.unit.realtime.links import client_frame, parse_server_frames
+from uvicorn._types import ASGIReceiveCallable, ASGISendCallable, Scope
+
+from mev.realtime.handshake import key_check
+from mev.realtime.hub import Hub
+from mev.realtime.limits import Limits
+from mev.realtime.server import PATH, websocket_class
+from mev.wire.pb.events_pb2 import Tick
+from mev.wire.registry import EVENT_TYPES
+
+KEY = "a-key-for-tests"
+HEADERS = {"X-API-Key": KEY}
+
+
+class Service:
+    """A hub in a running server."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.hub = Hub(EVENT_TYPES, limits)
+        ws = websocket_class(self.hub, authenticate=key_check(KEY), origins=frozenset({"https://desk.example"}))
+        config = uvicorn.Config(hello, port=0, ws=ws, http="httptools", lifespan="off", log_level="critical")
+        self._server = uvicorn.Server(config)
+        self._task = asyncio.create_task(self._server.serve())
+
+    async def started(self) -> None:
+        await until(lambda: self._server.started)
+        self.port: int = self._server.servers[0].sockets[0].getsockname()[1]
+        self.url = f"ws://127.0.0.1:{self.port}{PATH}"
+
+    async def stop(self) -> None:
+        self._server.should_exit = True
+        await self._task
+
+    def push(self, first: int, number: int, size: int = 0) -> None:
+        offsets = list(range(first, first + number))
+        self.hub.push("mev.tick.v1", 0, offsets, [Tick(market_id="m" * size, timestamp_ns=i).SerializeToString() for i in offsets])
+
+    async def raw(self, **headers: str) -> "RawClient":
+        """Open a connection without a WebSocket library, so that nothing happens unless the test does it."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port, limit=1 << 26)
+        client = RawClient(reader, writer)
+        nonce = base64.b64encode(bytes(16)).decode()
+        fields = {
+            "Host": "h",
+            "Connection": "Upgrade",
+            "Upgrade": "websocket",
+            "Sec-WebSocket-Version": "13",
+            "Sec-WebSocket-Key": nonce,
+            **HEADERS,
+            **{name.replace("_", "-"): value for name, value in headers.items()},
+        }
+        lines = [f"GET {PATH} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items()), "", ""]
+        writer.write("\r\n".join(lines).encode())
+        client.head = await reader.readuntil(b"\r\n\r\n")
+        return client
+
+
+class RawClient:
+    """A socket after the handshake."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+        self.head = b""
+
+    def send(self, *frames: bytes) -> None:
+        self.writer.write(b"".join(frames))
+
+    async def receive(self) -> tuple[int, bytes]:
+        """Return the next frame."""
+        head = await self.reader.readexactly(2)
+        length = head[1]
+        if length >= 126:
+            more = await self.reader.readexactly(2 if length == 126 else 8)
+            head, length = head + more, int.from_bytes(more)
+        (frame,) = parse_server_frames(head + await self.reader.readexactly(length))
+        return frame.opcode, frame.payload
+
+    async def close_code(self) -> int:
+        """Return the code of the close frame that ends the stream, and close."""
+        opcode, payload = 0, b""
+        while opcode != 8:
+            opcode, payload = await self.receive()
+        self.send(client_frame(8, payload))
+        assert await self.reader.read() == b""
+        await self.close()
+        return int.from_bytes(payload[:2])
+
+    async def close(self) -> None:
+        self.writer.close()
+        with contextlib.suppress(ConnectionError):
+            await self.writer.wait_closed()
+
+
+async def hello(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+    """Answer any HTTP request."""
+    del scope, receive
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"5")], "trailers": False})
+    await send({"type": "http.response.body", "body": b"hello", "more_body": False})
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for `condition`."""
+    while not condition():  # noqa: ASYNC110 (what is waited for is no event of this loop)
+        await asyncio.sleep(0.002)
