@@ -1,0 +1,1 @@
+"""Who is asking. Until there are accounts: one master key."""

@@ -1,0 +1,152 @@
+"""Publishing: whole batches at once, acknowledged by the brokers, refused when the queue is full."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, cast
+
+from confluent_kafka import KafkaException, Producer
+from prometheus_client import Counter, Histogram
+
+from mev.bus.embedded import Backlog
+from mev.bus.errors import PublishError, QueueFullError
+from mev.bus.kafka import Brokers
+from mev.wire.registry import Record
+
+PUBLISHED = Counter("mev_publish_messages_total", "Messages the brokers acknowledged.", ["topic"])
+FAILED = Counter("mev_publish_failed_total", "Messages the brokers did not acknowledge.", ["topic"])
+SECONDS = Histogram(
+    "mev_publish_seconds", "From publish to the last acknowledgement of a batch.", buckets=[0.0005 * 2**n for n in range(16)]
+)
+_RETRY_PAUSE_S = 0.2
+
+
+class _Batch:
+    """Counts the acknowledgements of one batch; called by the poll thread, once a message."""
+
+    __slots__ = ("_done", "_error", "_missing")
+
+    def __init__(self, size: int, done: "Callable[[Any | None], None]") -> None:
+        self._missing = size
+        self._error: Any | None = None
+        self._done = done
+
+    def __call__(self, error: Any | None, _message: object) -> None:
+        if error is not None:
+            self._error = error
+        self._missing -= 1
+        if not self._missing:
+            self._done(self._error)
+
+
+class Publisher:
+    """A producer with its poll thread. All methods are thread-safe; :meth:`publish` belongs to an event loop.
+
+    `queue_messages` and `queue_kbytes` bound what waits in memory, `timeout_s` the wait for acknowledgement. `backlog` is given
+    with the embedded broker only.
+    """
+
+    def __init__(
+        self,
+        brokers: Brokers,
+        *,
+        queue_messages: int,
+        queue_kbytes: int,
+        linger_ms: float,
+        timeout_s: float,
+        backlog: Backlog | None = None,
+    ) -> None:
+        self._producer = Producer(
+            brokers.config(
+                enable_idempotence=True,
+                linger_ms=linger_ms,
+                message_timeout_ms=int(timeout_s * 1000),
+                queue_buffering_max_messages=queue_messages,
+                queue_buffering_max_kbytes=queue_kbytes,
+            )
+        )
+        self._queue_messages = queue_messages
+        self._timeout_s = timeout_s
+        self._backlog = backlog
+        self._closing = threading.Event()
+        self._poller = threading.Thread(target=self._poll, name="publisher-poll", daemon=True)
+        self._poller.start()
+
+    async def publish(self, topic: str, records: list[Record]) -> None:
+        """Publish `records` and return when the brokers have them all.
+
+        :raises QueueFullError: nothing or only a part was taken; publish the same records again later.
+        :raises PublishError: a message was not acknowledged in time; publish the same records again.
+        """
+        await asyncio.wrap_future(self._enqueue(topic, records))
+
+    def publish_and_wait(self, topic: str, records: list[Record]) -> None:
+        """Publish `records` from a thread, waiting while the queue is full, and return when the brokers have them all.
+
+        :raises PublishError: a message was not acknowledged in time; publish the same records again.
+        """
+        deadline = time.monotonic() + self._timeout_s
+        while True:
+            try:
+                self._enqueue(topic, records).result(self._timeout_s * 2)
+            except QueueFullError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(_RETRY_PAUSE_S)
+            else:
+                return
+
+    def close(self) -> None:
+        """Wait for what is queued, up to the publish time-out, and stop."""
+        self._producer.flush(self._timeout_s)
+        self._closing.set()
+        self._poller.join()
+        if self._backlog:
+            self._backlog.close()
+
+    def _enqueue(self, topic: str, records: list[Record]) -> Future[None]:
+        future: Future[None] = Future()
+        if not records:
+            future.set_result(None)
+            return future
+        if self._backlog and self._backlog.is_full(topic):
+            raise _backlog_full(topic)
+        if len(self._producer) + len(records) > self._queue_messages:
+            raise _queue_full()
+        taken = self._produce(topic, records, future)
+        if taken < len(records):
+            raise _queue_full()
+        if self._backlog:
+            self._backlog.published(topic, len(records), sum(len(record["value"]) for record in records))
+        return future
+
+    def _produce(self, topic: str, records: list[Record], future: Future[None]) -> int:
+        started, size = time.perf_counter(), len(records)
+
+        def done(error: Any | None) -> None:
+            if error is None:
+                PUBLISHED.labels(topic).inc(size)
+                SECONDS.observe(time.perf_counter() - started)
+                future.set_result(None)
+            else:
+                FAILED.labels(topic).inc(size)
+                future.set_exception(PublishError(f"{topic}: {error.str()}; publish the same records again", retry_after_s=1))
+
+        try:
+            return self._producer.produce_batch(topic, cast("list[dict[str, Any]]", records), on_delivery=_Batch(size, done))
+        except KafkaException as error:
+            raise PublishError(f"{topic}: {error.args[0].str()}", retry_after_s=5) from None
+
+    def _poll(self) -> None:
+        while not self._closing.is_set():
+            self._producer.poll(0.1)
+
+
+def _queue_full() -> QueueFullError:
+    return QueueFullError("the producer's queue is full: the brokers take less than is sent; send again later", retry_after_s=1)
+
+
+def _backlog_full(topic: str) -> QueueFullError:
+    return QueueFullError(f"{topic}: the embedded broker holds all it can until the sink has stored it; send again later", retry_after_s=1)

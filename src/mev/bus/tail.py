@@ -1,0 +1,107 @@
+"""Following topics from their end, without a consumer group: every process sees everything, nothing is rebalanced."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
+from prometheus_client import Counter
+
+from mev.bus.kafka import Brokers, Position, position
+
+LOG = logging.getLogger(__name__)
+RECEIVED = Counter("mev_tail_messages_total", "Messages read from the end of topics.", ["topic"])
+LOST = Counter("mev_tail_lost_total", "Messages that were gone before they could be read.", ["topic"])
+_MAX_MESSAGES = 1000
+_POLL_S = 0.1
+_REFRESH_S = 30.0
+
+
+@dataclass(slots=True)
+class Batch:
+    """Consecutive messages of one partition: their offsets and values."""
+
+    topic: str
+    partition: int
+    offsets: list[int]
+    values: list[bytes]
+
+
+class Tail:
+    """A thread that reads `topics` from their end and gives `deliver` a list of batches at a time.
+
+    `deliver` is called in that thread and may block; reading waits for it. Partitions added later are found by themselves.
+    """
+
+    def __init__(self, brokers: Brokers, topics: Iterable[str], deliver: Callable[[list[Batch]], None], *, timeout_s: float) -> None:
+        self._topics = list(topics)
+        self._deliver = deliver
+        self._timeout_s = timeout_s
+        self._consumer = Consumer(brokers.config(group_id="mev-tail", enable_auto_commit=False, auto_offset_reset="latest"))
+        self._next: dict[Position, int] = {}
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="bus-tail", daemon=True)
+
+    def start(self) -> None:
+        """Find where the topics end now, and read from there."""
+        self._assign_new_partitions()
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop reading."""
+        self._closing.set()
+        self._thread.join(self._timeout_s)
+        self._consumer.close()
+
+    def _run(self) -> None:
+        refresh_at = time.monotonic() + _REFRESH_S
+        while not self._closing.is_set():
+            first = self._consumer.poll(_POLL_S)
+            if first is not None:
+                self._deliver(self._group([first, *self._consumer.consume(_MAX_MESSAGES - 1, 0)]))
+            if time.monotonic() > refresh_at:
+                refresh_at = time.monotonic() + _REFRESH_S
+                self._refresh()
+
+    def _refresh(self) -> None:
+        try:
+            self._assign_new_partitions()
+        except KafkaException as error:
+            LOG.warning("partitions not refreshed: %s", error.args[0].str(), extra={"action": "tail_refresh"})
+
+    def _assign_new_partitions(self) -> None:
+        fresh = []
+        for topic in self._topics:
+            partitions = self._consumer.list_topics(topic, timeout=self._timeout_s).topics[topic].partitions
+            fresh += [TopicPartition(topic, number) for number in partitions if (topic, number) not in self._next]
+        for at in fresh:
+            # A partition found after the start is read from its beginning: all of it is new.
+            low, high = self._consumer.get_watermark_offsets(at, timeout=self._timeout_s)
+            at.offset = low if self._thread.is_alive() else high
+            self._next[at.topic, at.partition] = at.offset
+        if fresh:
+            self._consumer.incremental_assign(fresh)
+
+    def _group(self, messages: list[Message]) -> list[Batch]:
+        batches: dict[Position, Batch] = {}
+        for message in messages:
+            if (error := message.error()) is not None:
+                LOG.warning("reading: %s", error.str(), extra={"action": "tail_error"})
+                continue
+            at, offset = position(message)
+            batch = batches.get(at) or batches.setdefault(at, Batch(*at, [], []))
+            batch.offsets.append(offset)
+            batch.values.append(message.value() or b"")
+        for at, batch in batches.items():
+            self._account(at, batch)
+        return list(batches.values())
+
+    def _account(self, at: Position, batch: Batch) -> None:
+        lost = batch.offsets[0] - self._next[at]
+        if lost > 0:
+            LOST.labels(batch.topic).inc(lost)
+            LOG.error("%s[%d]: %d messages were gone before they could be read", *at, lost, extra={"action": "tail_lost"})
+        self._next[at] = batch.offsets[-1] + 1
+        RECEIVED.labels(batch.topic).inc(len(batch.offsets))

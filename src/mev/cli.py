@@ -1,0 +1,114 @@
+"""The ``mev`` command."""
+
+import os
+import sys
+import threading
+from typing import Annotated
+
+import prometheus_client
+import typer
+import uvloop
+from rich.console import Console
+from rich.table import Table
+
+from mev import settings as settings_module
+from mev import wiring
+from mev.capture.commands import make_command as make_capture
+from mev.core import log
+from mev.core.errors import InvalidInputError, MevError
+from mev.settings import Settings
+from mev.simulate.commands import simulate
+from mev.sink.commands import sink
+from mev.store.folder import DataFolder
+from mev.system import System, running
+
+app = typer.Typer(help="Control plane for fleets of Solana MEV bots.", no_args_is_help=True, add_completion=False)
+config = typer.Typer(help="Look at the settings.", no_args_is_help=True)
+app.add_typer(config, name="config")
+app.add_typer(sink, name="sink")
+
+app.command()(make_capture(wiring.connect, lambda: settings_module.load().mev_data_dir))
+app.command()(simulate)
+_EXIT_GRACE_S = 10.0
+
+
+def main() -> None:
+    """Run the command line; an error is one line and an exit code: 2 for what the user can mend, 1 otherwise."""
+    try:
+        app()
+    except MevError as error:
+        sys.stderr.write(f"mev: {error.detail}\n")
+        sys.exit(2 if isinstance(error, InvalidInputError) else 1)
+
+
+@app.command()
+def up(demo: Annotated[bool, typer.Option("--demo", help="Publish simulated events, marked as such.")] = False) -> None:
+    """Run everything in this process until interrupted; services without a variable of their own run embedded."""
+    settings = settings_module.load()
+    log.configure(settings.log_level)
+    prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
+    uvloop.run(_up(settings, demo=demo))
+
+
+async def _up(settings: Settings, *, demo: bool) -> None:
+    async with running(settings, demo=demo) as system:
+        _report(settings, system, demo=demo)
+        await system.serve()
+        _exit_after(settings.shutdown_timeout_s + _EXIT_GRACE_S)
+
+
+def _exit_after(seconds: float) -> None:
+    """End the process when an orderly stop takes longer; what was acknowledged is safe, the next start cleans up."""
+
+    def end() -> None:
+        sys.stderr.write(f"mev: not stopped within {seconds:g} s; ending now\n")
+        os._exit(1)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+
+
+def _report(settings: Settings, system: System, *, demo: bool) -> None:
+    console = Console(stderr=True, highlight=False)
+    websocket = system.api_url.replace("http", "ws", 1)
+    lines = [
+        ("API", f"{system.api_url}  (documentation: /docs)"),
+        ("Stream", f"{websocket}/api/realtime/ws"),
+        ("API key", f"{system.master_key}"),
+        ("Data", str(settings.mev_data_dir)),
+        *(
+            (name.capitalize(), f"{address}{'  (embedded)' if name in settings.embedded else ''}")
+            for name, address in system.services.items()
+        ),
+    ]
+    if demo:
+        lines.append(("Demo", "simulated opportunities, bundles and ticks are published; every one is marked simulated"))
+    table = Table.grid(padding=(0, 2))
+    for name, value in lines:
+        table.add_row(f"[bold]{name}[/bold]", value)
+    console.print(table)
+
+
+@config.command("check")
+def config_check() -> None:
+    """Say whether the settings can be used; exit code 2 and a line for each that cannot."""
+    settings = settings_module.load()
+    embedded = ", ".join(settings.embedded) or "nothing"
+    typer.echo(f"settings are valid; embedded: {embedded}")
+
+
+@config.command("show")
+def config_show() -> None:
+    """Print every setting: value (secrets masked), whether it is set, meaning."""
+    table = Table("variable", "value", "origin", "meaning", box=None, header_style="bold", pad_edge=False)
+    for row in settings_module.shown(settings_module.load()):
+        table.add_row(*row)
+    Console(width=None if sys.stdout.isatty() else 200, highlight=False).print(table)
+
+
+@config.command("key")
+def config_key() -> None:
+    """Print this machine's master API key."""
+    settings = settings_module.load()
+    typer.echo(wiring.master_key(settings, DataFolder(settings.mev_data_dir)))

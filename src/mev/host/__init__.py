@@ -1,0 +1,1 @@
+"""How this process and what it depends on are doing."""

@@ -1,0 +1,1 @@
+"""Events in over HTTP, and the recent ones out again."""

@@ -1,0 +1,203 @@
+"""Every setting: its environment variable, type, default and meaning.
+
+A service variable that is not set means that the service runs embedded; one that is set means that service. `load` is the only
+way in; nothing else reads the environment.
+"""
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from mev.core.errors import InvalidInputError
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+Seconds = Annotated[float, Field(gt=0, le=86400)]
+MASKED = "********"
+
+
+class InvalidSettingsError(InvalidInputError):
+    """A setting has a value that cannot be used."""
+
+    code = "invalid_settings"
+
+
+class Settings(BaseSettings):
+    """The settings of one process. Variables are read in upper case; an empty one counts as not set."""
+
+    model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore", frozen=True)
+
+    # Where things are
+    mev_data_dir: Path = Field(Path("~/.local/share/mev"), description="Folder of everything this machine keeps.")
+    api_host: str = Field("127.0.0.1", description="Address the API listens on; 0.0.0.0 for all.")
+    api_port: Port = Field(8000, description="Port of HTTP and WebSocket; 0 takes a free one.")
+    api_workers: int = Field(4, ge=1, le=256, description="API processes; 1 while any service is embedded.")
+    model_dir: Path | None = Field(None, description="Folder of compiled models; models under the data folder when not set.")
+    export_dir: Path | None = Field(None, description="Folder of dataset exports; exports under the data folder when not set.")
+
+    # Services: not set means embedded
+    kafka_brokers: str | None = Field(None, description="Kafka bootstrap servers, host:port,...; embedded when not set.")
+    kafka_options: SecretStr = Field(SecretStr("{}"), description="More librdkafka properties as a JSON object, for instance TLS and SASL.")
+    redis_url: SecretStr | None = Field(None, description="redis://, rediss:// or unix:// URL; embedded when not set.")
+    clickhouse_host: str | None = Field(None, description="ClickHouse host; embedded when not set.")
+    clickhouse_port: Port = Field(8123, description="ClickHouse HTTP port.")
+    clickhouse_database: str = Field("mev", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="Database of all tables.")
+    clickhouse_user: str = Field("default", description="ClickHouse user.")
+    clickhouse_password: SecretStr = Field(SecretStr(""), description="ClickHouse password.")
+    clickhouse_secure: bool = Field(False, description="TLS to ClickHouse.")
+    service_timeout_s: Seconds = Field(10.0, description="How long a service may take to answer at start and in health checks.")
+    shutdown_timeout_s: Seconds = Field(20.0, description="How long an orderly stop may take.")
+
+    query_timeout_s: Seconds = Field(10.0, description="How long a query for a page may run.")
+    http_keep_alive_s: int = Field(75, ge=1, le=3600, description="How long an idle HTTP connection stays open.")
+
+    # Secrets
+    jwt_secret_key: SecretStr | None = Field(None, min_length=32, description="Key of access tokens, 32 characters or more.")
+    ctrl_sign_sk_hex: SecretStr | None = Field(None, description="Ed25519 seed that signs commands, 64 hexadecimal digits.")
+    ctrl_pubkey_id: str | None = Field(None, pattern=r"^[A-Za-z0-9._-]{1,64}$", description="Name of the signing key.")
+    master_api_key: SecretStr | None = Field(
+        None, min_length=16, description="Bootstrap key; made and kept in the data folder when not set."
+    )
+
+    # Ingest
+    ingest_max_body_bytes: int = Field(8 << 20, ge=1024, le=1 << 30, description="Largest request body of the bulk ingest.")
+    ingest_max_record_bytes: int = Field(900_000, ge=1024, description="Largest event, key included; the brokers' limit bounds it too.")
+    publish_queue_messages: int = Field(500_000, ge=1000, le=10_000_000, description="Messages a producer holds before it refuses more.")
+    publish_queue_kbytes: int = Field(262_144, ge=1024, le=2_097_151, description="KiB a producer holds before it refuses more.")
+    publish_timeout_s: Seconds = Field(30.0, description="How long brokers may take to acknowledge a message.")
+    publish_linger_ms: float = Field(2.0, ge=0, le=1000, description="How long a producer waits to fill a batch.")
+    rate_limit_per_second: int = Field(1000, ge=1, description="Requests a second of one user or key.")
+    rate_limit_burst: int | None = Field(None, ge=1, description="Requests at once; twice the rate when not set.")
+
+    # Sink
+    sink_block_rows: int = Field(65_536, ge=1, le=1_048_576, description="Rows of one partition inserted at once, at most.")
+    sink_block_bytes: int | None = Field(None, ge=1024, description="Bytes inserted at once; 32 MiB, or 1 MiB with the embedded broker.")
+    sink_block_age_s: Seconds = Field(1.0, description="How long a row waits for its block to fill.")
+    sink_retry_max_s: Seconds = Field(30.0, description="Longest pause between tries when ClickHouse does not take a block.")
+
+    sink_buffer_bytes: int = Field(256 << 20, ge=1 << 20, description="Bytes the sink holds before it stops reading.")
+    sink_insert_threads: int = Field(2, ge=1, le=64, description="Blocks of different partitions inserted at once.")
+
+    # Realtime
+    batch_window_ms: float = Field(15.0, ge=1, le=1000, description="How long an event waits for its batch; 10 to 25 is usual.")
+    batch_max_size: int = Field(256, ge=1, le=65_536, description="Events of one batch, at most.")
+    ws_max_connections: int = Field(10_000, ge=1, description="WebSocket connections of one process.")
+    ws_buffer_bytes: int = Field(4 << 20, ge=65_536, description="What one slow client may hold back before its oldest events are dropped.")
+    ws_json_events_per_second: int = Field(2000, ge=1, description="Events a second of a connection that reads JSON text.")
+    ws_auth_timeout_s: Seconds = Field(5.0, description="How long a connection may take to say who it is.")
+    ws_stall_timeout_s: Seconds = Field(30.0, description="How long a client may take nothing before it is disconnected.")
+    ws_ping_interval_s: Seconds = Field(20.0, description="Pause between keep-alive pings; two unanswered end the connection.")
+    ws_allowed_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Origins of pages that may connect, beside the API's own; comma-separated."
+    )
+    enable_webtransport: bool = Field(True, description="Serve WebTransport.")
+    wt_host: str = Field("127.0.0.1", description="Address WebTransport listens on.")
+    wt_port: Port = Field(4433, description="UDP port of WebTransport.")
+
+    # Logs
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least level that is written.")
+
+    @field_validator("kafka_brokers")
+    @classmethod
+    def _brokers_have_ports(cls, value: str | None) -> str | None:
+        for broker in (value or "").split(",") if value else ():
+            host, _, port = broker.strip().rpartition(":")
+            if not host or not port.isdigit() or int(port) > 65535:
+                raise ValueError(f"{broker.strip()!r} is not host:port")
+        return value
+
+    @field_validator("redis_url")
+    @classmethod
+    def _redis_scheme(cls, value: SecretStr | None) -> SecretStr | None:
+        if value and urlsplit(value.get_secret_value()).scheme not in {"redis", "rediss", "unix"}:
+            raise ValueError("expected a redis://, rediss:// or unix:// URL")
+        return value
+
+    @field_validator("ctrl_sign_sk_hex")
+    @classmethod
+    def _seed_is_hex(cls, value: SecretStr | None) -> SecretStr | None:
+        text = value.get_secret_value() if value else ""
+        if value and (len(text) != 64 or not set(text.lower()) <= set("0123456789abcdef")):
+            raise ValueError("expected 64 hexadecimal digits")
+        return value
+
+    @field_validator("kafka_options")
+    @classmethod
+    def _options_are_an_object(cls, value: SecretStr) -> SecretStr:
+        parse_kafka_options(value)
+        return value
+
+    @field_validator("ws_allowed_origins", mode="before")
+    @classmethod
+    def _split_origins(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("mev_data_dir")
+    @classmethod
+    def _expand(cls, value: Path) -> Path:
+        return value.expanduser().absolute()
+
+    @property
+    def embedded(self) -> tuple[str, ...]:
+        """Services that run inside the process."""
+        services = {"kafka": self.kafka_brokers, "redis": self.redis_url, "clickhouse": self.clickhouse_host}
+        return tuple(name for name, given in services.items() if not given)
+
+    @property
+    def effective_workers(self) -> int:
+        """API processes that are started: one while any service is embedded."""
+        return 1 if self.embedded else self.api_workers
+
+    @property
+    def effective_sink_block_bytes(self) -> int:
+        """Bytes of a sink block: small with the embedded broker, which keeps only 5 MB a partition."""
+        return self.sink_block_bytes or (32 << 20 if self.kafka_brokers else 1 << 20)
+
+
+def parse_kafka_options(value: SecretStr) -> dict[str, str | int | float | bool]:
+    """Return the librdkafka properties in `value`, a JSON object of plain values."""
+    try:
+        options = json.loads(value.get_secret_value())
+    except ValueError:
+        raise ValueError("expected a JSON object") from None
+    if not isinstance(options, dict) or not all(isinstance(v, str | int | float | bool) for v in options.values()):
+        raise ValueError("expected a JSON object of plain values")
+    return options
+
+
+def load(**overrides: object) -> Settings:
+    """Read the environment; `overrides` by field name win over it.
+
+    :raises InvalidSettingsError: naming every variable that is wrong.
+    """
+    try:
+        return Settings(**overrides)  # type: ignore[arg-type]
+    except ValidationError as error:
+        wrong = [f"{str(item['loc'][0]).upper()}: {item['msg'].removeprefix('Value error, ')}" for item in error.errors()]
+        raise InvalidSettingsError("; ".join(wrong), errors=wrong) from None
+
+
+def shown(settings: Settings) -> list[tuple[str, str, str, str]]:
+    """Return (variable, value, origin, description) of every setting, secrets masked."""
+    return [
+        (
+            name.upper(),
+            _show(getattr(settings, name)),
+            "set" if name in settings.model_fields_set else "default",
+            field.description or "",
+        )
+        for name, field in Settings.model_fields.items()
+    ]
+
+
+def _show(value: object) -> str:
+    if value is None or value == ():
+        return ""
+    if isinstance(value, SecretStr):
+        return MASKED if value.get_secret_value() not in {"", "{}"} else ""
+    if isinstance(value, tuple):
+        return ",".join(value)
+    return str(value).lower() if isinstance(value, bool) else str(value)

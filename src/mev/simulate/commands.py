@@ -1,0 +1,52 @@
+"""``mev simulate``."""
+
+import sys
+from contextlib import closing
+from typing import Annotated
+
+import orjson
+import typer
+from google.protobuf import json_format
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from mev.core.clock import now_ns
+from mev.simulate.model import EPOCH_NS, Market
+from mev.simulate.service import publish
+from mev.wiring import connect
+
+
+def simulate(
+    rate: Annotated[float, typer.Option(min=0.001, help="Opportunities a second of simulated time.")] = 100.0,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same events.")] = 1,
+    duration: Annotated[
+        float | None, typer.Option(min=0, help="Seconds of simulated time; without it, or --count, until interrupted.")
+    ] = None,
+    count: Annotated[int | None, typer.Option(min=1, help="Opportunities to make.")] = None,
+    fast: Annotated[bool, typer.Option("--fast", help="As fast as they are taken, not in real time.")] = False,
+    live: Annotated[bool, typer.Option("--live", help="Stamp events with the time of day; they then differ from run to run.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the events as JSON lines; needs no running system.")] = False,
+) -> None:
+    """Publish made-up opportunities, bundles and ticks, marked as simulated, to the running system."""
+    market = Market(seed, rate, now_ns() if live else EPOCH_NS)
+    opportunities = count if count is not None else round(rate * duration) if duration is not None else None
+    if dry_run:
+        _print(market, opportunities)
+        return
+    console = Console(stderr=True)
+    columns = (TextColumn("simulated opportunities"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with (
+        closing(connect()) as publisher,
+        Progress(*columns, console=console) as progress,
+    ):
+        task = progress.add_task("", total=opportunities)
+        publish(market, publisher, opportunities, paced=not fast, progress=lambda done: progress.update(task, completed=done))
+
+
+def _print(market: Market, opportunities: int | None) -> None:
+    for number, messages in enumerate(market):
+        if number == opportunities:
+            return
+        for message in messages:
+            document = json_format.MessageToDict(message, preserving_proto_field_name=True)
+            sys.stdout.buffer.write(orjson.dumps({"type": message.DESCRIPTOR.name.lower(), **document}) + b"\n")

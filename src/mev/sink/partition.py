@@ -1,0 +1,78 @@
+"""What the sink holds of one partition: blocks that fill, one insert under way, and the offset that comes next."""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass, field
+
+from prometheus_client import Counter
+
+from mev.bus.kafka import Position
+from mev.sink.block import Block
+
+LOG = logging.getLogger(__name__)
+LOST = Counter("mev_sink_lost_total", "Messages that were gone from Kafka before they could be stored.", ["topic"])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockLimits:
+    """When a block is due: so many rows or bytes, or so old."""
+
+    rows: int
+    size_bytes: int
+    age_s: float
+
+
+@dataclass(slots=True)
+class Partition:
+    """Blocks of one partition, oldest first. The first one may be under way; the last one is being filled."""
+
+    at: Position
+    limits: BlockLimits
+    blocks: deque[Block] = field(default_factory=deque)
+    insert: Future[None] | None = None
+    cancelled: threading.Event = field(default_factory=threading.Event)
+    next_offset: int | None = None
+    held_bytes: int = 0
+
+    def append(self, offset: int, key: bytes, value: bytes) -> None:
+        """Take the next record."""
+        if self.next_offset is not None and offset > self.next_offset:
+            lost = offset - self.next_offset
+            LOST.labels(self.at[0]).inc(lost)
+            LOG.error("%s[%d]: %d messages were gone before they could be stored", *self.at, lost, extra={"action": "sink_lost"})
+        self.next_offset = offset + 1
+        if not self.blocks or self._is_full(self.blocks[-1]) or (self.insert and len(self.blocks) == 1):
+            self.blocks.append(Block(self.at))
+        self.blocks[-1].append(offset, key, value)
+        self.held_bytes += len(value)
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether a full block waits behind the one under way, so that no more should be read."""
+        return len(self.blocks) > 1 and self._is_full(self.blocks[1])
+
+    def start_due(self, executor: Executor, store: Callable[[Block, threading.Event], None], *, all_now: bool = False) -> None:
+        """Begin to store the first block when it is due and none is under way."""
+        if self.insert or not self.blocks:
+            return
+        block = self.blocks[0]
+        aged = time.monotonic() - block.opened_at >= self.limits.age_s
+        if all_now or aged or len(self.blocks) > 1 or self._is_full(block):
+            self.insert = executor.submit(store, block, self.cancelled)
+
+    def finish(self) -> int | None:
+        """Return the offset to commit when the block under way has been stored since the last call."""
+        if not self.insert or not self.insert.done():
+            return None
+        self.insert.result()
+        self.insert = None
+        block = self.blocks.popleft()
+        self.held_bytes -= block.size_bytes
+        return block.next_offset
+
+    def _is_full(self, block: Block) -> bool:
+        return len(block.values) >= self.limits.rows or block.size_bytes >= self.limits.size_bytes

@@ -1,0 +1,77 @@
+"""Proof that nothing is missing: what Kafka has, what was committed, and what the blocks in ``ingest_blocks`` cover."""
+
+from dataclasses import dataclass
+
+from mev.bus.kafka import Brokers
+from mev.bus.offsets import all_group_offsets
+from mev.store.clickhouse import ClickHouse
+from mev.wire.registry import BY_TOPIC
+from mev.wiring import SINK_GROUP
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Coverage:
+    """One partition: its offsets in Kafka, the committed one, and the ranges before it that no block covers."""
+
+    topic: str
+    partition: int
+    earliest: int
+    latest: int
+    committed: int
+    stored_records: int
+    dead_letters: int
+    missing: list[tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Reconciler:
+    """Compares `brokers` with ClickHouse for the cluster called `cluster`. Blocks, up to `timeout_s` for each question."""
+
+    brokers: Brokers
+    cluster: str
+    clickhouse: ClickHouse
+    timeout_s: float
+
+    def coverage(self) -> list[Coverage]:
+        """Return every partition's coverage, in order of topic and partition."""
+        offsets = all_group_offsets(self.brokers, SINK_GROUP, BY_TOPIC, timeout_s=self.timeout_s)
+        blocks = self._blocks()
+        answer = []
+        for (topic, partition), (earliest, latest, committed) in sorted(offsets.items()):
+            ranges = blocks.get((topic, partition), [])
+            answer.append(
+                Coverage(
+                    topic=topic,
+                    partition=partition,
+                    earliest=earliest,
+                    latest=latest,
+                    committed=committed,
+                    stored_records=sum(records for _, _, records, _ in ranges),
+                    dead_letters=sum(letters for _, _, _, letters in ranges),
+                    missing=uncovered([(first, last) for first, last, _, _ in ranges], committed),
+                )
+            )
+        return answer
+
+    def _blocks(self) -> dict[tuple[str, int], list[tuple[int, int, int, int]]]:
+        rows = self.clickhouse.rows(
+            f"SELECT topic, partition, first_offset, last_offset, records, dead_letters "  # noqa: S608 - a name of ours
+            f"FROM `{self.clickhouse.database}`.`ingest_blocks` FINAL WHERE cluster = {{cluster:String}} "
+            "ORDER BY topic, partition, first_offset",
+            {"cluster": self.cluster},
+        )
+        blocks: dict[tuple[str, int], list[tuple[int, int, int, int]]] = {}
+        for topic, partition, first, last, records, letters in rows:
+            blocks.setdefault((topic, partition), []).append((first, last, records, letters))
+        return blocks
+
+
+def uncovered(ranges: list[tuple[int, int]], committed: int) -> list[tuple[int, int]]:
+    """Return the gaps between `ranges`, both ends included and sorted by their first, from the first one up to `committed`."""
+    gaps = []
+    covered = ranges[0][0] if ranges else committed
+    for first, last in [*ranges, (committed, committed - 1)]:
+        if first > covered:
+            gaps.append((covered, first - 1))
+        covered = max(covered, last + 1)
+    return gaps

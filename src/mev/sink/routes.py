@@ -1,0 +1,30 @@
+"""``GET /api/sink/reconcile``."""
+
+import asyncio
+
+from fastapi import APIRouter
+from pydantic import BaseModel
+
+from mev.auth.master_key import Authenticated
+from mev.sink.reconcile import Coverage, Reconciler
+
+
+class Reconciliation(BaseModel):
+    """Whether every record up to the committed offsets is stored, and each partition's figures."""
+
+    complete: bool
+    items: list[Coverage]
+    next_cursor: None = None
+
+
+def router(reconciler: Reconciler) -> APIRouter:
+    """Return the routes of the sink."""
+    routes = APIRouter(tags=["sink"])
+
+    @routes.get("/api/sink/reconcile", summary="Prove that nothing is missing between Kafka and ClickHouse")
+    async def reconcile(_: Authenticated) -> Reconciliation:
+        """Compare the offsets in Kafka, the committed ones, and the blocks that were stored."""
+        coverage = await asyncio.to_thread(reconciler.coverage)
+        return Reconciliation(complete=not any(partition.missing for partition in coverage), items=coverage)
+
+    return routes

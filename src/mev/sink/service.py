@@ -1,0 +1,180 @@
+"""The sink: one consumer group, blocks per partition, offsets committed after the insert.
+
+A crash at any point repeats blocks, and a repeat adds nothing. While ClickHouse is away, blocks wait, then reading stops; nothing
+is dropped and nothing needs a restart.
+"""
+
+import logging
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor, wait
+
+from prometheus_client import Gauge
+
+from mev.bus.errors import PublishError, QueueFullError
+from mev.bus.group import GroupConsumer
+from mev.bus.kafka import Brokers, Position, position
+from mev.sink.block import Block
+from mev.sink.partition import BlockLimits, Partition
+from mev.sink.writer import Writer
+from mev.store.clickhouse import ClickHouseUnavailableError
+from mev.wiring import SINK_GROUP
+
+LOG = logging.getLogger(__name__)
+
+LAG = Gauge("mev_sink_lag_messages", "Messages in Kafka that are not stored yet.", ["topic"])
+RETRYING = Gauge("mev_sink_retrying_blocks", "Blocks that ClickHouse did not take and that are tried again.")
+_POLL_S = 0.02
+_LAG_EVERY_S = 1.0
+_FIRST_PAUSE_S = 0.2
+
+
+class StoppedError(Exception):
+    """The sink stopped, or lost the partition, before the block was stored."""
+
+
+class Sink:
+    """Reads `topics` and stores them through `writer`, in a thread of its own.
+
+    `buffer_bytes` bounds what is held in memory, `retry_max_s` the pause between tries, `timeout_s` the wait for brokers.
+    """
+
+    def __init__(
+        self,
+        brokers: Brokers,
+        topics: Iterable[str],
+        writer: Writer,
+        *,
+        limits: BlockLimits,
+        buffer_bytes: int,
+        insert_threads: int,
+        retry_max_s: float,
+        timeout_s: float,
+    ) -> None:
+        self._brokers = brokers
+        self._topics = list(topics)
+        self._writer = writer
+        self._limits = limits
+        self._buffer_bytes = buffer_bytes
+        self._retry_max_s = retry_max_s
+        self._timeout_s = timeout_s
+        self._executor = ThreadPoolExecutor(insert_threads, thread_name_prefix="sink-insert")
+        self._partitions: dict[Position, Partition] = {}
+        self._paused: set[Position] = set()
+        self._to_commit: dict[Position, int] = {}
+        self._closing = threading.Event()
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="sink", daemon=True)
+
+    def start(self) -> None:
+        """Create the tables and start reading. Blocks until the tables exist."""
+        self._writer.prepare()
+        self._thread.start()
+
+    def close(self, timeout_s: float) -> None:
+        """Store what is held, commit and leave the group, within `timeout_s`; what is not stored by then is read again next time."""
+        self._closing.set()
+        self._thread.join(timeout_s)
+        for partition in self._partitions.values():
+            partition.cancelled.set()
+        self._thread.join(self._timeout_s)
+        self._executor.shutdown(wait=False)
+
+    @property
+    def failure(self) -> BaseException | None:
+        """Why the sink's thread ended, when it should not have."""
+        return self._failure
+
+    def _run(self) -> None:
+        try:
+            self._loop()
+        except StoppedError:
+            LOG.warning("stopped before everything was stored; it is read again at the next start", extra={"action": "sink_stopped"})
+        except Exception as error:  # the thread's last word: health reports it
+            self._failure = error
+            LOG.exception("the sink stopped", extra={"action": "sink_failed"})
+
+    def _loop(self) -> None:
+        consumer = GroupConsumer(self._brokers, SINK_GROUP, self._topics, on_revoked=self._give_up, timeout_s=self._timeout_s)
+        self._consumer = consumer
+        lag_at = 0.0
+        while not self._closing.is_set():
+            for message in consumer.read(_POLL_S):
+                at, offset = position(message)
+                self._partition(at).append(offset, message.key() or b"", message.value() or b"")
+            self._settle()
+            self._throttle(consumer)
+            if time.monotonic() > lag_at:
+                lag_at = time.monotonic() + _LAG_EVERY_S
+                self._report_lag(consumer)
+        self._drain()
+        consumer.close()
+
+    def _partition(self, at: Position) -> Partition:
+        return self._partitions.get(at) or self._partitions.setdefault(at, Partition(at, self._limits))
+
+    def _settle(self, *, all_now: bool = False) -> None:
+        """Take what was stored, commit it, and start the inserts that are due."""
+        for at, partition in self._partitions.items():
+            if (offset := partition.finish()) is not None:
+                self._to_commit[at] = offset
+            partition.start_due(self._executor, self._store, all_now=all_now)
+        if self._to_commit and self._consumer.commit(self._to_commit):
+            self._to_commit.clear()
+
+    def _throttle(self, consumer: GroupConsumer) -> None:
+        held = sum(partition.held_bytes for partition in self._partitions.values())
+        over = held > self._buffer_bytes
+        wanted = {at for at, partition in self._partitions.items() if partition.blocks and (over or partition.is_behind)}
+        if wanted != self._paused:
+            consumer.pause(wanted - self._paused)
+            consumer.resume(self._paused - wanted)
+            self._paused = wanted
+
+    def _drain(self) -> None:
+        while any(partition.blocks for partition in self._partitions.values()):
+            self._settle(all_now=True)
+            wait([p.insert for p in self._partitions.values() if p.insert], timeout=_POLL_S)
+            if any(partition.cancelled.is_set() for partition in self._partitions.values()):
+                return
+        self._settle()
+
+    def _give_up(self, positions: list[Position]) -> None:
+        """Finish what is under way of partitions that go to another member; forget the rest, which is read again there."""
+        leaving = [self._partitions.pop(at) for at in positions if at in self._partitions]
+        wait([p.insert for p in leaving if p.insert], timeout=self._timeout_s)
+        stored = {}
+        for partition in leaving:
+            partition.cancelled.set()
+            if partition.insert and partition.insert.done() and not partition.insert.exception():
+                stored[partition.at] = partition.blocks[0].next_offset
+        self._to_commit = {at: offset for at, offset in self._to_commit.items() if at not in positions}
+        self._paused -= set(positions)
+        if stored:
+            self._consumer.commit(stored)
+
+    def _store(self, block: Block, cancelled: threading.Event) -> None:
+        """Store `block`, again and again while ClickHouse or Kafka does not take it. Runs in an insert thread."""
+        pause_s = _FIRST_PAUSE_S
+        while not cancelled.is_set():
+            try:
+                self._writer.write(block)
+            except (ClickHouseUnavailableError, PublishError, QueueFullError) as error:
+                LOG.warning("%s[%d] waits %.1f s: %s", *block.at, pause_s, error, extra={"action": "sink_retry"})
+                with RETRYING.track_inprogress():
+                    cancelled.wait(pause_s)
+                pause_s = min(pause_s * 2, self._retry_max_s)
+            else:
+                return
+        raise StoppedError
+
+    def _report_lag(self, consumer: GroupConsumer) -> None:
+        lags: dict[str, int] = defaultdict(int)
+        for (topic, _), messages in consumer.lag().items():
+            lags[topic] += messages
+        for partition in self._partitions.values():
+            lags[partition.at[0]] += sum(len(block.values) for block in partition.blocks)
+        for topic, messages in lags.items():
+            LAG.labels(topic).set(messages)

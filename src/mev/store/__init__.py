@@ -1,0 +1,1 @@
+"""ClickHouse, Redis and files, embedded or not. Nothing else knows the ClickHouse and Redis clients."""

@@ -1,0 +1,156 @@
+"""ClickHouse: a server over HTTP, or the engine inside this process on a folder of ours. The same client for both."""
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import clickhouse_connect
+from clickhouse_connect.driver.client import Client
+from clickhouse_connect.driver.exceptions import ClickHouseError
+
+from mev.core.errors import UnavailableError
+
+# What the engine says of bytes it cannot read as the schema: cannot parse, cut short, incorrect data, all of Protobuf's.
+_DATA_ERRORS = {6, 27, 32, 33, 117, 131, *range(432, 448)}
+
+
+class ClickHouseUnavailableError(UnavailableError):
+    """ClickHouse does not answer, or cannot do what it was asked."""
+
+    code = "clickhouse_unavailable"
+
+
+class UnreadableBlockError(Exception):
+    """A block holds a record that is not a message of its schema."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Address:
+    """Where ClickHouse is: `path` for the embedded engine, else a server."""
+
+    database: str
+    path: Path | None = None
+    host: str = ""
+    port: int = 8123
+    user: str = "default"
+    password: str = ""
+    secure: bool = False
+    timeout_s: float = 10.0
+
+    @property
+    def place(self) -> str:
+        """The address for people."""
+        return str(self.path) if self.path else f"{self.host}:{self.port}"
+
+
+class ClickHouse:
+    """A connection for each thread that uses it. All methods block; the engine does not hold the interpreter lock."""
+
+    def __init__(self, address: Address) -> None:
+        self._address = address
+        self._local = threading.local()
+        self._clients: list[Client] = []
+
+    @property
+    def database(self) -> str:
+        """The database of all tables."""
+        return self._address.database
+
+    @property
+    def place(self) -> str:
+        """Where it is, for people."""
+        return self._address.place
+
+    def ping(self) -> None:
+        """Ask for a constant.
+
+        :raises ClickHouseUnavailableError: when it does not come.
+        """
+        self.rows("SELECT 1")
+
+    def command(self, sql: str) -> None:
+        """Run one statement that returns nothing."""
+        try:
+            self._client().command(sql)
+        except (ClickHouseError, OSError) as error:
+            raise self._unavailable(error) from None
+
+    def rows(self, sql: str, parameters: Mapping[str, Any] | None = None) -> Sequence[Sequence[Any]]:
+        """Return the rows of a query; values are bound as ``{name:Type}``."""
+        try:
+            return self._client().query(sql, parameters=dict(parameters or {})).result_rows
+        except (ClickHouseError, OSError) as error:
+            raise self._unavailable(error) from None
+
+    def json_lines(self, sql: str, parameters: Mapping[str, Any] | None = None) -> list[bytes]:
+        """Return each row of a query as a JSON object, 64-bit integers as numbers."""
+        settings = {"output_format_json_quote_64bit_integers": 0, "output_format_json_quote_denormals": 0}
+        try:
+            answer = self._client().raw_query(sql, parameters=dict(parameters or {}), settings=settings, fmt="JSONEachRow")
+        except (ClickHouseError, OSError) as error:
+            raise self._unavailable(error) from None
+        return bytes(answer).splitlines()
+
+    def insert_protobuf(self, table: str, columns: Sequence[str], block: bytes, *, schema: str, message: str, token: str) -> None:
+        """Insert `block`, length-delimited messages, into `table`; a repeat with the same `token` is ignored.
+
+        :raises UnreadableBlockError: when a record is not a `message` of `schema`; nothing of the block is stored.
+        :raises ClickHouseUnavailableError: when it could not be done now.
+        """
+        settings = {
+            "format_schema_source": "string",
+            "format_schema": schema,
+            "format_schema_message_name": message,
+            "insert_deduplication_token": token,
+            "async_insert": 0,
+        }
+        try:
+            self._client().raw_insert(
+                f"`{self.database}`.`{table}`", column_names=columns, insert_block=block, fmt="Protobuf", settings=settings
+            )
+        except (ClickHouseError, OSError) as error:
+            if getattr(error, "code", None) in _DATA_ERRORS:
+                raise UnreadableBlockError(_first_line(error)) from None
+            raise self._unavailable(error) from None
+
+    def insert_row(self, table: str, row: Mapping[str, Any]) -> None:
+        """Insert one row."""
+        try:
+            self._client().insert(table, [list(row.values())], column_names=list(row), database=self.database)
+        except (ClickHouseError, OSError) as error:
+            raise self._unavailable(error) from None
+
+    def close(self) -> None:
+        """Close every thread's connection."""
+        for client in self._clients:
+            client.close()
+
+    def _client(self) -> Client:
+        client: Client | None = getattr(self._local, "client", None)
+        if client is None:
+            client = self._local.client = _connect(self._address)
+            self._clients.append(client)
+        return client
+
+    def _unavailable(self, error: Exception) -> ClickHouseUnavailableError:
+        return ClickHouseUnavailableError(f"ClickHouse at {self._address.place}: {_first_line(error)}", retry_after_s=5)
+
+
+def _connect(address: Address) -> Client:
+    if address.path:
+        return clickhouse_connect.get_client(dsn=f"chdb://{address.path}")
+    return clickhouse_connect.get_client(
+        host=address.host,
+        port=address.port,
+        username=address.user,
+        password=address.password,
+        secure=address.secure,
+        connect_timeout=int(address.timeout_s),
+        autogenerate_session_id=False,
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:500]

@@ -1,0 +1,266 @@
+"""The running system: every part started in order, stopped in reverse.
+
+What is embedded and what is a service is decided here, once, from the settings; every part below sees only addresses.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import uvicorn
+from prometheus_client import REGISTRY
+
+from mev import wiring
+from mev.app import Lane, create_app
+from mev.auth.master_key import MasterKey
+from mev.bus.embedded import EmbeddedBroker
+from mev.bus.kafka import Brokers, Cluster
+from mev.bus.publisher import Publisher
+from mev.bus.tail import Batch, Tail
+from mev.core.clock import now_ns
+from mev.core.errors import MevError, UnavailableError
+from mev.datasets import routes as datasets_routes
+from mev.host import lane as health_lane
+from mev.host import routes as host_routes
+from mev.host.health import Check, Health
+from mev.ingest import lane as ingest_lane
+from mev.ingest import routes as ingest_routes
+from mev.ingest.service import Ingest
+from mev.realtime.hub import Hub
+from mev.realtime.limits import Limits
+from mev.realtime.server import websocket_class
+from mev.settings import Settings, parse_kafka_options
+from mev.simulate.model import Market
+from mev.simulate.service import demonstrate
+from mev.sink import routes as sink_routes
+from mev.sink.partition import BlockLimits
+from mev.sink.reconcile import Reconciler
+from mev.sink.service import Sink
+from mev.sink.writer import Writer, dead_letter_topic
+from mev.store.clickhouse import ClickHouse
+from mev.store.folder import DataFolder, Runtime
+from mev.store.redis import Redis
+from mev.wire.registry import BY_TOPIC, EVENT_TYPES
+from mev.wire.topics import DEAD_LETTER
+
+LOG = logging.getLogger(__name__)
+DEMO_RATE_PER_S = 20.0
+_PENDING_HANDOVERS = 4
+
+
+class AddressInUseError(MevError):
+    """The API's address cannot be used."""
+
+    code = "address_in_use"
+    status = 409
+
+
+class SinkFailedError(UnavailableError):
+    """The sink ended by an error of ours."""
+
+    code = "sink_failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class System:
+    """A running system, for its operator."""
+
+    api_url: str
+    master_key: str
+    services: dict[str, str]
+    serve: Callable[[], Any]
+
+
+@asynccontextmanager
+async def running(settings: Settings, *, demo: bool) -> AsyncIterator[System]:
+    """Start everything, yield the system, stop everything in reverse order."""
+    async with AsyncExitStack() as stack:
+        folder = DataFolder(settings.mev_data_dir)
+        folder.acquire()
+        stack.callback(folder.release)
+        listener = stack.enter_context(_listen(settings))
+        redis, redis_url = await _start_redis(settings, folder, stack)
+        clickhouse = await _start_clickhouse(settings, folder, stack)
+        brokers, cluster = await _start_kafka(settings, stack)
+        publisher = wiring.open_publisher(settings, brokers)
+        stack.push_async_callback(asyncio.to_thread, publisher.close)
+        cluster_id = await asyncio.to_thread(cluster.id)
+        sink = await _start_sink(settings, brokers, cluster_id, clickhouse, publisher, stack)
+        hub = await _start_realtime(settings, brokers, stack)
+        if demo:
+            task = asyncio.create_task(demonstrate(Market(now_ns(), DEMO_RATE_PER_S, now_ns()), publisher), name="demo")
+            stack.push_async_callback(_cancel, task)
+
+        checks = _checks(cluster, clickhouse, redis, sink)
+        health = Health(checks, embedded=settings.embedded, timeout_s=settings.service_timeout_s)
+        secret = wiring.master_key(settings, folder)
+        key = MasterKey(secret)
+        routers = [
+            host_routes.router(health),
+            ingest_routes.router(clickhouse, timeout_s=settings.query_timeout_s),
+            datasets_routes.router(),
+            sink_routes.router(Reconciler(brokers, cluster_id, clickhouse, settings.service_timeout_s)),
+        ]
+        app = create_app(routers, _lanes(settings, publisher, key), key)
+        server = _server(settings, app, hub, key)
+        host, port = listener.getsockname()[:2]
+        url = f"http://{host}:{port}"
+        folder.write_runtime(Runtime(pid=os.getpid(), api=url, kafka=brokers.servers, kafka_embedded=brokers.embedded))
+        services = {"kafka": brokers.servers, "clickhouse": clickhouse.place, "redis": redis_url}
+        yield System(api_url=url, master_key=secret, services=services, serve=lambda: server.serve(sockets=[listener]))
+
+
+def _listen(settings: Settings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.api_host else socket.AF_INET
+    try:
+        return socket.create_server((settings.api_host, settings.api_port), family=family, backlog=2048)
+    except OSError as error:
+        raise AddressInUseError(
+            f"cannot listen on {settings.api_host}:{settings.api_port} ({error.strerror}); choose another with API_HOST and API_PORT"
+        ) from None
+
+
+async def _start_redis(settings: Settings, folder: DataFolder, stack: AsyncExitStack) -> tuple[Redis, str]:
+    if settings.redis_url:
+        url = settings.redis_url.get_secret_value()
+        shown = url.rpartition("@")[2]
+    else:
+        from mev.store.valkey import EmbeddedValkey  # noqa: PLC0415 - the package of the `embedded` extra
+
+        valkey = EmbeddedValkey(folder.path / "valkey", timeout_s=settings.service_timeout_s)
+        await asyncio.to_thread(valkey.start)
+        stack.push_async_callback(asyncio.to_thread, valkey.stop)
+        url = shown = valkey.url
+    redis = Redis(url, timeout_s=settings.service_timeout_s)
+    stack.push_async_callback(redis.close)
+    await redis.ping()
+    return redis, shown
+
+
+async def _start_clickhouse(settings: Settings, folder: DataFolder, stack: AsyncExitStack) -> ClickHouse:
+    clickhouse = ClickHouse(wiring.clickhouse_address(settings, folder))
+    stack.push_async_callback(asyncio.to_thread, clickhouse.close)
+    await asyncio.to_thread(clickhouse.ping)
+    return clickhouse
+
+
+async def _start_kafka(settings: Settings, stack: AsyncExitStack) -> tuple[Brokers, Cluster]:
+    if settings.kafka_brokers:
+        brokers = Brokers(servers=settings.kafka_brokers, options=parse_kafka_options(settings.kafka_options))
+    else:
+        broker = await asyncio.to_thread(EmbeddedBroker, timeout_s=settings.service_timeout_s)
+        stack.push_async_callback(asyncio.to_thread, broker.close)
+        brokers = broker.brokers
+    cluster = Cluster(brokers, timeout_s=settings.service_timeout_s)
+    await asyncio.to_thread(cluster.ping)
+    await asyncio.to_thread(cluster.ensure_topics, [*BY_TOPIC, DEAD_LETTER])
+    return brokers, cluster
+
+
+async def _start_sink(
+    settings: Settings, brokers: Brokers, cluster_id: str, clickhouse: ClickHouse, publisher: Publisher, stack: AsyncExitStack
+) -> Sink:
+    sink = Sink(
+        brokers,
+        BY_TOPIC,
+        Writer(clickhouse, dead_letter_topic(publisher), cluster_id),
+        limits=BlockLimits(rows=settings.sink_block_rows, size_bytes=settings.effective_sink_block_bytes, age_s=settings.sink_block_age_s),
+        buffer_bytes=settings.sink_buffer_bytes,
+        insert_threads=settings.sink_insert_threads,
+        retry_max_s=settings.sink_retry_max_s,
+        timeout_s=settings.service_timeout_s,
+    )
+    await asyncio.to_thread(sink.start)
+    stack.push_async_callback(asyncio.to_thread, sink.close, settings.shutdown_timeout_s / 2)
+    return sink
+
+
+async def _start_realtime(settings: Settings, brokers: Brokers, stack: AsyncExitStack) -> Hub:
+    limits = Limits(
+        batch_window_ms=settings.batch_window_ms,
+        batch_max_size=settings.batch_max_size,
+        queue_bytes=settings.ws_buffer_bytes,
+        json_events_per_s=settings.ws_json_events_per_second,
+        connections=settings.ws_max_connections,
+        auth_timeout_s=settings.ws_auth_timeout_s,
+        stall_timeout_s=settings.ws_stall_timeout_s,
+        ping_interval_s=settings.ws_ping_interval_s,
+    )
+    hub = Hub(EVENT_TYPES, limits, REGISTRY)
+    handover = _Handover(asyncio.get_running_loop(), hub)
+    tail = Tail(brokers, BY_TOPIC, handover.deliver, timeout_s=settings.service_timeout_s)
+    await asyncio.to_thread(tail.start)
+    stack.push_async_callback(asyncio.to_thread, tail.close)
+    return hub
+
+
+class _Handover:
+    """Takes batches from the tail's thread into the event loop, a few at a time: a busy loop slows the reading, not the memory."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, hub: Hub) -> None:
+        self._loop = loop
+        self._hub = hub
+        self._room = threading.Semaphore(_PENDING_HANDOVERS)
+
+    def deliver(self, batches: list[Batch]) -> None:
+        """Hand `batches` over, waiting while too many are under way. Called in the tail's thread."""
+        self._room.acquire()
+        self._loop.call_soon_threadsafe(self._push, batches)
+
+    def _push(self, batches: list[Batch]) -> None:
+        self._room.release()
+        for batch in batches:
+            self._hub.push(batch.topic, batch.partition, batch.offsets, batch.values)
+
+
+def _checks(cluster: Cluster, clickhouse: ClickHouse, redis: Redis, sink: Sink) -> dict[str, Check]:
+    async def sink_runs() -> None:
+        if sink.failure is not None:
+            raise SinkFailedError(f"the sink ended: {sink.failure}; see the log, then restart")
+
+    return {
+        "kafka": lambda: asyncio.to_thread(cluster.ping),
+        "clickhouse": lambda: asyncio.to_thread(clickhouse.ping),
+        "redis": redis.ping,
+        "sink": sink_runs,
+    }
+
+
+def _lanes(settings: Settings, publisher: Publisher, key: MasterKey) -> list[Lane]:
+    ingest = Ingest(publisher, max_record_bytes=settings.ingest_max_record_bytes)
+    take = ingest_lane.IngestLane(ingest, key, settings.ingest_max_body_bytes)
+    return [
+        Lane("GET", health_lane.PATH, health_lane.health_lane, health_lane.OPENAPI),
+        Lane("POST", ingest_lane.PREFIX + "{type}", take, ingest_lane.OPENAPI),
+    ]
+
+
+def _server(settings: Settings, app: Any, hub: Hub, key: MasterKey) -> uvicorn.Server:
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,
+            ws=websocket_class(hub, authenticate=key.matches, origins=frozenset(settings.ws_allowed_origins)),
+            http="httptools",
+            loop="none",
+            interface="asgi3",
+            lifespan="off",
+            access_log=False,
+            log_config=None,
+            server_header=False,
+            timeout_keep_alive=settings.http_keep_alive_s,
+            timeout_graceful_shutdown=int(settings.shutdown_timeout_s),
+        )
+    )
+
+
+async def _cancel(task: "asyncio.Task[None]") -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
