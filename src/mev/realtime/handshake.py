@@ -78,7 +78,7 @@ def parse(head: bytes) -> Request:
 def negotiate(request: Request, policy: Policy) -> Upgrade:
     """Return the handshake's outcome, or raise the error to answer with."""
     if request.path != policy.path:
-        raise UnknownPathError(f"there is no WebSocket at {request.path}; try {policy.path}")
+        raise UnknownPathError(f"there is no WebSocket at {request.path[:80]}; try {policy.path}")
     accept = _accept(request)
     _check_origin(request, policy.origins)
     offered = _tokens(request.headers.get("sec-websocket-protocol", ""))
@@ -139,7 +139,7 @@ def _check_origin(request: Request, allowed: frozenset[str]) -> None:
         return
     host = request.headers.get("host", "")
     if not host or _authority(origin) != host.lower():
-        raise ForbiddenOriginError(f"pages of {origin} may not connect here")
+        raise ForbiddenOriginError(f"pages of {origin[:80]} may not connect here")
 
 
 def _authority(origin: str) -> str:

@@ -32,15 +32,13 @@ class Session:
         try:
             fields = messages.decode(text)
             self._handle(fields)
-        except UnauthorizedError as error:
-            self._refuse(error)
         except MevError as error:
-            self._refuse(error, fields) if self._client.principal else self._refuse(UnauthorizedError(_AUTH_FIRST))
+            self._refuse(error, fields)
 
     def receive_binary(self) -> None:
         """Refuse a binary message: control messages are text in both encodings."""
         if not self._client.closing:
-            self._refuse(UnsupportedError("control messages are JSON text") if self._client.principal else UnauthorizedError(_AUTH_FIRST))
+            self._refuse(UnsupportedError("control messages are JSON text"), {})
 
     def _handle(self, fields: messages.Fields) -> None:
         request = messages.read(fields, self._hub.topics)
@@ -63,7 +61,10 @@ class Session:
         self._client.principal = PRINCIPAL
         self._client.answer(messages.authenticated())
 
-    def _refuse(self, error: MevError, fields: messages.Fields | None = None) -> None:
+    def _refuse(self, error: MevError, fields: messages.Fields) -> None:
+        if self._client.principal is None and not isinstance(error, UnauthorizedError):
+            # A stranger learns nothing but that it is one.
+            error = UnauthorizedError(_AUTH_FIRST)
         self._client.answer(messages.error(error, fields))
         if isinstance(error, UnauthorizedError):
             self._hub.dismiss(self._client, Close.UNAUTHORIZED, error.detail)

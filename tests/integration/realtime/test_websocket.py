@@ -224,7 +224,8 @@ async def test_clients_are_told_that_the_server_stops(start: Callable[..., Any])
 
 async def test_a_slow_client_loses_the_oldest_and_delays_nobody(start: Callable[..., Any]) -> None:
     soft, queue, number = 64 * 1024, 256 * 1024, 60_000
-    service: Service = await start(soft_buffer_bytes=soft, queue_bytes=queue)
+    # Without ticks, so that only the transport's own signals move the queue on.
+    service: Service = await start(soft_buffer_bytes=soft, queue_bytes=queue, tick_s=60)
     slow = await service.raw(Sec_WebSocket_Protocol=SUBPROTOCOL)
     slow.send(client_frame(1, SUBSCRIBE.encode()))
     await slow.receive()
