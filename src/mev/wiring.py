@@ -1,5 +1,8 @@
 """From settings to addresses and clients: what the server and the other commands both need."""
 
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+
 import httpx
 
 from mev.bus.embedded import Backlog
@@ -48,10 +51,12 @@ def open_publisher(settings: Settings, brokers: Brokers) -> Publisher:
     )
 
 
-def connect() -> Publisher:
-    """Return a publisher to the brokers of the settings, or of the system that runs on this machine."""
+@contextmanager
+def connect() -> Iterator[Publisher]:
+    """Give a publisher to the brokers of the settings, or of the system that runs on this machine."""
     settings = load()
-    return open_publisher(settings, find_brokers(settings, DataFolder(settings.mev_data_dir)))
+    with closing(open_publisher(settings, find_brokers(settings, DataFolder(settings.mev_data_dir)))) as publisher:
+        yield publisher
 
 
 def clickhouse_address(settings: Settings, folder: DataFolder) -> clickhouse.Address:

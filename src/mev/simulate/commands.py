@@ -1,7 +1,6 @@
 """``mev simulate``."""
 
 import sys
-from contextlib import closing
 from typing import Annotated
 
 import orjson
@@ -36,7 +35,7 @@ def simulate(
     console = Console(stderr=True)
     columns = (TextColumn("simulated opportunities"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with (
-        closing(connect()) as publisher,
+        connect() as publisher,
         Progress(*columns, console=console) as progress,
     ):
         task = progress.add_task("", total=opportunities)
