@@ -16,6 +16,7 @@ from mev import wiring
 from mev.capture.commands import make_command as make_capture
 from mev.core import log
 from mev.core.errors import InvalidInputError, MevError
+from mev.core.terminal import print_table
 from mev.settings import Settings
 from mev.simulate.commands import simulate
 from mev.sink.commands import sink
@@ -101,10 +102,7 @@ def config_check() -> None:
 @config.command("show")
 def config_show() -> None:
     """Print every setting: value (secrets masked), whether it is set, meaning."""
-    table = Table("variable", "value", "origin", "meaning", box=None, header_style="bold", pad_edge=False)
-    for row in settings_module.shown(settings_module.load()):
-        table.add_row(*row)
-    Console(width=None if sys.stdout.isatty() else 200, highlight=False).print(table)
+    print_table(("variable", "value", "origin", "meaning"), settings_module.shown(settings_module.load()))
 
 
 @config.command("key")

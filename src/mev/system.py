@@ -7,9 +7,10 @@ import asyncio
 import contextlib
 import logging
 import os
+import signal
 import socket
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -243,7 +244,7 @@ def _lanes(settings: Settings, publisher: Publisher, key: MasterKey) -> list[Lan
 
 
 def _server(settings: Settings, app: Any, hub: Hub, key: MasterKey) -> uvicorn.Server:
-    return uvicorn.Server(
+    return _Server(
         uvicorn.Config(
             app,
             ws=websocket_class(hub, authenticate=key.matches, origins=frozenset(settings.ws_allowed_origins)),
@@ -258,6 +259,22 @@ def _server(settings: Settings, app: Any, hub: Hub, key: MasterKey) -> uvicorn.S
             timeout_graceful_shutdown=int(settings.shutdown_timeout_s),
         )
     )
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, without its habit of raising the signal again when it has stopped: the rest of the system stops after it."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        signals = (signal.SIGINT, signal.SIGTERM)
+        for number in signals:
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        try:
+            yield
+        finally:
+            for number in signals:
+                loop.remove_signal_handler(number)
 
 
 async def _cancel(task: "asyncio.Task[None]") -> None:

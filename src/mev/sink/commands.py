@@ -4,10 +4,9 @@ from typing import Annotated
 
 import httpx
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from mev import wiring
+from mev.core.terminal import print_table
 
 sink = typer.Typer(help="Look after what is stored.", no_args_is_help=True)
 
@@ -31,8 +30,9 @@ def reconcile(json: Annotated[bool, typer.Option("--json", help="Print the API's
 
 def _print(answer: httpx.Response) -> None:
     columns = ("topic", "partition", "earliest", "latest", "committed", "stored_records", "dead_letters")
-    table = Table(*columns, "missing", box=None, header_style="bold", pad_edge=False)
-    for item in answer.json()["items"]:
-        missing = ", ".join(f"{first}-{last}" for first, last in item["missing"]) or "none"
-        table.add_row(*(str(item[name]) for name in columns), missing)
-    Console(highlight=False).print(table)
+    rows = [
+        (*(item[name] for name in columns), ", ".join(f"{first}-{last}" for first, last in item["missing"]) or "none")
+        for item in answer.json()["items"]
+        if item["latest"]
+    ]
+    print_table((*columns, "missing"), rows)
