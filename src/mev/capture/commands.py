@@ -8,8 +8,8 @@ the input. Only events of a dry run go to standard output.
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import Annotated
@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from mev.capture.files import Document, Reader
-from mev.capture.follow import Follower, Position
+from mev.capture.follow import Block, Follower, Position
 from mev.capture.model import BadInputError
 from mev.capture.output import BrokerOutput, Connect, LineOutput
 from mev.capture.rpc import Client
@@ -54,13 +54,14 @@ def make_command(connect: Connect, data_dir: Callable[[], Path]) -> Callable[...
         try:
             _check_options(paths, rpc, commitment, from_slot if from_slot is not None else to_slot)
             run = _Run(console, connect, dry_run=dry_run)
-            with run.ready():
-                if rpc is None:
+            if rpc is None:
+                with run.ready():
                     run.files(paths)
-                else:
-                    client = Client(rpc, requests_per_second=requests_per_second)
-                    position = None if dry_run else Position(data_dir() / "capture" / f"{_name_of(rpc)}.json")
-                    run.follow(Follower(client, commitment=commitment), position, from_slot, to_slot)
+            else:
+                position = None if dry_run else Position(data_dir() / "capture" / f"{_name_of(rpc)}.json")
+                start = from_slot if from_slot is not None or position is None else position.read()
+                with closing(Client(rpc, requests_per_second=requests_per_second)) as client, run.ready():
+                    run.follow(Follower(client, commitment=commitment).blocks(start, stop_after=to_slot), position)
         except MevError as error:
             console.print(f"error: {error.detail}", markup=False)
             raise typer.Exit(2 if isinstance(error, BadInputError) else 1) from None
@@ -140,12 +141,11 @@ class _Run:
         else:
             self._capture.document(found.value, source=found.place, slot=found.slot)
 
-    def follow(self, follower: Follower, position: Position | None, from_slot: int | None, to_slot: int | None) -> None:
+    def follow(self, blocks: Iterable[Block], position: Position | None) -> None:
         """Capture block after block; the position moves on once a block's events are safe."""
-        start = from_slot if from_slot is not None or position is None else position.read()
         task = self._progress.add_task("following", total=None)
         with _stopped_by_signal():
-            for block in follower.blocks(start, stop_after=to_slot):
+            for block in blocks:
                 if block.value is not None:
                     self._capture.document(block.value, source=f"slot {block.slot}")
                     self._capture.flush()

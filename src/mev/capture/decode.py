@@ -94,6 +94,7 @@ def _keys(message: Mapping[str, Any], meta: Mapping[str, Any]) -> tuple[list[str
         signers = static[: message["header"]["numRequiredSignatures"]]
         if loaded:
             static = static + loaded["writable"] + loaded["readonly"]
+        "".join(static)  # the fastest way to find a key that is no text
         return static, signers
     return [key["pubkey"] for key in static], [key["pubkey"] for key in static if key["signer"]]
 

@@ -237,8 +237,10 @@ def _parse(text: bytes, name: str, line: int | None) -> Any:
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError as error:
-        place = f"{name}: line {line or error.lineno}, column {error.colno}"
-        return BadInputError(f"not JSON: {error.msg}", place=place)
+        # Data that ends too early is told at the start of the next line, which is not where to look.
+        at_end = line is not None and error.lineno > 1
+        column = len(text.rstrip().decode(errors="replace")) + 1 if at_end else error.colno
+        return BadInputError(f"not JSON: {error.msg}", place=f"{name}: line {line or error.lineno}, column {column}")
 
 
 def _may_continue(line: bytes) -> bool:

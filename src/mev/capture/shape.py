@@ -8,6 +8,7 @@ from base64 import b64decode
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
+from mev.capture import base58
 from mev.capture.model import U64_MAX, BadInputError
 
 _NAMES = {dict: "an object", list: "a list", str: "a text", int: "a whole number", bool: "true or false", float: "a fraction"}
@@ -157,6 +158,10 @@ def _instruction(raw: Any, keys: int, place: str) -> None:
         number(raw["programIdIndex"], f"{place}.programIdIndex", most=keys - 1)
         for index, account in enumerate(typed(raw, "accounts", (list,), place)):
             number(account, f"{place}.accounts[{index}]", most=keys - 1)
-        typed(raw, "data", (str,), place)
+        data = typed(raw, "data", (str,), place)
+        try:
+            base58.decode(data)
+        except ValueError as error:
+            raise BadInputError(f"not base58: {error}", place=f"{place}.data") from None
     else:
         typed(raw, "programId", (str,), place)

@@ -1,0 +1,286 @@
+"""What is an arbitrage, and everything that looks like one and is not."""
+
+from typing import Any
+
+import pytest
+from tests.unit.capture import chain
+from tests.unit.capture.capturing import Run
+from tests.unit.capture.chain import BONK, RAYDIUM, USDC, WHIRLPOOL, Tx, pda, wallet
+
+from mev.capture import venues
+from mev.capture.model import SOL_MINT
+from mev.capture.service import Event
+from mev.capture.tips import TIP_ACCOUNTS
+from mev.wire.pb import events_pb2
+
+BOT = wallet("bot")
+TIP = min(TIP_ACCOUNTS)
+
+
+def found(tx: Tx) -> list[Event]:
+    return Run(tx.single()).events
+
+
+def only(tx: Tx) -> events_pb2.Arbitrage:
+    (event,) = found(tx)
+    assert isinstance(event, events_pb2.Arbitrage)
+    return event
+
+
+@pytest.mark.parametrize("encoding", ["json", "jsonParsed", "base64"])
+def test_a_round_trip_with_a_gain(encoding: str) -> None:
+    tx = chain.arbitrage(profit=500)
+    (event,) = Run(tx.single(encoding)).events
+    assert event == events_pb2.Arbitrage(
+        signature=tx.signature,
+        slot=chain.SLOT,
+        block_time_ns=1_700_000_000_000_000_000,
+        signer=BOT,
+        venues=["RaydiumV4", "Whirlpool"],
+        pools=[pda("pool-a"), pda("pool-b")],
+        profit_mint=USDC,
+        profit_amount=500,
+        profit_decimals=6,
+        fee_lamports=5000,
+        aggregators=["JupV6"],
+        compute_units=1234,
+    )
+
+
+def test_no_gain() -> None:
+    assert found(chain.arbitrage(profit=0)) == []
+
+
+def test_a_loss_in_another_token() -> None:
+    tx = chain.arbitrage()
+    tx.tokens[tx.token(BONK, BOT)].after = 10**12 - 1
+    assert found(tx) == []
+
+
+def test_a_second_gain_is_a_residue() -> None:
+    tx = chain.arbitrage(profit=500)
+    tx.tokens[tx.token(BONK, BOT)].after = 10**12 + 10_000
+    event = only(tx)
+    assert (event.profit_mint, event.profit_amount) == (USDC, 500)
+
+
+def test_the_same_pool_twice() -> None:
+    tx = Tx([BOT])
+    usdc, bonk = tx.token(USDC, BOT), tx.token(BONK, BOT)
+    tx.swap(RAYDIUM, pda("pool-a"), (usdc, 1000), (bonk, 5000), height=1)
+    tx.swap(RAYDIUM, pda("pool-a"), (bonk, 5000), (usdc, 1001), height=1)
+    assert found(tx) == []
+
+
+def test_a_failed_transaction() -> None:
+    tx = chain.arbitrage()
+    tx.err = {"InstructionError": [0, {"Custom": 1}]}
+    run = Run(tx.single())
+    assert (run.events, run.summary.failed) == ([], 1)
+
+
+def test_a_liquidity_withdrawal_between_swaps() -> None:
+    tx = chain.arbitrage()
+    tx.call(RAYDIUM, [pda("pool-c")], b"\x04" + bytes(8))
+    tx.move(tx.token(USDC, pda("pool-cauthority")), tx.token(USDC, BOT), 10_000, 2)
+    assert found(tx) == []
+
+
+def test_two_withdrawals_and_no_swap() -> None:
+    tx = Tx([BOT])
+    for pool, mint in (("pool-a", USDC), ("pool-b", BONK)):
+        tx.call(RAYDIUM, [pda("x"), pda(pool)], b"\x04" + bytes(8))
+        tx.move(tx.token(mint, pda(f"{pool}authority")), tx.token(mint, BOT), 10_000, 2)
+    assert found(tx) == []
+
+
+def keeper_fill(program: str) -> Tx:
+    """Fill an order: the escrow pays in, its owner gets the proceeds, a rounding remainder stays with the keeper."""
+    tx = Tx([BOT])
+    usdc, bonk = tx.token(USDC, BOT), tx.token(BONK, BOT)
+    escrow, maker = tx.token(USDC, pda("order")), tx.token(BONK, wallet("maker"))
+    tx.call(program, [], b"flash fill")
+    tx.move(escrow, usdc, 1_000_000, 2)
+    mid = tx.token(chain.MSOL, BOT)
+    tx.swap(RAYDIUM, pda("pool-a"), (usdc, 1_000_000), (mid, 900), height=1)
+    tx.swap(WHIRLPOOL, pda("pool-b"), (mid, 900), (bonk, 7_000_000), height=1)
+    tx.call(program, [], b"settle")
+    tx.move(bonk, maker, 6_999_000, 2)
+    return tx
+
+
+@pytest.mark.parametrize("program", [next(iter(venues.KEEPERS)), pda("a keeper in no list")])
+def test_a_keeper_filling_an_order(program: str) -> None:
+    assert found(keeper_fill(program)) == []
+
+
+def test_a_wallet_that_pays_the_route_directly() -> None:
+    """The maker's own account is debited by the swap, under a delegation, and the signer keeps a remainder."""
+    tx = Tx([BOT])
+    theirs, mid, mine = tx.token(USDC, wallet("maker")), tx.token(chain.MSOL, BOT), tx.token(BONK, BOT)
+    tx.swap(RAYDIUM, pda("pool-a"), (theirs, 1_000_000), (mid, 900), height=1)
+    tx.swap(WHIRLPOOL, pda("pool-b"), (mid, 900), (mine, 7_000_000), height=1)
+    assert found(tx) == []
+
+
+def test_a_flash_loan() -> None:
+    tx = Tx([BOT])
+    usdc, bonk = tx.token(USDC, BOT, 0), tx.token(BONK, BOT, 0)
+    reserve = tx.token(USDC, pda("reserve"))
+    tx.call(chain.KAMINO, [], venues.anchor("flash_borrow_reserve_liquidity"))
+    tx.move(reserve, usdc, 1_000_000, 2)
+    tx.swap(RAYDIUM, pda("pool-a"), (usdc, 1_000_000), (bonk, 7_000_000), height=1)
+    tx.swap(WHIRLPOOL, pda("pool-b"), (bonk, 7_000_000), (usdc, 1_002_000), height=1)
+    tx.call(chain.KAMINO, [], venues.anchor("flash_repay_reserve_liquidity"))
+    tx.move(usdc, reserve, 1_000_900, 2)
+    event = only(tx)
+    assert (event.profit_mint, event.profit_amount) == (USDC, 1100)
+
+
+def test_wrapped_sol_opened_and_closed() -> None:
+    """A temporary account is in neither list of balances; its profit comes home as lamports."""
+    tx = Tx([BOT])
+    bonk = tx.token(BONK, BOT)
+    wsol = tx.token(SOL_MINT, BOT, None)
+    tx.swap(RAYDIUM, pda("pool-a"), (wsol, 1_000_000), (bonk, 5000), height=1)
+    tx.swap(WHIRLPOOL, pda("pool-b"), (bonk, 5000), (wsol, 1_020_000), height=1)
+    tx.tokens[wsol].after = None
+    tx.lamports[wsol] = 0
+    tx.pay(BOT, 20_000)
+    event = only(tx)
+    assert (event.profit_mint, event.profit_amount, event.profit_decimals) == (SOL_MINT, 15_000, 9)
+
+
+def test_rent_of_the_signers_own_accounts_is_neutral() -> None:
+    tx = chain.arbitrage()
+    opened = tx.token(chain.MSOL, BOT, None)
+    tx.tokens[opened].after = 0
+    tx.pay(opened, chain.RENT)
+    tx.pay(BOT, -chain.RENT)
+    assert only(tx).profit_amount == 500
+
+
+def test_rent_of_somebody_elses_account_is_a_loss() -> None:
+    tx = chain.arbitrage()
+    opened = tx.token(chain.MSOL, wallet("stranger"), None)
+    tx.tokens[opened].after = 0
+    tx.pay(opened, chain.RENT)
+    tx.pay(BOT, -chain.RENT)
+    assert found(tx) == []
+
+
+@pytest.mark.parametrize(("gain", "is_found"), [(20_000, True), (0, False)])
+def test_sol_is_judged_before_fee_and_tip_and_reported_after(gain: int, *, is_found: bool) -> None:
+    tx = Tx([BOT])
+    wsol, bonk = tx.token(SOL_MINT, BOT), tx.token(BONK, BOT)
+    tx.swap(RAYDIUM, pda("pool-a"), (wsol, 1_000_000), (bonk, 5000), height=1)
+    tx.swap(WHIRLPOOL, pda("pool-b"), (bonk, 5000), (wsol, 1_000_000 + gain), height=1)
+    tx.call(chain.SYSTEM, [BOT, TIP])
+    tx.pay(BOT, -30_000)
+    tx.pay(TIP, 30_000)
+    events = found(tx)
+    assert len(events) == is_found
+    for event in events:
+        assert (event.profit_amount, event.tip_lamports) == (gain - 35_000, 30_000)
+
+
+def test_one_signer_pays_the_fee_and_another_trades() -> None:
+    trader = wallet("trader")
+    tx = Tx([BOT, trader])
+    usdc, bonk = tx.token(USDC, trader), tx.token(BONK, trader)
+    tx.swap(RAYDIUM, pda("pool-a"), (usdc, 1000), (bonk, 5000), height=1)
+    tx.swap(WHIRLPOOL, pda("pool-b"), (bonk, 5000), (usdc, 1100), height=1)
+    event = only(tx)
+    assert (event.signer, event.profit_amount) == (BOT, 100)
+
+
+def test_one_signer_gains_what_another_loses() -> None:
+    trader = wallet("trader")
+    tx = Tx([BOT, trader])
+    usdc, bonk, mine = tx.token(USDC, trader), tx.token(BONK, trader), tx.token(USDC, BOT)
+    tx.swap(RAYDIUM, pda("pool-a"), (usdc, 1000), (bonk, 5000), height=1)
+    tx.swap(WHIRLPOOL, pda("pool-b"), (bonk, 5000), (mine, 900), height=1)
+    assert found(tx) == []
+
+
+def test_an_order_book_that_pays_on_settlement() -> None:
+    tx = Tx([BOT])
+    usdc, bonk = tx.token(USDC, BOT), tx.token(BONK, BOT)
+    market, vault = pda("market"), pda("market vaults")
+    base, quote = tx.token(BONK, vault), tx.token(USDC, vault)
+    tx.call(chain.OPEN_BOOK, [market, base, quote], b"\x00\x0a\x00\x00\x00" + bytes(46))
+    tx.move(usdc, quote, 1000, 2)
+    tx.call(chain.OPEN_BOOK, [market, base, quote], b"\x00\x05\x00\x00\x00")
+    tx.move(base, bonk, 5000, 2)
+    tx.swap(WHIRLPOOL, pda("pool-b"), (bonk, 5000), (usdc, 1100), height=1)
+    event = only(tx)
+    assert list(event.venues) == ["OpenBookV1", "Whirlpool"]
+
+
+def test_proceeds_of_earlier_orders_are_no_gain_of_the_route() -> None:
+    tx = chain.arbitrage()
+    tx.call(chain.OPEN_BOOK, [pda("market")], b"\x00\x05\x00\x00\x00")
+    tx.move(tx.token(USDC, pda("market vaults")), tx.token(USDC, BOT), 5000, 2)
+    assert found(tx) == []
+
+
+def test_a_pool_that_pays_out_before_it_is_paid() -> None:
+    tx = Tx([BOT])
+    usdc, bonk = tx.token(USDC, BOT), tx.token(BONK, BOT)
+    tx.swap(chain.PHOENIX, pda("market"), (usdc, 1000), (bonk, 5000), height=1, out_first=True)
+    tx.swap(WHIRLPOOL, pda("pool-b"), (bonk, 5000), (usdc, 1100), height=1)
+    assert list(only(tx).venues) == ["Phoenix", "Whirlpool"]
+
+
+def unlisted_swap(tx: Tx, program: str, pool: str, give: tuple[str, int], take: tuple[str, int]) -> None:
+    authority = pda(f"{pool}authority")
+    vaults = [tx.token(tx.tokens[account].mint, authority) for account, _ in (give, take)]
+    tx.call(program, [pool, *vaults], b"swap")
+    tx.move(give[0], vaults[0], give[1], 2)
+    tx.move(vaults[1], take[0], take[1], 2)
+
+
+def test_a_program_in_no_list_completes_a_route() -> None:
+    program = pda("unlisted exchange")
+    tx = Tx([BOT])
+    usdc, bonk = tx.token(USDC, BOT), tx.token(BONK, BOT)
+    tx.swap(RAYDIUM, pda("pool-a"), (usdc, 1000), (bonk, 5000), height=1)
+    unlisted_swap(tx, program, "pool-u", (bonk, 5000), (usdc, 1100))
+    event = only(tx)
+    assert list(event.venues) == ["RaydiumV4", program]
+    assert list(event.pools) == [pda("pool-a"), pda("pool-uauthority")]
+    assert list(event.unknown_programs) == [program]
+
+
+def test_a_program_in_no_list_adds_no_pool_to_a_route_that_is_certain() -> None:
+    program = pda("unlisted exchange")
+    tx = chain.arbitrage(profit=0)
+    usdc, bonk = tx.token(USDC, BOT), tx.token(BONK, BOT)
+    unlisted_swap(tx, program, "pool-u", (bonk, 5000), (usdc, 1100))
+    tx.tokens[bonk].after = 10**12
+    event = only(tx)
+    assert list(event.pools) == [pda("pool-a"), pda("pool-b")]
+    assert list(event.unknown_programs) == [program]
+
+
+def test_a_pools_own_vault_calls_are_part_of_its_swap() -> None:
+    """Meteora's pools deposit into and withdraw from vaults of another program inside a swap."""
+    tx = chain.arbitrage()
+    at = next(index for index, call in enumerate(tx.calls) if call.program == WHIRLPOOL)
+    tx.calls.insert(at + 1, chain.Call(venues.METEORA_VAULT, [], b"deposit", 3))
+    assert len(only(tx).pools) == 2
+
+
+def test_depths_may_be_missing_in_old_blocks() -> None:
+    value: dict[str, Any] = chain.arbitrage().single()
+    for group in value["meta"]["innerInstructions"]:
+        for instruction in group["instructions"]:
+            instruction["stackHeight"] = None
+    (event,) = Run(value).events
+    assert len(event.pools) == 2
+
+
+def test_a_repeated_transaction_is_published_once() -> None:
+    tx = chain.arbitrage()
+    run = Run(tx.single(), tx.single())
+    assert (len(run.events), run.summary.repeats) == (1, 1)

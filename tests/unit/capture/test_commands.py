@@ -1,0 +1,173 @@
+"""The command: what it prints, publishes and returns."""
+
+import gzip
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+import typer
+from tests.unit.capture import chain
+from tests.unit.capture.node import Node
+from typer.testing import CliRunner, Result
+
+from mev.bus.errors import PublishError
+from mev.capture.commands import make_command
+from mev.wire import registry
+from mev.wire.pb import events_pb2
+
+
+class Broker:
+    """Keeps what is published; fails the first times when told to."""
+
+    def __init__(self, failures: int = 0) -> None:
+        self.records: list[tuple[str, registry.Record]] = []
+        self.connections = 0
+        self.failures = failures
+
+    @contextmanager
+    def connect(self) -> Iterator["Broker"]:
+        self.connections += 1
+        yield self
+
+    def publish_and_wait(self, topic: str, records: list[registry.Record], /) -> None:
+        if self.failures:
+            self.failures -= 1
+            raise PublishError("gone")
+        self.records += [(topic, record) for record in records]
+
+
+@pytest.fixture
+def broker() -> Broker:
+    return Broker()
+
+
+@pytest.fixture
+def app(broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> typer.Typer:
+    monkeypatch.setattr("time.sleep", lambda _s: None)
+    app = typer.Typer()
+    app.command("capture")(make_command(broker.connect, lambda: tmp_path))
+    return app
+
+
+def run(app: typer.Typer, *args: object, stdin: bytes = b"") -> Result:
+    return CliRunner().invoke(app, [str(arg) for arg in args], input=stdin)
+
+
+@pytest.fixture
+def block(tmp_path: Path) -> Path:
+    tips = chain.Tx([chain.wallet("tipper")])
+    tips.pay("96gYZGLnJYVFmbjzopPSU6QiEV5fGqZNyN9nmNhvrZU5", 10_000)
+    failed = chain.arbitrage("unlucky")
+    failed.err = "no"
+    path = tmp_path / "block.json.gz"
+    path.write_bytes(gzip.compress(orjson.dumps(chain.block(chain.arbitrage(), tips, failed))))
+    return path
+
+
+def test_a_file_is_published(app: typer.Typer, broker: Broker, block: Path) -> None:
+    result = run(app, "--file", block)
+    assert (result.exit_code, result.stdout) == (0, "")
+    ((topic, record),) = broker.records
+    event = events_pb2.Arbitrage.FromString(record["value"])
+    assert (topic, record["key"]) == ("mev.arbitrage.v1", event.signature.encode())
+    assert result.stderr == (
+        "3 transactions read, 0 votes skipped, 1 failed skipped, 1 arbitrages, 0 sandwiches, 0 liquidations,"
+        " 1 Jito tips of 10000 lamports\n"
+    )
+
+
+def test_a_dry_run_prints_and_needs_no_broker(app: typer.Typer, broker: Broker, block: Path) -> None:
+    result = run(app, "--file", block, "--dry-run")
+    (line,) = result.stdout.splitlines()
+    event = orjson.loads(line)
+    assert list(event) == ["type", *(field.name for field in events_pb2.Arbitrage.DESCRIPTOR.fields)]
+    assert (event["type"], event["profit_amount"], event["pools"]) == ("arbitrage", 500, [chain.pda("pool-a"), chain.pda("pool-b")])
+    assert (result.exit_code, broker.connections) == (0, 0)
+
+
+def test_several_files_and_standard_input(app: typer.Typer, broker: Broker, block: Path, tmp_path: Path) -> None:
+    lines = tmp_path / "lines.jsonl"
+    lines.write_bytes(orjson.dumps(chain.arbitrage("second").single()))
+    result = run(app, "--file", block, lines, "-", stdin=orjson.dumps(chain.arbitrage("third").single()))
+    assert (result.exit_code, len(broker.records)) == (0, 3)
+
+
+@pytest.mark.parametrize(
+    "content", [b"plain text\nand more\n", b"\xff\xfe\x00", b"{", b"[1, 2", b"7", b"", gzip.compress(b"[1]" * 99)[:-12]]
+)
+def test_a_bad_file_is_one_line_and_exit_code_2(app: typer.Typer, broker: Broker, tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "bad"
+    path.write_bytes(content)
+    result = run(app, "--file", path)
+    assert (result.exit_code, result.stdout, broker.records) == (2, "", [])
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"error: {path}")
+
+
+def test_good_lines_around_a_bad_one_are_published(app: typer.Typer, broker: Broker, tmp_path: Path) -> None:
+    wrong: dict[str, Any] = chain.arbitrage("wrong").single()
+    wrong["meta"]["preBalances"][2] = "7"
+    path = tmp_path / "lines.jsonl"
+    records = [chain.arbitrage("a").single(), wrong, chain.arbitrage("b").single()]
+    path.write_bytes(b"\n".join([*map(orjson.dumps, records), b"{oops"]))
+    result = run(app, "--file", path)
+    assert (result.exit_code, len(broker.records)) == (2, 2)
+    errors = result.stderr.splitlines()
+    assert errors[0] == f"error: {path}: line 2: meta.preBalances[2]: expected a whole number, found a text"
+    assert errors[1].startswith(f"error: {path}: line 4, column 2: not JSON")
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        [],
+        ["--file", "x", "--rpc", "http://h"],
+        ["--file", "x", "--from-slot", "5"],
+        ["--rpc", "nonsense"],
+        ["--rpc", "http://h", "--commitment", "x"],
+    ],
+)
+def test_wrong_options(app: typer.Typer, args: list[str]) -> None:
+    result = run(app, *args)
+    assert result.exit_code == 2
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_broker_that_moved_is_found_again(app: typer.Typer, broker: Broker, block: Path) -> None:
+    broker.failures = 2
+    assert run(app, "--file", block).exit_code == 0
+    assert (len(broker.records), broker.connections) == (1, 3)
+
+
+def test_a_broker_that_stays_away(app: typer.Typer, broker: Broker, block: Path) -> None:
+    broker.failures = 99
+    result = run(app, "--file", block)
+    assert (result.exit_code, "error: gone" in result.stderr) == (1, True)
+
+
+def test_following_a_node(app: typer.Typer, broker: Broker, tmp_path: Path, node: Node) -> None:
+    node.queued["getBlock"] = [
+        {"result": chain.block(chain.arbitrage("a"), slot=101)},
+        {"error": {"code": -32007, "message": "skipped"}},
+        {"result": chain.block(chain.arbitrage("b"), slot=103)},
+    ]
+    assert run(app, "--rpc", node.url, "--from-slot", 101, "--to-slot", 102, "--requests-per-second", 1e6).exit_code == 0
+    (position,) = (tmp_path / "capture").iterdir()
+    assert orjson.loads(position.read_bytes()) == {"next_slot": 103}
+    assert run(app, "--rpc", node.url, "--to-slot", 103, "--requests-per-second", 1e6).exit_code == 0
+    slots = [events_pb2.Arbitrage.FromString(record["value"]).slot for _, record in broker.records]
+    assert slots == [101, 103]
+
+
+def test_a_dry_run_leaves_the_position_alone(app: typer.Typer, tmp_path: Path, node: Node) -> None:
+    assert run(app, "--rpc", node.url, "--to-slot", 105, "--dry-run").exit_code == 0
+    assert not (tmp_path / "capture").exists()
+
+
+def test_a_node_that_refuses(app: typer.Typer, node: Node) -> None:
+    node.queued["getSlot"] = [(401, {}, b"no")]
+    result = run(app, "--rpc", node.url)
+    assert (result.exit_code, "HTTP 401" in result.stderr) == (1, True)
