@@ -1,0 +1,124 @@
+"""Rows and how they are measured: baseline and our side in alternating rounds, medians, the spread of the ratio.
+
+The load of a machine changes from second to second, so two figures can be compared only when they were taken next to each other. Each
+round measures both sides, the next one in the opposite order, and its ratio counts as one sample.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+Side = Callable[[], float]
+"""Do one round's work and return how much of it was done in a second."""
+
+
+class SkippedError(Exception):
+    """A row cannot run here; the message says what is missing."""
+
+
+class Clock(StrEnum):
+    """What a row divides by: the time of day, or the processor time of the measured process."""
+
+    WALL = "wall"
+    CPU = "cpu"
+
+
+@dataclass(frozen=True, slots=True)
+class Sides:
+    """Both sides of a row, ready to run."""
+
+    baseline: Side
+    ours: Side
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """What a row is given: a folder that is removed afterwards, and the options of the command line."""
+
+    scratch: Path
+    block: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One comparison; `open` makes its two sides, or raises :class:`SkippedError`."""
+
+    name: str
+    unit: str
+    ours: str
+    baseline: str
+    clock: Clock
+    open: Callable[[Setting], AbstractContextManager[Sides]]
+    expected_ratio: float | None = None
+    expected_rate: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """One row's figures of each round, in work per second."""
+
+    baseline: tuple[float, ...]
+    ours: tuple[float, ...]
+
+    @property
+    def ratios(self) -> list[float]:
+        """Our side as a share of the baseline, round by round."""
+        return [ours / baseline for baseline, ours in zip(self.baseline, self.ours, strict=True)]
+
+    @property
+    def ratio(self) -> float:
+        """The median of the ratios."""
+        return statistics.median(self.ratios)
+
+    @property
+    def quartiles(self) -> tuple[float, float]:
+        """The range that holds the middle half of the ratios."""
+        low, _, high = statistics.quantiles(self.ratios, n=4, method="inclusive")
+        return low, high
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What became of a row: its figures, or why there are none."""
+
+    row: Row
+    figures: Figures | None = None
+    reason: str = ""
+
+    @property
+    def as_expected(self) -> bool | None:
+        """Whether the figures reach what is expected, where something is."""
+        row, figures = self.row, self.figures
+        if figures is None or (row.expected_ratio is None and row.expected_rate is None):
+            return None
+        enough = row.expected_ratio is None or figures.ratio >= row.expected_ratio
+        return enough and (row.expected_rate is None or statistics.median(figures.ours) >= row.expected_rate)
+
+
+def measure(sides: Sides, rounds: int) -> Figures:
+    """Run both sides `rounds` times, after one round that is not counted."""
+    sides.baseline()
+    sides.ours()
+    baseline, ours = [], []
+    for number in range(rounds):
+        if number % 2:
+            ours.append(sides.ours())
+            baseline.append(sides.baseline())
+        else:
+            baseline.append(sides.baseline())
+            ours.append(sides.ours())
+    return Figures(tuple(baseline), tuple(ours))
+
+
+def rate(work: Callable[[], object], amount: int, *, clock: Clock, at_least_s: float = 0.4) -> float:
+    """Repeat `work`, which does `amount` at a time, for `at_least_s` and return how much was done in a second."""
+    now = time.perf_counter if clock is Clock.WALL else time.process_time
+    started, done = now(), 0
+    while (elapsed := now() - started) < at_least_s:
+        work()
+        done += amount
+    return done / elapsed
