@@ -1,0 +1,247 @@
+"""The HTTP interface of a running system: ingest, reading back, problems, health."""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import orjson
+import pytest
+from tests.services.system import RunningSystem
+
+from mev.wire.pb.events_pb2 import Bundle, Opportunity
+from mev.wire.registry import EVENT_TYPES
+
+JSON = {"Content-Type": "application/json"}
+NDJSON = {"Content-Type": "application/x-ndjson"}
+PROTOBUF = {"Content-Type": "application/x-protobuf"}
+
+
+def delimited(*values: bytes) -> bytes:
+    return b"".join(bytes([len(value)]) + value for value in values)
+
+
+def listed(http: httpx.Client, path: str, count: int) -> list[dict[str, Any]]:
+    """Return the items behind `path` once there are `count`."""
+    deadline = time.monotonic() + 30
+    while len(items := http.get(path).raise_for_status().json()["items"]) < count:
+        assert time.monotonic() < deadline, f"{len(items)} of {count} items behind {path}"
+        time.sleep(0.1)
+    return list(items)
+
+
+def problem(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
+    """Check that `answer` is the problem `code`, and return it."""
+    assert answer.headers["content-type"] == "application/problem+json", answer.text
+    body: dict[str, Any] = answer.json()
+    assert (answer.status_code, body["status"], body["code"]) == (status, status, code), body
+    return body
+
+
+@pytest.mark.parametrize(
+    ("headers", "body"),
+    [
+        (JSON, orjson.dumps({"bundle_id": "json-object", "slot": 7, "landed": True})),
+        (JSON, orjson.dumps([{"bundle_id": "json-array-1", "slot": 7}, {"bundle_id": "json-array-2", "slot": 7}])),
+        (NDJSON, b'{"bundle_id":"ndjson-1","slot":7}\n\n{"bundle_id":"ndjson-2","slot":7}\n'),
+        (PROTOBUF, delimited(Bundle(bundle_id="pb-1", slot=7).SerializeToString(), Bundle(bundle_id="pb-2", slot=7).SerializeToString())),
+    ],
+    ids=["object", "array", "ndjson", "protobuf"],
+)
+def test_every_form_of_body_is_published_and_stored(http: httpx.Client, headers: dict[str, str], body: bytes) -> None:
+    answer = http.post("/api/events/bundle", content=body, headers=headers)
+    assert answer.status_code == 202
+    wanted = {
+        part.decode()
+        for part in (b"json-object", b"json-array-1", b"json-array-2", b"ndjson-1", b"ndjson-2", b"pb-1", b"pb-2")
+        if part in body
+    }
+    assert answer.json() == {"accepted": len(wanted), "rejected": 0, "errors": []}
+    for name in wanted:
+        (stored,) = listed(http, f"/api/events/bundle?bundle_id={name}", 1)
+        assert stored["slot"] == 7
+
+
+def test_good_records_are_published_beside_bad_ones(http: httpx.Client) -> None:
+    body = [{"bundle_id": "kept-1"}, {"bundle_id": 5}, {"bundle_id": "x", "nope": 1}, {"bundle_id": "kept-2"}, {"slot": 3}, 7]
+    answer = http.post("/api/events/bundle", json=body)
+    assert answer.status_code == 202
+    assert answer.json() == {
+        "accepted": 2,
+        "rejected": 4,
+        "errors": [
+            {"index": 1, "reason": "bundle_id: expected a string, got an integer"},
+            {"index": 2, "reason": "nope: unknown field of Bundle"},
+            {"index": 4, "reason": "bundle_id: missing or empty"},
+            {"index": 5, "reason": "expected an object, got an integer"},
+        ],
+    }
+    listed(http, "/api/events/bundle?bundle_id=kept-1", 1)
+    listed(http, "/api/events/bundle?bundle_id=kept-2", 1)
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "status", "code", "place"),
+    [
+        (JSON, b"{", 400, "malformed_body", "line 1 column 2"),
+        (JSON, b'{"bundle_id": "\xff"}', 400, "malformed_body", "column"),
+        (JSON, b"", 400, "malformed_body", "line 1"),
+        (JSON, b"[]", 400, "malformed_body", "no event"),
+        (NDJSON, b'{"bundle_id": "\xff"}\n', 422, "all_records_rejected", "record 0: not JSON at column"),
+        (JSON, b'{"bundle_id":"b","slot":-1}', 422, "all_records_rejected", "slot: -1 is out of range"),
+        (JSON, b'{"bundle_id":"b","slot":18446744073709551616}', 422, "all_records_rejected", "slot:"),
+        (JSON, b'{"bundle_id":"b","slot":"x"}', 422, "all_records_rejected", "slot: expected an integer, got a string"),
+        (JSON, b'{"bundle_id":"b","landed":"yes"}', 422, "all_records_rejected", "landed: expected true or false"),
+        (JSON, b'{"bundle_id":"b","nope":1}', 422, "all_records_rejected", "nope: unknown field"),
+        (PROTOBUF, b"\x05ab", 400, "malformed_body", "byte 0"),
+        (PROTOBUF, b"\xff" * 11, 400, "malformed_body", "byte 0 is not a varint"),
+        (PROTOBUF, b"\x03\x0a\x01\xff", 422, "all_records_rejected", "record 0: not a Bundle"),
+        ({"Content-Type": "text/plain"}, b"{}", 415, "unsupported_media_type", "text/plain"),
+    ],
+)
+def test_bad_input_is_refused_with_its_place(
+    http: httpx.Client, headers: dict[str, str], body: bytes, status: int, code: str, place: str
+) -> None:
+    detail = problem(http.post("/api/events/bundle", content=body, headers=headers), status, code)["detail"]
+    assert place in detail
+    assert http.get("/api/health/").status_code == 200
+
+
+def test_an_unknown_event_type_is_named_with_the_known_ones(http: httpx.Client) -> None:
+    for answer in (http.post("/api/events/nope", json={}), http.get("/api/events/nope"), http.get("/api/datasets/schema/nope")):
+        assert problem(answer, 404, "unknown_event_type")["known"] == list(EVENT_TYPES)
+
+
+def test_a_huge_body_is_refused_before_it_is_read(http: httpx.Client) -> None:
+    def chunks() -> Iterator[bytes]:
+        for _ in range(300):
+            yield b" " * (1 << 20)
+
+    for headers in (JSON | {"Content-Length": str(300 << 20)}, JSON):
+        try:
+            answer = http.post("/api/events/bundle", content=chunks(), headers=headers)
+        except httpx.WriteError:  # the server answered and closed while the body was still on its way
+            continue
+        problem(answer, 413, "body_too_large")
+    assert http.get("/api/health/").status_code == 200
+
+
+def test_pages_go_newest_first_and_miss_nothing(http: httpx.Client) -> None:
+    events = [{"id": f"page-{number:02}", "slot": 1_000 + number // 3, "kind": "paging"} for number in range(25)]
+    assert http.post("/api/events/opportunity", json=events).json()["accepted"] == 25
+    listed(http, "/api/events/opportunity?kind=paging", 25)
+    seen: list[str] = []
+    cursor: str | None = None
+    while True:
+        query = {"kind": "paging", "limit": "10"} | ({"cursor": cursor} if cursor else {})
+        page = http.get("/api/events/opportunity", params=query).json()
+        seen += [item["id"] for item in page["items"]]
+        if (cursor := page["next_cursor"]) is None:
+            break
+    assert seen == [event["id"] for event in reversed(events)]
+
+
+def test_filters_compare_fields(http: httpx.Client) -> None:
+    events = [
+        {"signature": f"filter-{number}", "slot": 5_000 + number, "venues": ["Orca", "Raydium"] if number % 2 else ["Phoenix"]}
+        for number in range(10)
+    ]
+    http.post("/api/events/arbitrage", json=events)
+    listed(http, "/api/events/arbitrage?slot_min=5000&slot_max=5009", 10)
+
+    def signatures(query: str) -> list[str]:
+        return [item["signature"] for item in http.get(f"/api/events/arbitrage?{query}").json()["items"]]
+
+    assert signatures("slot_min=5003&slot_max=5005") == ["filter-5", "filter-4", "filter-3"]
+    assert signatures("slot_min=5000&venues=Orca") == ["filter-9", "filter-7", "filter-5", "filter-3", "filter-1"]
+    assert signatures("signature=filter-4") == ["filter-4"]
+
+
+@pytest.mark.parametrize(
+    ("query", "parameter"),
+    [
+        ("nope=1", "nope"),
+        ("slot=x", "slot"),
+        ("slot_min=", "slot_min"),
+        ("venues_min=a", "venues_min"),
+        ("cursor=%21", "cursor"),
+        ("cursor=WzFd", "cursor"),
+    ],
+)
+def test_a_wrong_query_names_its_parameter(http: httpx.Client, query: str, parameter: str) -> None:
+    assert problem(http.get(f"/api/events/arbitrage?{query}"), 400, "invalid_query")["parameter"] == parameter
+
+
+def test_a_page_that_is_too_long_is_refused(http: httpx.Client) -> None:
+    assert "query.limit" in problem(http.get("/api/events/tick?limit=1001"), 422, "invalid_request")["detail"]
+
+
+def test_a_value_cannot_change_the_query(http: httpx.Client) -> None:
+    answer = http.get("/api/events/bundle", params={"bundle_id": "x' OR 1=1 --"})
+    assert answer.json() == {"items": [], "next_cursor": None}
+
+
+@pytest.mark.parametrize("name", EVENT_TYPES)
+def test_every_type_has_a_schema_with_units(http: httpx.Client, name: str) -> None:
+    schema = http.get(f"/api/datasets/schema/{name}").json()
+    assert schema["type"] == name
+    units = {field["name"]: field["unit"] for field in schema["fields"]}
+    assert all(unit == "lamports" for field, unit in units.items() if field.endswith("_lamports"))
+    assert set(schema["json_schema"]["properties"]) == set(units)
+
+
+def test_every_route_but_health_wants_the_key(system: RunningSystem, http: httpx.Client) -> None:
+    paths = http.get("/openapi.json").json()["paths"]
+    assert {"/api/events/{type}", "/api/health/", "/metrics", "/api/datasets/schema/{type}"} <= set(paths)
+    for key in ({}, {"X-API-Key": "wrong"}, {"Authorization": "Bearer wrong"}):
+        with httpx.Client(base_url=system.url, headers=key) as stranger:
+            for path, operations in paths.items():
+                for method in operations:
+                    answer = stranger.request(method, path.replace("{type}", "tick"))
+                    if path.startswith("/api/health/"):
+                        assert answer.is_success
+                    else:
+                        problem(answer, 401, "unauthorized")
+            for path in ("/docs", "/openapi.json"):
+                assert stranger.get(path).status_code == 401
+
+
+def test_documentation_needs_nothing_from_elsewhere(system: RunningSystem) -> None:
+    with httpx.Client(base_url=system.url, auth=("anyone", system.key)) as browser:
+        page = browser.get("/docs")
+        assert page.is_success
+        for asset in ("/docs/assets/swagger-ui-bundle.js", "/docs/assets/swagger-ui.css"):
+            assert asset in page.text
+            assert browser.get(asset).is_success
+        assert "https://" not in page.text
+
+
+def test_unknown_paths_and_methods_are_problems(http: httpx.Client) -> None:
+    problem(http.get("/nope"), 404, "not_found")
+    problem(http.delete("/api/health/ready"), 405, "method_not_allowed")
+
+
+def test_readiness_says_how_each_dependency_does(http: httpx.Client) -> None:
+    ready = http.get("/api/health/ready").json()
+    assert ready["ready"] is True
+    assert {"kafka", "clickhouse", "redis", "sink"} == set(ready["dependencies"])
+    assert all(dependency["latency_ms"] >= 0 for dependency in ready["dependencies"].values())
+    assert ready["dependencies"]["kafka"]["embedded"] is True
+
+
+def test_metrics_count_what_was_done(http: httpx.Client) -> None:
+    http.post("/api/events/tick", json={"market_id": "metrics", "timestamp_ns": 1})
+    text = http.get("/metrics").text
+    assert 'mev_ingest_events_total{type="tick"}' in text
+    assert 'mev_http_requests_total{method="POST",route="/api/events/{type}",status="202"}' in text
+
+
+def test_an_event_sent_twice_is_one_event(http: httpx.Client) -> None:
+    event = {"id": "twice", "slot": 77}
+    for _ in range(2):
+        assert http.post("/api/events/opportunity", json=event).status_code == 202
+        listed(http, "/api/events/opportunity?id=twice", 1)
+    body = delimited(Opportunity(id="after-twice", slot=77).SerializeToString())
+    http.post("/api/events/opportunity", content=body, headers=PROTOBUF)
+    listed(http, "/api/events/opportunity?id=after-twice", 1)
+    assert len(listed(http, "/api/events/opportunity?id=twice", 1)) == 1
