@@ -77,7 +77,7 @@ class Flow:
 class Swap:
     """One swap instruction on one pool, with the token movements it caused.
 
-    ``mint_in`` and ``mint_out`` are seen from the trader and empty when the movements do not say. ``vaults`` are the
+    ``mint_in`` and ``mint_out`` are seen from the trader and empty when the movements do not say, as for plain lamports. ``vaults`` are the
     pool's token accounts that took part.
     """
 

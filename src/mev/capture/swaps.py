@@ -12,7 +12,7 @@ from solders.pubkey import Pubkey
 
 from mev.capture import base58, tokens, venues
 from mev.capture.balances import TokenAccount
-from mev.capture.model import SOL_MINT, Flow, Instruction, Swap, Transaction
+from mev.capture.model import Flow, Instruction, Swap, Transaction
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +131,6 @@ class _Reader:
 
     def _swap(self, venue: venues.Venue, pool: str, flows: Sequence[Flow]) -> Swap:
         into, out = self._legs(flows)
-        if venue.native and bool(into) != bool(out):
-            into, out = into or SOL_MINT, out or SOL_MINT
         return Swap(venue.name, pool, into, out, self._vaults(flows))
 
     def _is_trade(self, flows: Sequence[Flow]) -> bool:
@@ -153,11 +151,16 @@ class _Reader:
         return into, out
 
     def _vaults(self, flows: Sequence[Flow]) -> frozenset[str]:
-        """Return the pool's accounts: all that took part, without the trader's and those of people."""
-        ends = {end for flow in flows for end in (flow.source, flow.destination)}
-        return frozenset(
-            end for end in ends if end in self._accounts and not self._is_trader(end) and not is_wallet(self._accounts[end].owner)
-        )
+        """Return the pool's accounts: all that took part, without the trader's and those of others who paid in."""
+        inside = {end for flow in flows for end in (flow.source, flow.destination) if end in self._accounts and not self._is_trader(end)}
+        pool = {self._accounts[flow.source].owner for flow in flows if flow.source in inside and flow.destination not in inside}
+        payers = {flow.source for flow in flows if flow.source in inside and self._pays_in(flow, pool)}
+        return frozenset(end for end in inside - payers if not is_wallet(self._accounts[end].owner))
+
+    def _pays_in(self, flow: Flow, pool: set[str]) -> bool:
+        """Tell a third party's payment: into an account of the pool's owner, from one that is not the owner's."""
+        destination = self._accounts.get(flow.destination)
+        return destination is not None and destination.owner in pool and self._accounts[flow.source].owner not in pool
 
     def _is_trader(self, address: str) -> bool:
         """Tell the trader's side: a signer's account, or one the route only passes through, such as an aggregator's."""

@@ -29,7 +29,6 @@ class Venue:
     swaps: Mapping[bytes, tuple[int, ...]] = field(default_factory=dict)
     any_swap: int | None = None
     settles: tuple[bytes, ...] = ()
-    native: bool = False
 
     def pools_at(self, data: bytes) -> tuple[int, ...]:
         """Return the pool positions when the data is that of a swap, else nothing."""
@@ -93,7 +92,7 @@ VENUES: Mapping[str, Venue] = MappingProxyType(
         "PhoeNiXZ8ByJGLkxNfZRnkUfjvmuYqLR89jjFHGqdXY": Venue(name="Phoenix", swaps=_PHOENIX),
         "EewxydAPCCVuNEyrVN68PuSYdQ7wKn27V9Gjeoi8dy3S": Venue(name="LifinityV1", swaps=_anchor(1, "swap")),
         "2wT8Yq49kHgDzXuPxZSaeLaH1qbmGXtEyPy64bL7aD3c": Venue(name="LifinityV2", swaps=_anchor(1, "swap")),
-        "6EF8rrecthR5Dkzon8Nwu78hRvfCKubJ14M5uBEwF6P": Venue(name="PumpFun", swaps=_PUMP_FUN, native=True),
+        "6EF8rrecthR5Dkzon8Nwu78hRvfCKubJ14M5uBEwF6P": Venue(name="PumpFun", swaps=_PUMP_FUN),
         "pAMMBay6oceH9fJKBRHGP5D4bD4sWpmSwMn52FMfXEA": Venue(name="PumpSwap", swaps=_anchor(0, "buy", "sell", "buy_exact_quote_in")),
         "srmqPvymJeFKQ4zGQed1GFppgkRHL9kaELCbyksJtPX": _order_book("OpenBookV1"),
         "9xQeWvG816bUx9EPjHmaT23yvVM2ZWbrrpZb9PusVFin": _order_book("SerumV3"),

@@ -64,6 +64,14 @@ def test_a_second_gain_is_a_residue() -> None:
     assert (event.profit_mint, event.profit_amount) == (USDC, 500)
 
 
+def test_a_residue_is_not_the_profit_though_it_comes_last() -> None:
+    tx = chain.arbitrage(profit=500)
+    bonk = tx.token(BONK, BOT)
+    tx.move(tx.token(BONK, pda("pool-bauthority")), bonk, 90_000, 3)
+    event = only(tx)
+    assert (event.profit_mint, event.profit_amount) == (USDC, 500)
+
+
 def test_the_same_pool_twice() -> None:
     tx = Tx([BOT])
     usdc, bonk = tx.token(USDC, BOT), tx.token(BONK, BOT)
@@ -83,6 +91,13 @@ def test_a_liquidity_withdrawal_between_swaps() -> None:
     tx = chain.arbitrage()
     tx.call(RAYDIUM, [pda("pool-c")], b"\x04" + bytes(8))
     tx.move(tx.token(USDC, pda("pool-cauthority")), tx.token(USDC, BOT), 10_000, 2)
+    assert found(tx) == []
+
+
+def test_a_withdrawal_from_a_pool_of_the_route() -> None:
+    tx = chain.arbitrage(profit=0)
+    tx.call(RAYDIUM, [pda("pool-a")], b"\x04" + bytes(8))
+    tx.move(tx.token(USDC, pda("pool-aauthority")), tx.token(USDC, BOT), 10_000, 2)
     assert found(tx) == []
 
 
@@ -112,6 +127,24 @@ def keeper_fill(program: str) -> Tx:
 @pytest.mark.parametrize("program", [next(iter(venues.KEEPERS)), pda("a keeper in no list")])
 def test_a_keeper_filling_an_order(program: str) -> None:
     assert found(keeper_fill(program)) == []
+
+
+@pytest.mark.parametrize("program", [next(iter(venues.KEEPERS)), pda("a keeper in no list")])
+def test_an_order_that_pays_the_pool_directly(program: str) -> None:
+    tx = Tx([BOT])
+    escrow, mid, mine = tx.token(USDC, pda("order")), tx.token(chain.MSOL, BOT), tx.token(BONK, BOT)
+    tx.call(program, [], b"fill")
+    tx.swap(RAYDIUM, pda("pool-a"), (escrow, 1_000_000), (mid, 900))
+    tx.swap(WHIRLPOOL, pda("pool-b"), (mid, 900), (mine, 7_000_000))
+    assert found(tx) == []
+
+
+def test_a_listed_keeper_that_pays_first() -> None:
+    """Nothing but the program tells this from an arbitrage: the keeper's own tokens went round."""
+    tx = chain.arbitrage()
+    assert found(tx)
+    tx.call(next(iter(venues.KEEPERS)), [], b"fill")
+    assert found(tx) == []
 
 
 def test_a_wallet_that_pays_the_route_directly() -> None:
@@ -203,6 +236,14 @@ def test_one_signer_gains_what_another_loses() -> None:
     assert found(tx) == []
 
 
+def test_lamports_of_every_signer_count() -> None:
+    partner = wallet("partner")
+    tx = chain.arbitrage()
+    tx.signers = [BOT, partner]
+    tx.pay(partner, -1000)
+    assert found(tx) == []
+
+
 def test_an_order_book_that_pays_on_settlement() -> None:
     tx = Tx([BOT])
     usdc, bonk = tx.token(USDC, BOT), tx.token(BONK, BOT)
@@ -232,10 +273,9 @@ def test_a_pool_that_pays_out_before_it_is_paid() -> None:
     assert list(only(tx).venues) == ["Phoenix", "Whirlpool"]
 
 
-def unlisted_swap(tx: Tx, program: str, pool: str, give: tuple[str, int], take: tuple[str, int]) -> None:
-    authority = pda(f"{pool}authority")
+def unlisted_swap(tx: Tx, program: str, authority: str, give: tuple[str, int], take: tuple[str, int]) -> None:
     vaults = [tx.token(tx.tokens[account].mint, authority) for account, _ in (give, take)]
-    tx.call(program, [pool, *vaults], b"swap")
+    tx.call(program, vaults, b"swap")
     tx.move(give[0], vaults[0], give[1], 2)
     tx.move(vaults[1], take[0], take[1], 2)
 
@@ -245,18 +285,26 @@ def test_a_program_in_no_list_completes_a_route() -> None:
     tx = Tx([BOT])
     usdc, bonk = tx.token(USDC, BOT), tx.token(BONK, BOT)
     tx.swap(RAYDIUM, pda("pool-a"), (usdc, 1000), (bonk, 5000), height=1)
-    unlisted_swap(tx, program, "pool-u", (bonk, 5000), (usdc, 1100))
+    unlisted_swap(tx, program, pda("pool-u"), (bonk, 5000), (usdc, 1100))
     event = only(tx)
     assert list(event.venues) == ["RaydiumV4", program]
-    assert list(event.pools) == [pda("pool-a"), pda("pool-uauthority")]
+    assert list(event.pools) == [pda("pool-a"), pda("pool-u")]
     assert list(event.unknown_programs) == [program]
+
+
+def test_a_person_is_no_pool() -> None:
+    tx = Tx([BOT])
+    usdc, bonk = tx.token(USDC, BOT), tx.token(BONK, BOT)
+    tx.swap(RAYDIUM, pda("pool-a"), (usdc, 1000), (bonk, 5000), height=1)
+    unlisted_swap(tx, pda("escrow program"), wallet("buyer"), (bonk, 5000), (usdc, 1100))
+    assert found(tx) == []
 
 
 def test_a_program_in_no_list_adds_no_pool_to_a_route_that_is_certain() -> None:
     program = pda("unlisted exchange")
     tx = chain.arbitrage(profit=0)
     usdc, bonk = tx.token(USDC, BOT), tx.token(BONK, BOT)
-    unlisted_swap(tx, program, "pool-u", (bonk, 5000), (usdc, 1100))
+    unlisted_swap(tx, program, pda("pool-u"), (bonk, 5000), (usdc, 1100))
     tx.tokens[bonk].after = 10**12
     event = only(tx)
     assert list(event.pools) == [pda("pool-a"), pda("pool-b")]
@@ -284,3 +332,12 @@ def test_a_repeated_transaction_is_published_once() -> None:
     tx = chain.arbitrage()
     run = Run(tx.single(), tx.single())
     assert (len(run.events), run.summary.repeats) == (1, 1)
+
+
+def test_a_tip_account_being_emptied_is_no_tip() -> None:
+    tx = Tx([BOT])
+    first, second = sorted(TIP_ACCOUNTS)[:2]
+    tx.pay(first, 700)
+    tx.pay(second, -500)
+    run = Run(tx.single())
+    assert (run.summary.tips, run.summary.tip_lamports) == (1, 700)

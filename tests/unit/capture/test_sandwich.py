@@ -1,5 +1,6 @@
 """Sandwiches, and pairs of trades that are none."""
 
+import pytest
 from tests.unit.capture import chain
 from tests.unit.capture.capturing import Run
 from tests.unit.capture.chain import BONK, RAYDIUM, WHIRLPOOL, Tx, pda, wallet
@@ -64,7 +65,8 @@ def test_another_pool_is_no_victim() -> None:
 
 
 def test_the_attacker_is_not_its_own_victim() -> None:
-    assert sandwiches(FRONT, trade(ATTACKER, 2_000_000, 9000), BACK) == []
+    bystander = trade(wallet("bystander"), 10, 40, pool=pda("pool-z"))
+    assert sandwiches(FRONT, trade(ATTACKER, 2_000_000, 9000), bystander, BACK) == []
 
 
 def test_legs_of_different_signers() -> None:
@@ -73,6 +75,16 @@ def test_legs_of_different_signers() -> None:
 
 def test_legs_in_the_same_direction() -> None:
     assert sandwiches(FRONT, HIT, trade(ATTACKER, 1_000_000, 4000)) == []
+
+
+def test_two_arbitrages_through_one_pool() -> None:
+    """Both gain and others trade in between, but neither undoes the other."""
+    first, second = chain.arbitrage(profit=100), chain.arbitrage(profit=200)
+    for tx in (first, second):
+        tx.signers = [wallet("bot")]
+    victim = chain.arbitrage("victim", profit=-50)
+    found = Run(chain.block(first, victim, second))
+    assert (found.summary.arbitrages, found.summary.sandwiches) == (2, 0)
 
 
 def test_a_loss_over_both_legs() -> None:
@@ -92,6 +104,19 @@ def test_a_failed_victim_was_not_hit() -> None:
 def test_each_transaction_is_a_leg_once() -> None:
     again = trade(ATTACKER, -1_030_000, -5000, fee=7000)
     assert len(sandwiches(FRONT, HIT, BACK, again)) == 1
+    assert len(sandwiches(FRONT, trade(ATTACKER, 1_000_000, 5000, fee=8000), HIT, BACK)) == 1
+
+
+@pytest.mark.parametrize("out_first", [False, True])
+def test_a_victim_that_trades_through_an_aggregators_accounts(*, out_first: bool) -> None:
+    victim = Tx([VICTIM])
+    mine = victim.token(SOL_MINT, VICTIM), victim.token(BONK, VICTIM)
+    shared = victim.token(SOL_MINT, pda("aggregator")), victim.token(BONK, pda("aggregator"))
+    victim.call(chain.JUPITER)
+    victim.move(mine[0], shared[0], 2_000_000, 2)
+    victim.swap(RAYDIUM, POOL, (shared[0], 2_000_000), (shared[1], 9000), out_first=out_first)
+    victim.move(shared[1], mine[1], 9000, 2)
+    assert [list(event.victims) for event in sandwiches(FRONT, victim, BACK)] == [[VICTIM]]
 
 
 def test_two_sandwiches_of_one_attacker() -> None:
