@@ -1,6 +1,6 @@
 PY := .venv/bin/python
 
-.PHONY: help run test check bench proto lock
+.PHONY: help run test check bench proto docs lock
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -17,12 +17,16 @@ check: .venv/dev  ## formatting, linters, types, layer contracts, generated code
 	$(PY) -m mypy
 	.venv/bin/lint-imports
 	$(PY) tools/proto.py --check
+	$(PY) tools/settings_reference.py --check
 
 bench: .venv/dev  ## measure, as ratios to the raw libraries (ROWS=name,name for some)
 	$(PY) -m bench $(ROWS)
 
 proto: .venv/dev  ## generate src/mev/wire/pb from protocol/
 	$(PY) tools/proto.py
+
+docs: .venv/dev  ## generate docs/settings.md
+	$(PY) tools/settings_reference.py
 
 lock: .venv/dev  ## resolve the lock files again from pyproject.toml
 	tools/lock
