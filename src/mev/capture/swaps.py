@@ -122,7 +122,7 @@ class _Reader:
             return at + 1
         vaults = self._vaults(flows)
         owners = {self._accounts[vault].owner for vault in vaults}
-        if not owners or any(is_wallet(owner) for owner in owners):
+        if not owners:
             return at + 1
         into, out = self._legs(flows)
         pool = owners.pop() if len(owners) == 1 else min(vaults)

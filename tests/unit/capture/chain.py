@@ -60,6 +60,11 @@ def pda(name: str) -> str:
     return _address(name, on_curve=False)
 
 
+def authority(pool: str) -> str:
+    """Return the owner of a pool's token accounts."""
+    return pda(f"{pool}authority")
+
+
 USDC, BONK, MSOL = pda("USDC"), pda("BONK"), pda("mSOL")
 
 
@@ -127,7 +132,7 @@ class Tx:
     ) -> None:
         """Swap on a pool: ``give`` and ``take`` are the trader's accounts and amounts."""
         data, position = _SWAP_DATA[program]
-        vaults = [self.token(self.tokens[account].mint, pda(f"{pool}authority"), DEEP) for account, _ in (give, take)]
+        vaults = [self.token(self.tokens[account].mint, authority(pool), DEEP) for account, _ in (give, take)]
         accounts = [pda(f"filler{number}") for number in range(position)] + [pool, *vaults, give[0], take[0]]
         self.call(program, accounts, data, height)
         moves = [(give[0], vaults[0], give[1]), (vaults[1], take[0], take[1])]

@@ -67,7 +67,7 @@ def test_a_second_gain_is_a_residue() -> None:
 def test_a_residue_is_not_the_profit_though_it_comes_last() -> None:
     tx = chain.arbitrage(profit=500)
     bonk = tx.token(BONK, BOT)
-    tx.move(tx.token(BONK, pda("pool-bauthority")), bonk, 90_000, 3)
+    tx.move(tx.token(BONK, chain.authority(pda("pool-b"))), bonk, 90_000, 3)
     event = only(tx)
     assert (event.profit_mint, event.profit_amount) == (USDC, 500)
 
@@ -90,14 +90,14 @@ def test_a_failed_transaction() -> None:
 def test_a_liquidity_withdrawal_between_swaps() -> None:
     tx = chain.arbitrage()
     tx.call(RAYDIUM, [pda("pool-c")], b"\x04" + bytes(8))
-    tx.move(tx.token(USDC, pda("pool-cauthority")), tx.token(USDC, BOT), 10_000, 2)
+    tx.move(tx.token(USDC, chain.authority(pda("pool-c"))), tx.token(USDC, BOT), 10_000, 2)
     assert found(tx) == []
 
 
 def test_a_withdrawal_from_a_pool_of_the_route() -> None:
     tx = chain.arbitrage(profit=0)
     tx.call(RAYDIUM, [pda("pool-a")], b"\x04" + bytes(8))
-    tx.move(tx.token(USDC, pda("pool-aauthority")), tx.token(USDC, BOT), 10_000, 2)
+    tx.move(tx.token(USDC, chain.authority(pda("pool-a"))), tx.token(USDC, BOT), 10_000, 2)
     assert found(tx) == []
 
 
@@ -105,7 +105,7 @@ def test_two_withdrawals_and_no_swap() -> None:
     tx = Tx([BOT])
     for pool, mint in (("pool-a", USDC), ("pool-b", BONK)):
         tx.call(RAYDIUM, [pda("x"), pda(pool)], b"\x04" + bytes(8))
-        tx.move(tx.token(mint, pda(f"{pool}authority")), tx.token(mint, BOT), 10_000, 2)
+        tx.move(tx.token(mint, chain.authority(pda(pool))), tx.token(mint, BOT), 10_000, 2)
     assert found(tx) == []
 
 
@@ -271,6 +271,15 @@ def test_a_pool_that_pays_out_before_it_is_paid() -> None:
     tx.swap(chain.PHOENIX, pda("market"), (usdc, 1000), (bonk, 5000), height=1, out_first=True)
     tx.swap(WHIRLPOOL, pda("pool-b"), (bonk, 5000), (usdc, 1100), height=1)
     assert list(only(tx).venues) == ["Phoenix", "Whirlpool"]
+
+
+def test_a_pool_that_sets_its_fee_aside() -> None:
+    tx = chain.arbitrage()
+    owner = chain.authority(pda("pool-b"))
+    fees = pda("fees of pool-b")
+    tx.tokens[fees] = chain.Balance(USDC, owner, 0, 0)
+    tx.move(tx.token(USDC, owner), fees, 30, 3)
+    assert only(tx).profit_amount == 500
 
 
 def unlisted_swap(tx: Tx, program: str, authority: str, give: tuple[str, int], take: tuple[str, int]) -> None:
