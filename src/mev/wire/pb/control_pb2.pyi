@@ -1,0 +1,250 @@
+from mev.wire.pb import envelope_pb2 as _envelope_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Level(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    LEVEL_UNSPECIFIED: _ClassVar[Level]
+    HALTED: _ClassVar[Level]
+    REDUCING: _ClassVar[Level]
+    NO_NEW: _ClassVar[Level]
+    ACTIVE: _ClassVar[Level]
+
+class Result(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    RESULT_UNSPECIFIED: _ClassVar[Result]
+    ACK: _ClassVar[Result]
+    NACK: _ClassVar[Result]
+    STATUS: _ClassVar[Result]
+LEVEL_UNSPECIFIED: Level
+HALTED: Level
+REDUCING: Level
+NO_NEW: Level
+ACTIVE: Level
+RESULT_UNSPECIFIED: Result
+ACK: Result
+NACK: Result
+STATUS: Result
+
+class Version(_message.Message):
+    __slots__ = ("epoch", "counter")
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    COUNTER_FIELD_NUMBER: _ClassVar[int]
+    epoch: int
+    counter: int
+    def __init__(self, epoch: _Optional[int] = ..., counter: _Optional[int] = ...) -> None: ...
+
+class Target(_message.Message):
+    __slots__ = ("all", "modules", "agent_ids")
+    ALL_FIELD_NUMBER: _ClassVar[int]
+    MODULES_FIELD_NUMBER: _ClassVar[int]
+    AGENT_IDS_FIELD_NUMBER: _ClassVar[int]
+    all: bool
+    modules: _containers.RepeatedScalarFieldContainer[str]
+    agent_ids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, all: _Optional[bool] = ..., modules: _Optional[_Iterable[str]] = ..., agent_ids: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Issuer(_message.Message):
+    __slots__ = ("principal", "approvers")
+    PRINCIPAL_FIELD_NUMBER: _ClassVar[int]
+    APPROVERS_FIELD_NUMBER: _ClassVar[int]
+    principal: str
+    approvers: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, principal: _Optional[str] = ..., approvers: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Command(_message.Message):
+    __slots__ = ("id", "version", "target", "issued_at_ns", "expires_at_ns", "priority", "issuer", "action", "level", "policy", "model", "config")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    ISSUED_AT_NS_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_AT_NS_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    ISSUER_FIELD_NUMBER: _ClassVar[int]
+    ACTION_FIELD_NUMBER: _ClassVar[int]
+    LEVEL_FIELD_NUMBER: _ClassVar[int]
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    CONFIG_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    version: Version
+    target: Target
+    issued_at_ns: int
+    expires_at_ns: int
+    priority: int
+    issuer: Issuer
+    action: ModuleAction
+    level: SetLevel
+    policy: SetPolicy
+    model: SwapModel
+    config: SetConfig
+    def __init__(self, id: _Optional[str] = ..., version: _Optional[_Union[Version, _Mapping]] = ..., target: _Optional[_Union[Target, _Mapping]] = ..., issued_at_ns: _Optional[int] = ..., expires_at_ns: _Optional[int] = ..., priority: _Optional[int] = ..., issuer: _Optional[_Union[Issuer, _Mapping]] = ..., action: _Optional[_Union[ModuleAction, _Mapping]] = ..., level: _Optional[_Union[SetLevel, _Mapping]] = ..., policy: _Optional[_Union[SetPolicy, _Mapping]] = ..., model: _Optional[_Union[SwapModel, _Mapping]] = ..., config: _Optional[_Union[SetConfig, _Mapping]] = ...) -> None: ...
+
+class ModuleAction(_message.Message):
+    __slots__ = ("module", "action", "params_json")
+    MODULE_FIELD_NUMBER: _ClassVar[int]
+    ACTION_FIELD_NUMBER: _ClassVar[int]
+    PARAMS_JSON_FIELD_NUMBER: _ClassVar[int]
+    module: str
+    action: str
+    params_json: str
+    def __init__(self, module: _Optional[str] = ..., action: _Optional[str] = ..., params_json: _Optional[str] = ...) -> None: ...
+
+class SetLevel(_message.Message):
+    __slots__ = ("level", "reason", "until_ns")
+    LEVEL_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    UNTIL_NS_FIELD_NUMBER: _ClassVar[int]
+    level: Level
+    reason: str
+    until_ns: int
+    def __init__(self, level: _Optional[_Union[Level, str]] = ..., reason: _Optional[str] = ..., until_ns: _Optional[int] = ...) -> None: ...
+
+class SetPolicy(_message.Message):
+    __slots__ = ("policy_id", "policy_type", "thresholds", "rules", "enabled", "effective_from_ns")
+    class ThresholdsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    POLICY_ID_FIELD_NUMBER: _ClassVar[int]
+    POLICY_TYPE_FIELD_NUMBER: _ClassVar[int]
+    THRESHOLDS_FIELD_NUMBER: _ClassVar[int]
+    RULES_FIELD_NUMBER: _ClassVar[int]
+    ENABLED_FIELD_NUMBER: _ClassVar[int]
+    EFFECTIVE_FROM_NS_FIELD_NUMBER: _ClassVar[int]
+    policy_id: str
+    policy_type: str
+    thresholds: _containers.ScalarMap[str, float]
+    rules: _containers.RepeatedCompositeFieldContainer[PolicyRule]
+    enabled: bool
+    effective_from_ns: int
+    def __init__(self, policy_id: _Optional[str] = ..., policy_type: _Optional[str] = ..., thresholds: _Optional[_Mapping[str, float]] = ..., rules: _Optional[_Iterable[_Union[PolicyRule, _Mapping]]] = ..., enabled: _Optional[bool] = ..., effective_from_ns: _Optional[int] = ...) -> None: ...
+
+class PolicyRule(_message.Message):
+    __slots__ = ("field", "operator", "value")
+    FIELD_FIELD_NUMBER: _ClassVar[int]
+    OPERATOR_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    field: str
+    operator: str
+    value: str
+    def __init__(self, field: _Optional[str] = ..., operator: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+
+class SwapModel(_message.Message):
+    __slots__ = ("model_id", "model_path", "version", "sha256")
+    MODEL_ID_FIELD_NUMBER: _ClassVar[int]
+    MODEL_PATH_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    model_id: str
+    model_path: str
+    version: str
+    sha256: bytes
+    def __init__(self, model_id: _Optional[str] = ..., model_path: _Optional[str] = ..., version: _Optional[str] = ..., sha256: _Optional[bytes] = ...) -> None: ...
+
+class SetConfig(_message.Message):
+    __slots__ = ("config_key", "config_value_json", "hot_reload")
+    CONFIG_KEY_FIELD_NUMBER: _ClassVar[int]
+    CONFIG_VALUE_JSON_FIELD_NUMBER: _ClassVar[int]
+    HOT_RELOAD_FIELD_NUMBER: _ClassVar[int]
+    config_key: str
+    config_value_json: str
+    hot_reload: bool
+    def __init__(self, config_key: _Optional[str] = ..., config_value_json: _Optional[str] = ..., hot_reload: _Optional[bool] = ...) -> None: ...
+
+class Lease(_message.Message):
+    __slots__ = ("version", "target", "issued_at_ns", "expires_at_ns")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    ISSUED_AT_NS_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_AT_NS_FIELD_NUMBER: _ClassVar[int]
+    version: Version
+    target: Target
+    issued_at_ns: int
+    expires_at_ns: int
+    def __init__(self, version: _Optional[_Union[Version, _Mapping]] = ..., target: _Optional[_Union[Target, _Mapping]] = ..., issued_at_ns: _Optional[int] = ..., expires_at_ns: _Optional[int] = ...) -> None: ...
+
+class Snapshot(_message.Message):
+    __slots__ = ("version", "issued_at_ns", "commands")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    ISSUED_AT_NS_FIELD_NUMBER: _ClassVar[int]
+    COMMANDS_FIELD_NUMBER: _ClassVar[int]
+    version: Version
+    issued_at_ns: int
+    commands: _containers.RepeatedCompositeFieldContainer[_envelope_pb2.Envelope]
+    def __init__(self, version: _Optional[_Union[Version, _Mapping]] = ..., issued_at_ns: _Optional[int] = ..., commands: _Optional[_Iterable[_Union[_envelope_pb2.Envelope, _Mapping]]] = ...) -> None: ...
+
+class Running(_message.Message):
+    __slots__ = ("level", "ordered_level", "policies", "configs", "model_id", "model_version", "model_sha256", "lease_expires_at_ns", "stepped_down", "key_epoch")
+    class PoliciesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: Version
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Version, _Mapping]] = ...) -> None: ...
+    class ConfigsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: Version
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Version, _Mapping]] = ...) -> None: ...
+    LEVEL_FIELD_NUMBER: _ClassVar[int]
+    ORDERED_LEVEL_FIELD_NUMBER: _ClassVar[int]
+    POLICIES_FIELD_NUMBER: _ClassVar[int]
+    CONFIGS_FIELD_NUMBER: _ClassVar[int]
+    MODEL_ID_FIELD_NUMBER: _ClassVar[int]
+    MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    MODEL_SHA256_FIELD_NUMBER: _ClassVar[int]
+    LEASE_EXPIRES_AT_NS_FIELD_NUMBER: _ClassVar[int]
+    STEPPED_DOWN_FIELD_NUMBER: _ClassVar[int]
+    KEY_EPOCH_FIELD_NUMBER: _ClassVar[int]
+    level: Level
+    ordered_level: Level
+    policies: _containers.MessageMap[str, Version]
+    configs: _containers.MessageMap[str, Version]
+    model_id: str
+    model_version: str
+    model_sha256: bytes
+    lease_expires_at_ns: int
+    stepped_down: str
+    key_epoch: int
+    def __init__(self, level: _Optional[_Union[Level, str]] = ..., ordered_level: _Optional[_Union[Level, str]] = ..., policies: _Optional[_Mapping[str, Version]] = ..., configs: _Optional[_Mapping[str, Version]] = ..., model_id: _Optional[str] = ..., model_version: _Optional[str] = ..., model_sha256: _Optional[bytes] = ..., lease_expires_at_ns: _Optional[int] = ..., stepped_down: _Optional[str] = ..., key_epoch: _Optional[int] = ...) -> None: ...
+
+class Report(_message.Message):
+    __slots__ = ("agent_id", "module", "agent_counter", "reported_at_ns", "command_id", "result", "reason_code", "detail", "received_at_ns", "applied_at_ns", "running", "uptime_ns")
+    AGENT_ID_FIELD_NUMBER: _ClassVar[int]
+    MODULE_FIELD_NUMBER: _ClassVar[int]
+    AGENT_COUNTER_FIELD_NUMBER: _ClassVar[int]
+    REPORTED_AT_NS_FIELD_NUMBER: _ClassVar[int]
+    COMMAND_ID_FIELD_NUMBER: _ClassVar[int]
+    RESULT_FIELD_NUMBER: _ClassVar[int]
+    REASON_CODE_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    RECEIVED_AT_NS_FIELD_NUMBER: _ClassVar[int]
+    APPLIED_AT_NS_FIELD_NUMBER: _ClassVar[int]
+    RUNNING_FIELD_NUMBER: _ClassVar[int]
+    UPTIME_NS_FIELD_NUMBER: _ClassVar[int]
+    agent_id: str
+    module: str
+    agent_counter: int
+    reported_at_ns: int
+    command_id: str
+    result: Result
+    reason_code: str
+    detail: str
+    received_at_ns: int
+    applied_at_ns: int
+    running: Running
+    uptime_ns: int
+    def __init__(self, agent_id: _Optional[str] = ..., module: _Optional[str] = ..., agent_counter: _Optional[int] = ..., reported_at_ns: _Optional[int] = ..., command_id: _Optional[str] = ..., result: _Optional[_Union[Result, str]] = ..., reason_code: _Optional[str] = ..., detail: _Optional[str] = ..., received_at_ns: _Optional[int] = ..., applied_at_ns: _Optional[int] = ..., running: _Optional[_Union[Running, _Mapping]] = ..., uptime_ns: _Optional[int] = ...) -> None: ...
