@@ -95,7 +95,8 @@ class _Reader:
         if not positions and venue.any_swap is not None and self._is_trade(flows):
             positions = (venue.any_swap,)
         for position in positions:
-            if position < len(instruction.accounts):
+            # An order that nothing matched moves no token and goes through no pool.
+            if flows and position < len(instruction.accounts):
                 self.swaps.append(self._swap(venue, instruction.accounts[position], flows))
         if not positions and flows and venue.any_swap is None:
             self._settle(instruction, flows, is_settlement=data.startswith(venue.settles))

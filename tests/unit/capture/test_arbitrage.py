@@ -80,6 +80,15 @@ def test_the_same_pool_twice() -> None:
     assert found(tx) == []
 
 
+def test_an_order_that_nothing_matched_is_no_pool() -> None:
+    tx = Tx([BOT])
+    usdc, bonk = tx.token(USDC, BOT), tx.token(BONK, BOT)
+    tx.call(chain.PHOENIX, [pda("1"), pda("2"), pda("market")], b"\x00\x02" + bytes(20))
+    tx.swap(RAYDIUM, pda("pool-a"), (usdc, 1000), (bonk, 5000), height=1)
+    tx.swap(RAYDIUM, pda("pool-a"), (bonk, 5000), (usdc, 1001), height=1)
+    assert found(tx) == []
+
+
 def test_a_failed_transaction() -> None:
     tx = chain.arbitrage()
     tx.err = {"InstructionError": [0, {"Custom": 1}]}
