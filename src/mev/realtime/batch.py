@@ -126,9 +126,9 @@ class Batch:
     def frame(self) -> FrameParcel:
         """Return the batch as Protobuf."""
         if self._frame is None:
-            parts, size = frames.frame_parts(self._runs(), time.time_ns())
-            header = websocket.header(Opcode.BINARY, size)
-            self._frame = FrameParcel(self.count, b"".join([header, *parts]), len(header))
+            payload = frames.encode_frame(self._runs(), time.time_ns())
+            header = websocket.header(Opcode.BINARY, len(payload))
+            self._frame = FrameParcel(self.count, header + payload, len(header))
         return self._frame
 
     def text(self, newest: int) -> TextParcel:

@@ -161,7 +161,8 @@ async def test_a_stranger_has_little_time(start: Callable[..., Any]) -> None:
         pytest.param(client_frame(1, bytes(60_000), final=False) + client_frame(0, bytes(60_000)), 1009, id="too big in fragments"),
     ],
 )
-async def test_what_breaks_the_protocol_closes_the_connection(service: Service, frames: bytes, code: int) -> None:
+async def test_what_breaks_the_protocol_closes_the_connection(start: Callable[..., Any], frames: bytes, code: int) -> None:
+    service: Service = await start(close_timeout_s=600)
     client = await service.raw()
     client.send(frames)
     assert await client.close_code() == code
@@ -175,6 +176,13 @@ async def test_fragments_pings_and_close_are_handled(service: Service) -> None:
     assert await client.receive() == (1, b'{"op":"pong"}')
     client.send(client_frame(8, (3000).to_bytes(2) + b"done"))
     assert await client.close_code() == 3000
+
+
+async def test_nothing_follows_a_close_frame(service: Service) -> None:
+    client = await service.raw()
+    client.send(client_frame(1, b'{"op": "auth", "api_key": "wrong"}'), client_frame(9, b"alive?"), client_frame(1, b'{"op": "ping"}'))
+    assert (await client.receive())[0] == 1
+    assert await client.close_code() == 4401
 
 
 async def test_bytes_may_come_one_by_one(service: Service) -> None:

@@ -14,6 +14,7 @@ from mev.realtime.hub import Hub
 from mev.realtime.limits import Limits
 from mev.realtime.tally import Encoding
 from mev.realtime.websocket import Close
+from mev.wire.frames import offsets_of
 from mev.wire.pb.events_pb2 import Bundle, Tick
 from mev.wire.registry import EVENT_TYPES
 
@@ -42,12 +43,7 @@ def push(hub: Hub, first: int, number: int, *, topic: str = "tick", partition: i
 
 
 def frame_events(messages: list[Sent]) -> list[tuple[str, int, int]]:
-    return [
-        (part.topic, part.partition, part.first_offset + sum(part.offset_step[:i]) if part.offset_step else part.first_offset + i)
-        for message in messages
-        for part in message.frame.slices
-        for i in range(len(part.events))
-    ]
+    return [(part.topic, part.partition, offset) for message in messages for part in message.frame.slices for offset in offsets_of(part)]
 
 
 async def window() -> None:

@@ -3,61 +3,57 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mev.wire.frames import Run, dropped_field, encode_frame, varint
-from mev.wire.pb.stream_pb2 import Frame, Slice
+from mev.wire.frames import Run, dropped_field, encode_frame, offsets_of
+from mev.wire.pb.stream_pb2 import Frame
 
-_steps = st.lists(st.one_of(st.just(1), st.integers(0, 2**32 - 1)), max_size=20)
+_partitions = st.integers(0, 2**31 - 1)
+_jumps = st.one_of(st.just(1), st.integers(0, 5), st.integers(-(2**40), 2**40))
 
 
 @st.composite
 def runs(draw: st.DrawFn) -> Run:
-    first = draw(st.one_of(st.just(0), st.integers(0, 2**62)))
-    offsets = [first]
-    for step in draw(_steps):
-        offsets.append(offsets[-1] + step)
+    offsets = [draw(st.one_of(st.just(0), st.integers(2**45, 2**62)))]
+    for jump in draw(st.lists(_jumps, max_size=20)):
+        offsets.append(max(0, offsets[-1] + jump))
     values = draw(st.lists(st.binary(max_size=200), min_size=len(offsets), max_size=len(offsets)))
-    return Run(draw(st.text(max_size=20)), draw(st.integers(0, 2**31 - 1)), offsets, values)
+    return Run(draw(st.text(max_size=20)), draw(_partitions), offsets, values)
 
 
-def reference(run: Run) -> Slice:
-    steps = [after - before for before, after in pairwise(run.offsets)]
-    contiguous = all(step == 1 for step in steps)
-    return Slice(
-        topic=run.topic, partition=run.partition, first_offset=run.offsets[0], offset_step=[] if contiguous else steps, events=run.values
-    )
+def events(run: Run) -> list[tuple[str, int, int, bytes]]:
+    return [(run.topic, run.partition, offset, value) for offset, value in zip(run.offsets, run.values, strict=True)]
 
 
-@given(st.lists(runs(), max_size=4), st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1))
-def test_bytes_are_those_of_the_protobuf_library(some: list[Run], sent_at_ns: int, dropped: int) -> None:
-    frame = Frame(slices=map(reference, some), sent_at_ns=sent_at_ns, dropped=dropped)
-    assert encode_frame(some, sent_at_ns, dropped) == frame.SerializeToString()
+def read(frame: Frame) -> list[tuple[str, int, int, bytes]]:
+    return [
+        (part.topic, part.partition, offset, value)
+        for part in frame.slices
+        for offset, value in zip(offsets_of(part), part.events, strict=True)
+    ]
 
 
-@given(st.lists(runs(), max_size=3), st.integers(1, 2**64 - 1))
+@given(st.lists(runs(), max_size=4), st.integers(0, 2**64 - 1))
+def test_every_event_comes_back_with_its_offset(some: list[Run], sent_at_ns: int) -> None:
+    frame = Frame.FromString(encode_frame(some, sent_at_ns))
+    assert read(frame) == [event for run in some for event in events(run)]
+    assert (frame.sent_at_ns, frame.dropped) == (sent_at_ns, 0)
+
+
+@given(runs())
+def test_steps_are_distances_and_absent_when_contiguous(run: Run) -> None:
+    for part in Frame.FromString(encode_frame([run], 0)).slices:
+        offsets = offsets_of(part)
+        steps = [after - before for before, after in pairwise(offsets)]
+        assert list(part.offset_step) == ([] if set(steps) <= {1} else steps)
+
+
+def test_a_run_with_steps_that_fit_is_one_slice() -> None:
+    offsets = [7, 8, 8 + 2**32 - 1, 8 + 2**32 - 1]
+    (part,) = Frame.FromString(encode_frame([Run("t", 0, offsets, [b""] * 4)], 0)).slices
+    assert (part.first_offset, list(part.offset_step)) == (7, [1, 2**32 - 1, 0])
+
+
+@given(st.lists(runs(), max_size=3), st.integers(0, 2**64 - 1))
 def test_dropped_can_be_put_behind_a_finished_frame(some: list[Run], dropped: int) -> None:
     frame = Frame.FromString(encode_frame(some, 1) + dropped_field(dropped))
     assert frame.dropped == dropped
-    assert list(frame.slices) == list(map(reference, some))
-
-
-@given(st.lists(st.integers(0, 2**40), min_size=1, max_size=30))
-def test_any_offsets_come_back_with_their_events(offsets: list[int]) -> None:
-    values = [str(offset).encode() for offset in offsets]
-    frame = Frame.FromString(encode_frame([Run("t", 3, offsets, values)], 0))
-    read = []
-    for part in frame.slices:
-        assert len(part.offset_step) in {0, len(part.events) - 1}
-        offset = part.first_offset
-        for step, event in zip([0, *(part.offset_step or [1] * (len(part.events) - 1))], part.events, strict=True):
-            offset += step
-            read.append((offset, event))
-    assert read == list(zip(offsets, values, strict=True))
-
-
-def test_a_run_of_nothing_is_no_slice() -> None:
-    assert encode_frame([Run("t", 0, [], [])], 0) == b""
-    assert dropped_field(0) == b""
-
-
-def test_negative_numbers_take_ten_bytes() -> None:
-    assert varint(-1) == b"\xff" * 9 + b"\x01"
+    assert read(frame) == [event for run in some for event in events(run)]
