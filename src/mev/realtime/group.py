@@ -27,11 +27,6 @@ class Group:
         """Remove a subscription."""
         self._members.pop(subscription, None)
 
-    def close(self) -> None:
-        """Forget what is collected."""
-        self._batch = Batch()
-        self._window.shut(self)
-
     def add(self, block: Block) -> None:
         """Collect the block's events, sending full frames on the way."""
         start, end = 0, len(block.values)

@@ -128,7 +128,6 @@ class Hub:
         group = self._groups[subscription.topics]
         group.leave(subscription)
         if not group:
-            group.close()
             del self._groups[subscription.topics]
             self._index()
 

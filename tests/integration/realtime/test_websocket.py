@@ -132,7 +132,8 @@ async def test_http_is_served_on_the_same_port(service: Service) -> None:
 
 
 @pytest.mark.parametrize("message", STRANGERS)
-async def test_nothing_is_done_for_strangers(service: Service, message: str | bytes) -> None:
+async def test_nothing_is_done_for_strangers(start: Callable[..., Any], message: str | bytes) -> None:
+    service: Service = await start(auth_timeout_s=600)
     async with connect(service.url) as ws:
         await ws.send(message)
         assert (await answer(ws))["code"] == "unauthorized"
@@ -162,7 +163,7 @@ async def test_a_stranger_has_little_time(start: Callable[..., Any]) -> None:
     ],
 )
 async def test_what_breaks_the_protocol_closes_the_connection(start: Callable[..., Any], frames: bytes, code: int) -> None:
-    service: Service = await start(close_timeout_s=600)
+    service: Service = await start(close_timeout_s=30)
     client = await service.raw()
     client.send(frames)
     assert await client.close_code() == code

@@ -74,6 +74,9 @@ async def test_full_frames_leave_at_once_and_the_rest_waits() -> None:
     push(hub, 10, 1, partition=1)
     await window()
     assert [len(frame_events([message])) for message in link.messages()] == [4, 4, 3]
+    push(hub, 10, 4)
+    assert [len(frame_events([message])) for message in link.messages()] == [4, 4, 3, 4]
+    assert not hub._window._deadlines
     hub.close()
 
 
@@ -138,8 +141,18 @@ async def test_json_has_events_cursor_and_losses() -> None:
     hub.close()
 
 
+async def test_a_cursor_ends_where_its_batch_ends() -> None:
+    hub = make_hub(batch_max_size=4)
+    client, link = connect(hub, Encoding.JSON)
+    hub.subscribe(client, "a", TICK)
+    push(hub, 0, 6)
+    (message,) = link.messages()
+    assert message.json["cursor"] == {"tick": {"0": 4}}
+    hub.close()
+
+
 async def test_json_beyond_the_rate_is_counted_and_the_newest_kept() -> None:
-    hub = make_hub(json_events_per_s=5)
+    hub = make_hub(json_events_per_s=4)
     client, link = connect(hub, Encoding.JSON)
     hub.subscribe(client, "a", TICK)
     push(hub, 0, 3)
@@ -150,8 +163,8 @@ async def test_json_beyond_the_rate_is_counted_and_the_newest_kept() -> None:
     (message,) = link.messages()
     events = message.json["events"]
     assert isinstance(events, list)
-    assert [event["timestamp_ns"] for event in events] == [3, 4, 5, 6, 7]
-    assert (message.json["dropped"], message.json["cursor"]) == (3, {"tick": {"0": 3, "1": 8}})
+    assert [event["timestamp_ns"] for event in events] == [4, 5, 6, 7]
+    assert (message.json["dropped"], message.json["cursor"]) == (4, {"tick": {"0": 3, "1": 8}})
     client.tell_losses()
     told = link.messages()[-1].json
     assert (told["events"], told["dropped"], told["cursor"]) == ([], 4, {})
@@ -250,11 +263,12 @@ async def test_a_client_that_asks_and_never_reads_is_disconnected() -> None:
 
 
 async def test_nothing_remains_of_a_client_that_left() -> None:
-    hub = make_hub(connections=1)
+    hub = make_hub(connections=1, batch_max_size=1)
     client, link = connect(hub, Encoding.JSON)
     hub.subscribe(client, "a", TICK)
     assert hub.full
     hub.dismiss(client, Close.NORMAL, "bye")
+    push(hub, 0, 1)
     hub.dismiss(client, Close.GOING_AWAY, "again")
     assert link.closed == (1000, "bye")
     assert hub.full

@@ -87,7 +87,9 @@ async def test_a_slow_client_that_takes_a_little_stays(link: MemoryLink) -> None
     for _ in range(10):
         clock.run(29)
         link.read(1)
-    assert (link.aborted, link.closed) == (False, None)
+    link.read(100)
+    clock.run(19)
+    assert (link.aborted, link.closed, link.pings) == (False, None, 0)
 
 
 async def test_a_close_that_is_not_answered_ends_in_an_abort(link: MemoryLink) -> None:
