@@ -5,6 +5,7 @@ is; neither is looked for by a dry run of files. Exit codes: 0 all read, 1 a ser
 the input. Only events of a dry run go to standard output.
 """
 
+import os
 import signal
 import sys
 import time
@@ -62,6 +63,10 @@ def make_command(connect: Connect, data_dir: Callable[[], Path]) -> Callable[...
                 start = from_slot if from_slot is not None or position is None else position.read()
                 with closing(Client(rpc, requests_per_second=requests_per_second)) as client, run.ready():
                     run.follow(Follower(client, commitment=commitment).blocks(start, stop_after=to_slot), position)
+        except BrokenPipeError:
+            # Whoever read the lines has seen enough; what is still buffered must not fail a second time at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(1) from None
         except MevError as error:
             console.print(f"error: {error.detail}", markup=False)
             raise typer.Exit(2 if isinstance(error, BadInputError) else 1) from None

@@ -1,6 +1,8 @@
 """The command: what it prints, publishes and returns."""
 
 import gzip
+import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +12,7 @@ import orjson
 import pytest
 import typer
 from tests.unit.capture import chain
-from tests.unit.capture.node import Node
+from tests.unit.capture.node import Node, Reply
 from typer.testing import CliRunner, Result
 
 from mev.bus.errors import PublishError
@@ -160,6 +162,21 @@ def test_following_a_node(app: typer.Typer, broker: Broker, tmp_path: Path, node
     assert run(app, "--rpc", node.url, "--to-slot", 103, "--requests-per-second", 1e6).exit_code == 0
     slots = [events_pb2.Arbitrage.FromString(record["value"]).slot for _, record in broker.records]
     assert slots == [101, 103]
+
+
+def test_following_ends_quietly_when_asked_to_terminate(app: typer.Typer, broker: Broker, tmp_path: Path, node: Node) -> None:
+    def block(params: list[Any]) -> Reply:
+        if params[0] == 103:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return {"result": chain.block(chain.arbitrage(f"bot {params[0]}"), slot=params[0])}
+
+    node.default["getBlock"] = block
+    before = signal.getsignal(signal.SIGTERM)
+    assert run(app, "--rpc", node.url, "--from-slot", 101, "--requests-per-second", 1e6).exit_code == 0
+    assert signal.getsignal(signal.SIGTERM) == before
+    (position,) = (tmp_path / "capture").iterdir()
+    assert orjson.loads(position.read_bytes()) == {"next_slot": 101 + len(broker.records)}
+    assert len(broker.records) >= 2
 
 
 def test_a_dry_run_leaves_the_position_alone(app: typer.Typer, tmp_path: Path, node: Node) -> None:
