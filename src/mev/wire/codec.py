@@ -10,7 +10,7 @@ from typing import cast
 
 import orjson
 from google.protobuf import json_format
-from google.protobuf.descriptor import Descriptor
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 
 from mev.core.errors import InvalidInputError
@@ -98,6 +98,7 @@ class Encoder:
     def __init__(self, event: EventType, *, max_record_bytes: int) -> None:
         self._event = event
         self._max_record_bytes = max_record_bytes
+        self._exact_types = _exact_types(event.descriptor)
 
     def encode(self, raw: Sequence[object], content_type: str, into: Encoded, *, first_index: int = 0) -> None:
         """Encode `raw`, as :func:`split` gave it, appending to `into`; the index of ``raw[0]`` is `first_index`."""
@@ -136,13 +137,27 @@ class Encoder:
         except orjson.JSONDecodeError as error:
             raise ValueError(f"not JSON at column {error.colno}: {error.msg}") from None
 
-    @staticmethod
-    def _from_object(item: object, message_type: type[Message]) -> tuple[Message, bytes]:
+    def _from_object(self, item: object, message_type: type[Message]) -> tuple[Message, bytes]:
         try:
+            for name, types in self._exact_types:
+                if type(item.get(name)) not in types:  # type: ignore[attr-defined]
+                    raise TypeError  # noqa: TRY301 - one way out for all that is not plain
             message = message_type(**item)  # type: ignore[arg-type]
-        except (TypeError, ValueError):
+        except (AttributeError, TypeError, ValueError):
             message = _from_canonical_json(item, message_type)
         return message, message.SerializeToString()
+
+
+def _exact_types(descriptor: Descriptor) -> tuple[tuple[str, tuple[type, ...]], ...]:
+    """Return the fields whose JSON type a message's constructor does not check: it takes "ab" for a list and 24 for a bool."""
+    exact: list[tuple[str, tuple[type, ...]]] = []
+    for inner in descriptor.fields:
+        if inner.is_repeated:
+            is_map = inner.message_type is not None and inner.message_type.GetOptions().map_entry
+            exact.append((inner.name, (dict if is_map else list, type(None))))
+        elif inner.type == FieldDescriptor.TYPE_BOOL:
+            exact.append((inner.name, (bool, type(None))))
+    return tuple(exact)
 
 
 def _missing(name: str) -> ValueError:

@@ -13,11 +13,12 @@ from google.protobuf.message import Message
 
 def explain(descriptor: Descriptor, item: Mapping[object, object], path: str = "") -> str | None:
     """Name the first field of `item` that does not fit `descriptor`, and why; `path` goes before every name."""
-    fields = descriptor.fields_by_name
+    fields = {**descriptor.fields_by_camelcase_name, **descriptor.fields_by_name}
     for name, value in item.items():
-        if name not in fields:
+        field = fields.get(str(name))
+        if field is None:
             return f"{path}{name}: unknown field of {descriptor.name}"
-        if value is not None and (reason := _explain_field(fields[str(name)], value, f"{path}{name}")):
+        if value is not None and (reason := _explain_field(field, value, f"{path}{name}")):
             return reason
     return None
 
@@ -52,6 +53,8 @@ def _explain_value(descriptor: FieldDescriptor, value: object, path: str) -> str
 
 def _explain_number(descriptor: FieldDescriptor, value: object, path: str) -> str | None:
     expected = "a number" if descriptor.type in _FLOATS else "an integer"
+    if value is None:
+        return f"{path}: expected {expected}, got null"
     try:
         json_format.ParseDict({descriptor.name: [value] if descriptor.is_repeated else value}, _holder(descriptor))
     except (json_format.ParseError, TypeError, ValueError, OverflowError):
