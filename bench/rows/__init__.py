@@ -1,6 +1,6 @@
 """Every row, by name, in the order of the table."""
 
 from bench.harness import Row
-from bench.rows import capture, codec, publish
+from bench.rows import capture, codec, health, publish, websocket
 
-ROWS: dict[str, Row] = {row.name: row for row in (*codec.ROWS, *publish.ROWS, capture.ROW)}
+ROWS: dict[str, Row] = {row.name: row for row in (*codec.ROWS, *publish.ROWS, *websocket.ROWS, capture.ROW, health.ROW)}

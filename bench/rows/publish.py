@@ -58,6 +58,7 @@ def _json(_: Setting) -> Iterator[Sides]:
 def _sides(body: bytes, content_type: str) -> Iterator[Sides]:
     with (
         broker() as brokers,
+        closing(_producer(brokers)) as producer,
         closing(_publisher(brokers)) as publisher,
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
     ):
@@ -68,7 +69,7 @@ def _sides(body: bytes, content_type: str) -> Iterator[Sides]:
             runner.run(_take_all(ingest, body, content_type))
             return _BODIES * EVENTS / (time.perf_counter() - started)
 
-        yield Sides(_bare(brokers), ours)
+        yield Sides(_bare(producer), ours)
 
 
 def _publisher(brokers: Brokers) -> Publisher:
@@ -85,9 +86,9 @@ async def _take_all(ingest: Ingest, body: bytes, content_type: str) -> None:
     await asyncio.gather(*(client() for _ in range(_IN_FLIGHT)))
 
 
-def _bare(brokers: Brokers) -> Side:
-    """Return a side that publishes ready records with a producer configured as ours, and waits for the last one."""
-    producer = Producer(
+def _producer(brokers: Brokers) -> Producer:
+    """Return a producer configured as :class:`Publisher` configures its own."""
+    return Producer(
         brokers.config(
             enable_idempotence=True,
             linger_ms=_LINGER_MS,
@@ -96,6 +97,10 @@ def _bare(brokers: Brokers) -> Side:
             queue_buffering_max_kbytes=_QUEUE_KBYTES,
         )
     )
+
+
+def _bare(producer: Producer) -> Side:
+    """Return a side that publishes ready records and waits for the last one."""
     records = cast("list[dict[str, Any]]", [events.EVENT.record(event) for event in events.opportunities(EVENTS)])
 
     def side() -> float:

@@ -1,0 +1,117 @@
+"""`GET /api/health/` through the whole application, against an application that only answers."""
+
+import selectors
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import cast
+
+from bench.children import Pipe, child
+from bench.harness import Clock, Row, Setting, Side, Sides
+from bench.servers import event_loop
+from mev.app import Lane, create_app
+from mev.auth.master_key import MasterKey
+from mev.core import asgi
+from mev.host import lane, routes
+from mev.host.health import Health
+
+_CONNECTIONS = 32
+_REQUESTS = 16_000
+_REQUEST = b"GET %b HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" % lane.PATH.encode()
+_ANSWER_END = b'{"status":"ok"}'
+_WRK_S = 1
+
+
+@contextmanager
+def _open(_: Setting) -> Iterator[Sides]:
+    with event_loop() as loop, loop.serve(_bare) as bare, loop.serve(_whole()) as whole:
+        if shutil.which("wrk"):
+            yield Sides(_wrk(bare), _wrk(whole))
+            return
+        with child(_client, bare) as to_bare, child(_client, whole) as to_whole:
+            yield Sides(_load(to_bare), _load(to_whole))
+
+
+def _whole() -> asgi.App:
+    health = Lane("GET", lane.PATH, lane.health_lane, lane.OPENAPI)
+    return create_app([routes.router(Health({}, embedded=(), timeout_s=1))], [health], MasterKey("benchmark"))
+
+
+async def _bare(scope: asgi.Scope, receive: asgi.Receive, send: asgi.Send) -> None:
+    """Answer everything as the health endpoint answers."""
+    await lane.health_lane(scope, receive, send)
+
+
+def _load(pipe: Pipe) -> Side:
+    def side() -> float:
+        pipe.send(_REQUESTS)
+        elapsed: float = pipe.recv()
+        return _REQUESTS / elapsed
+
+    return side
+
+
+def _client(pipe: Pipe, port: int) -> None:
+    """Send as many requests as the parent asks for, over connections that stay open, one at a time on each."""
+    with ExitStack() as stack, selectors.DefaultSelector() as selector:
+        connections = [stack.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(_CONNECTIONS)]
+        for connection in connections:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            selector.register(connection, selectors.EVENT_READ)
+        while True:
+            try:
+                requests = pipe.recv()
+            except EOFError:
+                return
+            pipe.send(_ask(connections, selector, requests))
+
+
+def _ask(connections: list[socket.socket], selector: selectors.BaseSelector, requests: int) -> float:
+    started, missing, to_send = time.perf_counter(), requests, requests - len(connections)
+    for connection in connections:
+        connection.sendall(_REQUEST)
+    while missing:
+        for key, _ in selector.select():
+            connection = cast("socket.socket", key.fileobj)
+            # The server writes head and body apart, so an answer may come in two parts.
+            if not connection.recv(4096).endswith(_ANSWER_END):
+                continue
+            missing -= 1
+            if to_send > 0:
+                to_send -= 1
+                connection.sendall(_REQUEST)
+    return time.perf_counter() - started
+
+
+def _wrk(port: int) -> Side:
+    command = [
+        "wrk",
+        "--threads",
+        "1",
+        "--connections",
+        str(_CONNECTIONS),
+        "--duration",
+        f"{_WRK_S}s",
+        f"http://127.0.0.1:{port}{lane.PATH}",
+    ]
+
+    def side() -> float:
+        output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        (line,) = (line for line in output.splitlines() if line.startswith("Requests/sec:"))
+        return float(line.split()[1])
+
+    return side
+
+
+ROW = Row(
+    name="health",
+    unit="requests/s",
+    ours=f"GET {lane.PATH} through the whole application, {_CONNECTIONS} connections",
+    baseline="an ASGI application that only gives the same answer, on the same server",
+    clock=Clock.WALL,
+    open=_open,
+    expected_ratio=0.8,
+)
