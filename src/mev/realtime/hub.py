@@ -36,8 +36,10 @@ class Hub:
         self._groups_by_topic: dict[str, tuple[Group, ...]] = {}
         self._tallies = {encoding: Tally() for encoding in Encoding}
         self._watch = Watch(limits, self._clients, self.dismiss)
+        self._registry = registry
+        self._collector = TallyCollector(self._tallies)
         if registry is not None:
-            registry.register(TallyCollector(self._tallies))
+            registry.register(self._collector)
 
     def push(self, topic: str, partition: int, offsets: Sequence[int], values: Sequence[bytes]) -> None:
         """Take one consumed batch: `values[i]` was published to Kafka topic `topic` at `offsets[i]`.
@@ -106,10 +108,13 @@ class Hub:
         return [client.describe() for client in self._clients.values()]
 
     def close(self) -> None:
-        """Close every connection with 1001 and stop batching."""
+        """Close every connection with 1001, stop batching and take the metrics back."""
         for client in list(self._clients.values()):
             self.dismiss(client, Close.GOING_AWAY, "the server is shutting down")
         self._window.close()
+        if self._registry is not None:
+            self._registry.unregister(self._collector)
+            self._registry = None
 
     def _cancel(self, client: Client) -> None:
         while client.subscriptions:

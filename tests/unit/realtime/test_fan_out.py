@@ -74,7 +74,8 @@ async def test_full_frames_leave_at_once_and_the_rest_waits() -> None:
     push(hub, 10, 1, partition=1)
     await window()
     assert [len(frame_events([message])) for message in link.messages()] == [4, 4, 3]
-    push(hub, 10, 4)
+    push(hub, 11, 2)
+    push(hub, 13, 2)
     assert [len(frame_events([message])) for message in link.messages()] == [4, 4, 3, 4]
     assert not hub._window._deadlines
     hub.close()

@@ -26,3 +26,5 @@ async def test_metrics_follow_what_happens() -> None:
     hub.release(clients[0])
     assert value("connections", "json") == 0
     hub.close()
+    hub.close()
+    assert value("connections", "json") is None
