@@ -59,7 +59,7 @@ class Issuer(_message.Message):
     def __init__(self, principal: _Optional[str] = ..., approvers: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Command(_message.Message):
-    __slots__ = ("id", "version", "target", "issued_at_ns", "expires_at_ns", "priority", "issuer", "action", "level", "policy", "model", "config")
+    __slots__ = ("id", "version", "target", "issued_at_ns", "expires_at_ns", "priority", "issuer", "idempotency_key", "request_sha256", "action", "level", "policy", "model", "config")
     ID_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     TARGET_FIELD_NUMBER: _ClassVar[int]
@@ -67,6 +67,8 @@ class Command(_message.Message):
     EXPIRES_AT_NS_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
     ISSUER_FIELD_NUMBER: _ClassVar[int]
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_SHA256_FIELD_NUMBER: _ClassVar[int]
     ACTION_FIELD_NUMBER: _ClassVar[int]
     LEVEL_FIELD_NUMBER: _ClassVar[int]
     POLICY_FIELD_NUMBER: _ClassVar[int]
@@ -79,12 +81,14 @@ class Command(_message.Message):
     expires_at_ns: int
     priority: int
     issuer: Issuer
+    idempotency_key: str
+    request_sha256: bytes
     action: ModuleAction
     level: SetLevel
     policy: SetPolicy
     model: SwapModel
     config: SetConfig
-    def __init__(self, id: _Optional[str] = ..., version: _Optional[_Union[Version, _Mapping]] = ..., target: _Optional[_Union[Target, _Mapping]] = ..., issued_at_ns: _Optional[int] = ..., expires_at_ns: _Optional[int] = ..., priority: _Optional[int] = ..., issuer: _Optional[_Union[Issuer, _Mapping]] = ..., action: _Optional[_Union[ModuleAction, _Mapping]] = ..., level: _Optional[_Union[SetLevel, _Mapping]] = ..., policy: _Optional[_Union[SetPolicy, _Mapping]] = ..., model: _Optional[_Union[SwapModel, _Mapping]] = ..., config: _Optional[_Union[SetConfig, _Mapping]] = ...) -> None: ...
+    def __init__(self, id: _Optional[str] = ..., version: _Optional[_Union[Version, _Mapping]] = ..., target: _Optional[_Union[Target, _Mapping]] = ..., issued_at_ns: _Optional[int] = ..., expires_at_ns: _Optional[int] = ..., priority: _Optional[int] = ..., issuer: _Optional[_Union[Issuer, _Mapping]] = ..., idempotency_key: _Optional[str] = ..., request_sha256: _Optional[bytes] = ..., action: _Optional[_Union[ModuleAction, _Mapping]] = ..., level: _Optional[_Union[SetLevel, _Mapping]] = ..., policy: _Optional[_Union[SetPolicy, _Mapping]] = ..., model: _Optional[_Union[SwapModel, _Mapping]] = ..., config: _Optional[_Union[SetConfig, _Mapping]] = ...) -> None: ...
 
 class ModuleAction(_message.Message):
     __slots__ = ("module", "action", "params_json")
@@ -248,3 +252,61 @@ class Report(_message.Message):
     running: Running
     uptime_ns: int
     def __init__(self, agent_id: _Optional[str] = ..., module: _Optional[str] = ..., agent_counter: _Optional[int] = ..., reported_at_ns: _Optional[int] = ..., command_id: _Optional[str] = ..., result: _Optional[_Union[Result, str]] = ..., reason_code: _Optional[str] = ..., detail: _Optional[str] = ..., received_at_ns: _Optional[int] = ..., applied_at_ns: _Optional[int] = ..., running: _Optional[_Union[Running, _Mapping]] = ..., uptime_ns: _Optional[int] = ...) -> None: ...
+
+class Enrolment(_message.Message):
+    __slots__ = ("agent_id", "module", "public_key", "software_version", "actions", "policy_types", "enrolled_at_ns", "revoked")
+    AGENT_ID_FIELD_NUMBER: _ClassVar[int]
+    MODULE_FIELD_NUMBER: _ClassVar[int]
+    PUBLIC_KEY_FIELD_NUMBER: _ClassVar[int]
+    SOFTWARE_VERSION_FIELD_NUMBER: _ClassVar[int]
+    ACTIONS_FIELD_NUMBER: _ClassVar[int]
+    POLICY_TYPES_FIELD_NUMBER: _ClassVar[int]
+    ENROLLED_AT_NS_FIELD_NUMBER: _ClassVar[int]
+    REVOKED_FIELD_NUMBER: _ClassVar[int]
+    agent_id: str
+    module: str
+    public_key: bytes
+    software_version: str
+    actions: _containers.RepeatedCompositeFieldContainer[DeclaredAction]
+    policy_types: _containers.RepeatedScalarFieldContainer[str]
+    enrolled_at_ns: int
+    revoked: bool
+    def __init__(self, agent_id: _Optional[str] = ..., module: _Optional[str] = ..., public_key: _Optional[bytes] = ..., software_version: _Optional[str] = ..., actions: _Optional[_Iterable[_Union[DeclaredAction, _Mapping]]] = ..., policy_types: _Optional[_Iterable[str]] = ..., enrolled_at_ns: _Optional[int] = ..., revoked: _Optional[bool] = ...) -> None: ...
+
+class DeclaredAction(_message.Message):
+    __slots__ = ("name", "description", "params_schema_json")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
+    PARAMS_SCHEMA_JSON_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    description: str
+    params_schema_json: str
+    def __init__(self, name: _Optional[str] = ..., description: _Optional[str] = ..., params_schema_json: _Optional[str] = ...) -> None: ...
+
+class Proposal(_message.Message):
+    __slots__ = ("id", "draft", "approvals_required", "proposed_at_ns", "expires_at_ns")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    DRAFT_FIELD_NUMBER: _ClassVar[int]
+    APPROVALS_REQUIRED_FIELD_NUMBER: _ClassVar[int]
+    PROPOSED_AT_NS_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_AT_NS_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    draft: Command
+    approvals_required: int
+    proposed_at_ns: int
+    expires_at_ns: int
+    def __init__(self, id: _Optional[str] = ..., draft: _Optional[_Union[Command, _Mapping]] = ..., approvals_required: _Optional[int] = ..., proposed_at_ns: _Optional[int] = ..., expires_at_ns: _Optional[int] = ...) -> None: ...
+
+class Vote(_message.Message):
+    __slots__ = ("proposal_id", "principal", "approve", "at_ns", "command_id")
+    PROPOSAL_ID_FIELD_NUMBER: _ClassVar[int]
+    PRINCIPAL_FIELD_NUMBER: _ClassVar[int]
+    APPROVE_FIELD_NUMBER: _ClassVar[int]
+    AT_NS_FIELD_NUMBER: _ClassVar[int]
+    COMMAND_ID_FIELD_NUMBER: _ClassVar[int]
+    proposal_id: str
+    principal: str
+    approve: bool
+    at_ns: int
+    command_id: str
+    def __init__(self, proposal_id: _Optional[str] = ..., principal: _Optional[str] = ..., approve: _Optional[bool] = ..., at_ns: _Optional[int] = ..., command_id: _Optional[str] = ...) -> None: ...
