@@ -1,0 +1,190 @@
+"""Kafka to ClickHouse: the whole sink, from its start to the last committed offset, against the engine's own insert of the same blocks.
+
+Kafka is the real broker of the tests, because the embedded one keeps too little; ClickHouse is the engine in this process. The broker
+is filled once; every round reads it as a new consumer group into new tables.
+"""
+
+import os
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
+from itertools import count, islice
+from pathlib import Path
+from typing import Any, cast
+
+import clickhouse_connect
+from confluent_kafka import Consumer, Producer, TopicPartition
+from tests.services.kafka import RealKafka, jars
+
+from bench import events
+from bench.harness import Clock, Row, Setting, Sides, SkippedError
+from mev.bus.kafka import PARTITIONS, Brokers, Cluster
+from mev.sink.block import join
+from mev.sink.partition import BlockLimits
+from mev.sink.service import Sink
+from mev.sink.writer import Writer
+from mev.store.clickhouse import Address, ClickHouse
+from mev.wire.registry import Record
+
+_DATABASE = "mev"
+_BLOCK_ROWS = 65_536
+_BLOCKS = 2  # of each partition, all full: a last block that waits for its age would measure the waiting
+_ROWS = _BLOCK_ROWS * _BLOCKS * PARTITIONS
+_DIFFERENT = 8192
+_INSERT_THREADS = 2
+_TIMEOUT_S = 30.0
+_ROUND_S = 120.0
+_LOOK_S = 0.005
+_TOPIC, _TABLE = events.EVENT.topic, events.EVENT.table
+
+
+@contextmanager
+def _open(setting: Setting) -> Iterator[Sides]:
+    os.chdir(setting.scratch)  # the engine keeps a cache of schemas in the working directory
+    with ExitStack() as stack:
+        kafka = stack.enter_context(_kafka(setting.scratch / "kafka"))
+        brokers = Brokers(servers=kafka.brokers)
+        partitions = list(_records())
+        _fill(brokers, partitions)
+        clickhouse = stack.enter_context(closing(ClickHouse(Address(database=_DATABASE, path=setting.scratch / "clickhouse"))))
+        bench = _Bench(brokers, clickhouse, setting.scratch / "clickhouse", [[r["value"] for r in each] for each in partitions])
+        yield Sides(bench.engine, bench.sink)
+
+
+def _kafka(folder: Path) -> RealKafka:
+    try:
+        java, classpath = jars.java(), jars.classpath()
+    except jars.JarsMissingError as missing:
+        raise SkippedError(str(missing)) from None
+    folder.mkdir()
+    return RealKafka(folder, java, classpath)
+
+
+def _records() -> Iterator[list[Record]]:
+    """Yield each partition's records, all of them different events."""
+    patterns, numbers = events.opportunities(_DIFFERENT), count()
+    for _ in range(PARTITIONS):
+        records = []
+        for number in islice(numbers, _ROWS // PARTITIONS):
+            event = patterns[number % _DIFFERENT]
+            event.id = f"event-{number}"
+            event.detected_at_ns += 1
+            records.append(events.EVENT.record(event))
+        yield records
+
+
+def _fill(brokers: Brokers, partitions: list[list[Record]]) -> None:
+    Cluster(brokers, timeout_s=_TIMEOUT_S).ensure_topics([_TOPIC])
+    with closing(
+        Producer(brokers.config(linger_ms=20, queue_buffering_max_messages=_ROWS, queue_buffering_max_kbytes=1 << 20))
+    ) as producer:
+        for number, records in enumerate(partitions):
+            producer.produce_batch(_TOPIC, cast("list[dict[str, Any]]", records), partition=number)
+        if producer.flush(_ROUND_S):
+            raise RuntimeError("the broker did not take the events")
+
+
+class _Bench:
+    """The two sides, on one broker and one engine."""
+
+    def __init__(self, brokers: Brokers, clickhouse: ClickHouse, path: Path, values: list[list[bytes]]) -> None:
+        self._brokers = brokers
+        self._clickhouse = clickhouse
+        self._path = path
+        self._values = values
+        self._rounds = count()
+        self._blocks = [
+            (number, first, _BLOCK_ROWS) for first in range(0, _ROWS // PARTITIONS, _BLOCK_ROWS) for number in range(PARTITIONS)
+        ]
+
+    def sink(self) -> float:
+        """Store everything with the sink and remember its blocks."""
+        cluster = self._new_round()
+        group = f"bench-{cluster}"
+        writer = Writer(self._clickhouse, _refuse, cluster)
+        writer.prepare()
+        sink = Sink(
+            Brokers(servers=self._brokers.servers, options={"group.id": group}),
+            [_TOPIC],
+            writer,
+            limits=BlockLimits(rows=_BLOCK_ROWS, size_bytes=64 << 20, age_s=_ROUND_S),
+            buffer_bytes=1 << 30,
+            insert_threads=_INSERT_THREADS,
+            retry_max_s=1,
+            timeout_s=_TIMEOUT_S,
+        )
+        started = time.perf_counter()
+        sink.start()
+        self._wait_for_commits(sink, group)
+        elapsed = time.perf_counter() - started
+        sink.close(_TIMEOUT_S)
+        self._blocks = [
+            (int(partition), int(first), int(records))
+            for partition, first, records in self._clickhouse.rows(
+                f"SELECT partition, first_offset, records FROM `{_DATABASE}`.`ingest_blocks` ORDER BY stored_at"
+            )
+        ]
+        return self._checked(elapsed)
+
+    def engine(self) -> float:
+        """Insert the blocks that the sink made last, by as many threads."""
+        cluster = self._new_round()
+        Writer(self._clickhouse, _refuse, cluster).prepare()
+        bodies = [join(self._values[partition][first : first + records]) for partition, first, records in self._blocks]
+        settings = {
+            "format_schema_source": "string",
+            "format_schema": events.EVENT.proto_schema,
+            "format_schema_message_name": events.EVENT.descriptor.name,
+        }
+
+        def insert(numbered: tuple[int, bytes]) -> None:
+            number, body = numbered
+            with closing(clickhouse_connect.get_client(dsn=f"chdb://{self._path}")) as client:
+                client.raw_insert(
+                    f"`{_DATABASE}`.`{_TABLE}`",
+                    column_names=list(events.EVENT.clickhouse_types),
+                    insert_block=body,
+                    fmt="Protobuf",
+                    settings={**settings, "insert_deduplication_token": f"{cluster}-{number}"},
+                )
+
+        with ThreadPoolExecutor(_INSERT_THREADS) as executor:
+            started = time.perf_counter()
+            list(executor.map(insert, enumerate(bodies)))
+            elapsed = time.perf_counter() - started
+        return self._checked(elapsed)
+
+    def _new_round(self) -> str:
+        self._clickhouse.command(f"DROP DATABASE IF EXISTS `{_DATABASE}` SYNC")
+        return f"round-{next(self._rounds)}"
+
+    def _wait_for_commits(self, sink: Sink, group: str) -> None:
+        deadline = time.monotonic() + _ROUND_S
+        partitions = [TopicPartition(_TOPIC, number) for number in range(PARTITIONS)]
+        with closing(Consumer(self._brokers.config(group_id=group, enable_auto_commit=False))) as observer:
+            while sum(max(0, at.offset) for at in observer.committed(partitions, timeout=_TIMEOUT_S)) < _ROWS:
+                if sink.failure or time.monotonic() > deadline:
+                    raise RuntimeError(f"the sink did not store everything: {sink.failure}")
+                time.sleep(_LOOK_S)
+
+    def _checked(self, elapsed: float) -> float:
+        ((rows,),) = self._clickhouse.rows(f"SELECT count() FROM `{_DATABASE}`.`{_TABLE}`")
+        if rows != _ROWS:
+            raise RuntimeError(f"{rows} rows were stored, not {_ROWS}")
+        return _ROWS / elapsed
+
+
+def _refuse(records: list[Record]) -> None:
+    raise RuntimeError(f"{len(records)} records were unreadable")
+
+
+ROW = Row(
+    name="sink",
+    unit="rows/s",
+    ours=f"{_ROWS:,} events in a Kafka topic of {PARTITIONS} partitions to rows with committed offsets",
+    baseline=f"ClickHouse's insert of the same blocks, by {_INSERT_THREADS} threads",
+    clock=Clock.WALL,
+    open=_open,
+    expected_ratio=0.7,
+)
