@@ -135,10 +135,10 @@ class Settings(BaseSettings):
     def _split_origins(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
-    @field_validator("mev_data_dir")
+    @field_validator("mev_data_dir", "model_dir", "export_dir")
     @classmethod
-    def _expand(cls, value: Path) -> Path:
-        return value.expanduser().absolute()
+    def _expand(cls, value: Path | None) -> Path | None:
+        return value.expanduser().absolute() if value else None
 
     @property
     def embedded(self) -> tuple[str, ...]:

@@ -146,6 +146,8 @@ async def _start_redis(settings: Settings, folder: DataFolder, stack: AsyncExitS
 
 
 async def _start_clickhouse(settings: Settings, folder: DataFolder, stack: AsyncExitStack) -> ClickHouse:
+    if not settings.clickhouse_host:
+        stack.enter_context(contextlib.chdir(folder.path))  # the embedded engine keeps a cache of schemas in the working directory
     clickhouse = ClickHouse(wiring.clickhouse_address(settings, folder))
     stack.push_async_callback(asyncio.to_thread, clickhouse.close)
     await asyncio.to_thread(clickhouse.ping)
