@@ -31,16 +31,25 @@ class GroupConsumer:
             )
         )
         self._timeout_s = timeout_s
+        self._just_revoked: set[Position] = set()
 
         def revoked(_consumer: Consumer, partitions: list[TopicPartition]) -> None:
-            on_revoked([(at.topic, at.partition) for at in partitions])
+            positions = [(at.topic, at.partition) for at in partitions]
+            self._just_revoked.update(positions)
+            on_revoked(positions)
 
         self._consumer.subscribe(list(topics), on_revoke=revoked, on_lost=revoked)
 
     def read(self, timeout_s: float) -> list[Message]:
         """Return the next messages: at once when there are some, else after at most `timeout_s`."""
         first = self._consumer.poll(timeout_s)
-        messages = [] if first is None else [first, *self._consumer.consume(_MAX_MESSAGES - 1, 0)]
+        if first is None:
+            return []
+        self._just_revoked.clear()
+        messages = self._consumer.consume(_MAX_MESSAGES - 1, 0)
+        # The client drops what it held of a partition that goes, but not the message it gave out already.
+        if (first.topic(), first.partition()) not in self._just_revoked:
+            messages.insert(0, first)
         good = [message for message in messages if message.error() is None]
         for error in {str(message.error()) for message in messages if message.error() is not None}:
             LOG.warning("reading: %s", error, extra={"action": "consumer_error"})
