@@ -12,8 +12,12 @@ from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 
 from mev.bus.kafka import PARTITIONS, Brokers
 from mev.bus.offsets import group_offsets
+from mev.wire.topics import DEAD_LETTER
 
-_LIMIT_BYTES = 3 << 20  # of the 5 MB a partition keeps
+# Together less than the 5 MB a partition keeps, should all of it go to one: what is not stored, what is not yet counted, and one part.
+_UNSTORED_BYTES = 1_500_000
+_UNCOUNTED_BYTES = 2_000_000
+PART_BYTES = 1 << 20
 _CHECK_EVERY_BYTES = 256 << 10
 _CHECK_EVERY_S = 0.05
 
@@ -34,7 +38,8 @@ class EmbeddedBroker:
 class Backlog:
     """Tells publishers when the embedded broker holds all it safely can, because `group` has not stored it yet.
 
-    Publishers report what they send; a thread of its own asks the broker how far the group has come. Thread-safe, and
+    Publishers report what they send, in batches of at most ``PART_BYTES``, and when it is acknowledged; a thread of its own asks the
+    broker how far the group has come. Dead letters, which nobody stores, are let through: the newest are kept. Thread-safe, and
     :meth:`is_full` never waits.
     """
 
@@ -42,6 +47,7 @@ class Backlog:
         self._consumer = Consumer(brokers.config(group_id=group, enable_auto_commit=False))
         self._timeout_s = timeout_s
         self._topics: dict[str, _Published] = defaultdict(_Published)
+        self._lock = threading.Lock()
         self._due = threading.Event()
         self._closing = False
         self._thread = threading.Thread(target=self._watch, name="embedded-backlog", daemon=True)
@@ -49,17 +55,23 @@ class Backlog:
 
     def is_full(self, topic: str) -> bool:
         """Say whether a partition of `topic` may hold more unstored bytes than the broker can safely keep."""
+        if topic == DEAD_LETTER:
+            return False
         published = self._topics[topic]
-        return published.full or published.unchecked_bytes > _LIMIT_BYTES
+        return published.full or published.uncounted_bytes > _UNCOUNTED_BYTES
 
-    def published(self, topic: str, messages: int, size_bytes: int) -> None:
-        """Count what was published to `topic`."""
-        published = self._topics[topic]
-        published.messages += messages
-        published.size_bytes += size_bytes
-        published.unchecked_bytes += size_bytes
-        if published.unchecked_bytes > _CHECK_EVERY_BYTES:
+    def sent(self, topic: str, messages: int, size_bytes: int) -> None:
+        """Count what was handed to the producer for `topic`."""
+        with self._lock:
+            published = self._topics[topic]
+            published.add(messages, size_bytes)
+        if published.uncounted_bytes > _CHECK_EVERY_BYTES:
             self._due.set()
+
+    def settled(self, topic: str, size_bytes: int) -> None:
+        """Count what the broker has acknowledged, or never will."""
+        with self._lock:
+            self._topics[topic].settled_bytes += size_bytes
 
     def close(self) -> None:
         """Stop asking."""
@@ -70,18 +82,20 @@ class Backlog:
 
     def _watch(self) -> None:
         while not self._closing:
-            for topic, published in list(self._topics.items()):
-                if published.full or published.unchecked_bytes > _CHECK_EVERY_BYTES:
-                    self._check(topic, published)
             self._due.clear()
-            self._due.wait(_CHECK_EVERY_S if any(p.full for p in self._topics.values()) else None)
+            with self._lock:
+                topics = {topic: published for topic, published in self._topics.items() if topic != DEAD_LETTER}
+            for topic, published in topics.items():
+                if published.full or published.uncounted_bytes > _CHECK_EVERY_BYTES:
+                    self._check(topic, published)
+            waiting = any(published.full or published.uncounted_bytes > _UNCOUNTED_BYTES for published in topics.values())
+            self._due.wait(_CHECK_EVERY_S if waiting else None)
 
     def _check(self, topic: str, published: "_Published") -> None:
-        unchecked = published.unchecked_bytes
-        mean_bytes = published.size_bytes / published.messages
+        settled = published.settled_bytes  # read first: all of it is among what the broker reports
         try:
-            published.full = self._lag(topic) * mean_bytes > _LIMIT_BYTES // 2
-            published.unchecked_bytes -= unchecked
+            published.full = self._lag(topic) * published.mean_bytes > _UNSTORED_BYTES
+            published.counted_bytes = settled
         except KafkaException:  # the broker is gone or busy: what is known stays, the next round asks again
             published.full = True
 
@@ -92,7 +106,27 @@ class Backlog:
 
 @dataclass(slots=True)
 class _Published:
-    messages: int = 0
-    size_bytes: int = 0
-    unchecked_bytes: int = 0
+    """What was published to one topic; `counted_bytes` of it are among the offsets that the broker last reported."""
+
+    sent_bytes: int = 0
+    settled_bytes: int = 0
+    counted_bytes: int = 0
     full: bool = False
+    recent_messages: float = 0
+    recent_bytes: float = 0
+
+    def add(self, messages: int, size_bytes: int) -> None:
+        self.sent_bytes += size_bytes
+        self.recent_messages += messages
+        self.recent_bytes += size_bytes
+        if self.recent_bytes > _UNSTORED_BYTES:  # older sizes count for less: what waits is what came last
+            self.recent_messages /= 2
+            self.recent_bytes /= 2
+
+    @property
+    def uncounted_bytes(self) -> int:
+        return self.sent_bytes - self.counted_bytes
+
+    @property
+    def mean_bytes(self) -> float:
+        return self.recent_bytes / self.recent_messages if self.recent_messages else 0

@@ -3,14 +3,14 @@
 import asyncio
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Any, cast
 
 from confluent_kafka import KafkaException, Producer
 from prometheus_client import Counter, Histogram
 
-from mev.bus.embedded import Backlog
+from mev.bus.embedded import PART_BYTES, Backlog
 from mev.bus.errors import PublishError, QueueFullError
 from mev.bus.kafka import Brokers
 from mev.wire.registry import Record
@@ -21,6 +21,7 @@ SECONDS = Histogram(
     "mev_publish_seconds", "From publish to the last acknowledgement of a batch.", buckets=[0.0005 * 2**n for n in range(16)]
 )
 _RETRY_PAUSE_S = 0.2
+_ROOM_PAUSE_S = 0.02
 
 
 class _Batch:
@@ -80,23 +81,18 @@ class Publisher:
         :raises QueueFullError: nothing or only a part was taken; publish the same records again later.
         :raises PublishError: a message was not acknowledged in time; publish the same records again.
         """
-        await asyncio.wrap_future(self._enqueue(topic, records))
+        for number, part in enumerate(self._parts(records)):
+            if number:  # the embedded broker takes a large batch as the sink makes room for it
+                await self._room(topic)
+            await asyncio.wrap_future(self._enqueue(topic, part))
 
     def publish_and_wait(self, topic: str, records: list[Record]) -> None:
         """Publish `records` from a thread, waiting while the queue is full, and return when the brokers have them all.
 
         :raises PublishError: a message was not acknowledged in time; publish the same records again.
         """
-        deadline = time.monotonic() + self._timeout_s
-        while True:
-            try:
-                self._enqueue(topic, records).result(self._timeout_s * 2)
-            except QueueFullError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(_RETRY_PAUSE_S)
-            else:
-                return
+        for part in self._parts(records):
+            self._publish_part(topic, part)
 
     def close(self) -> None:
         """Wait for what is queued, up to the publish time-out, and stop."""
@@ -106,8 +102,39 @@ class Publisher:
         if self._backlog:
             self._backlog.close()
 
+    def _publish_part(self, topic: str, part: list[Record]) -> None:
+        deadline = time.monotonic() + self._timeout_s
+        while True:
+            try:
+                self._enqueue(topic, part).result(self._timeout_s * 2)
+            except QueueFullError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(_RETRY_PAUSE_S)
+            else:
+                return
+
+    def _parts(self, records: list[Record]) -> Iterator[list[Record]]:
+        """Cut `records` into what the embedded broker takes at once; brokers take them whole."""
+        if not self._backlog:
+            yield records
+            return
+        start, size = 0, 0
+        for index, record in enumerate(records):
+            size += len(record["value"])
+            if size > PART_BYTES and index > start:
+                yield records[start:index]
+                start, size = index, len(record["value"])
+        yield records[start:]
+
+    async def _room(self, topic: str) -> None:
+        deadline = time.monotonic() + self._timeout_s
+        while self._backlog and self._backlog.is_full(topic) and time.monotonic() < deadline:  # noqa: ASYNC110 - a thread's news
+            await asyncio.sleep(_ROOM_PAUSE_S)
+
     def _enqueue(self, topic: str, records: list[Record]) -> Future[None]:
         future: Future[None] = Future()
+        future.set_running_or_notify_cancel()  # nobody can cancel it: what is queued is sent
         if not records:
             future.set_result(None)
             return future
@@ -115,17 +142,19 @@ class Publisher:
             raise _backlog_full(topic)
         if len(self._producer) + len(records) > self._queue_messages:
             raise _queue_full()
-        taken = self._produce(topic, records, future)
-        if taken < len(records):
+        size_bytes = sum(len(record["value"]) for record in records) if self._backlog else 0
+        if self._produce(topic, records, size_bytes, future) < len(records):
             raise _queue_full()
         if self._backlog:
-            self._backlog.published(topic, len(records), sum(len(record["value"]) for record in records))
+            self._backlog.sent(topic, len(records), size_bytes)
         return future
 
-    def _produce(self, topic: str, records: list[Record], future: Future[None]) -> int:
+    def _produce(self, topic: str, records: list[Record], size_bytes: int, future: Future[None]) -> int:
         started, size = time.perf_counter(), len(records)
 
         def done(error: Any | None) -> None:
+            if self._backlog:
+                self._backlog.settled(topic, size_bytes)
             if error is None:
                 PUBLISHED.labels(topic).inc(size)
                 SECONDS.observe(time.perf_counter() - started)
