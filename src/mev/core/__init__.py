@@ -1,1 +1,1 @@
-"""What every layer may use: errors, time, life cycle, metrics. No I/O, no third-party services."""
+"""What every layer may use: errors, time, files, life cycle, metrics. No network, no third-party services."""

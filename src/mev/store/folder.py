@@ -2,13 +2,13 @@
 
 import fcntl
 import json
-import os
 import secrets
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
 from mev.core.errors import MevError, UnavailableError
+from mev.core.files import write_atomically
 
 _RUNTIME = "runtime.json"
 _LOCK = "lock"
@@ -91,14 +91,3 @@ class DataFolder:
 
     def _not_running(self) -> NotRunningError:
         return NotRunningError(f"no system runs on {self.path}; start one with `mev up`, or set MEV_DATA_DIR to its folder")
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write `content` to `path`, mode 0600, so that a reader sees all of it or what was there before, also after a crash."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
