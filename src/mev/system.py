@@ -197,6 +197,7 @@ async def _start_realtime(settings: Settings, brokers: Brokers, stack: AsyncExit
         ping_interval_s=settings.ws_ping_interval_s,
     )
     hub = Hub(EVENT_TYPES, limits, REGISTRY)
+    stack.callback(hub.close)
     handover = _Handover(asyncio.get_running_loop(), hub)
     tail = Tail(brokers, BY_TOPIC, handover.deliver, timeout_s=settings.service_timeout_s)
     await asyncio.to_thread(tail.start)

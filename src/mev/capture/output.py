@@ -4,11 +4,10 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from typing import BinaryIO, Protocol
 
-import orjson
-
 from mev.capture.service import Event
 from mev.core.errors import UnavailableError
 from mev.wire import registry
+from mev.wire.render import renderer
 
 
 class Publisher(Protocol):
@@ -70,18 +69,10 @@ class LineOutput:
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
+        self._render = {event.message: renderer(event) for event in registry.EVENT_TYPES.values()}
 
     def publish(self, events: Sequence[Event]) -> None:
         """Write a batch."""
         for event in events:
-            self._stream.write(orjson.dumps(as_json(event), option=orjson.OPT_APPEND_NEWLINE))
+            self._stream.write(self._render[type(event)](event.SerializeToString()) + b"\n")
         self._stream.flush()
-
-
-def as_json(event: Event) -> dict[str, object]:
-    """Return an event as plain values, 64-bit integers as numbers."""
-    values: dict[str, object] = {"type": type(event).DESCRIPTOR.name.lower()}
-    for field in event.DESCRIPTOR.fields:
-        value = getattr(event, field.name)
-        values[field.name] = list(value) if field.is_repeated else value
-    return values

@@ -11,9 +11,9 @@ from typing import NamedTuple, Protocol
 import orjson
 
 from mev.realtime import websocket
-from mev.realtime.render import Render
 from mev.realtime.websocket import Opcode
 from mev.wire import frames
+from mev.wire.render import Render
 
 
 class Topic(NamedTuple):

@@ -14,12 +14,12 @@ from mev.realtime.client import Client, Connection, Link, Subscription
 from mev.realtime.errors import DuplicateIdError, TooManySubscriptionsError, UnknownIdError
 from mev.realtime.group import Group
 from mev.realtime.limits import Limits
-from mev.realtime.render import renderer
 from mev.realtime.tally import Encoding, Tally, TallyCollector
 from mev.realtime.watch import Watch
 from mev.realtime.websocket import Close
 from mev.realtime.window import Window
 from mev.wire.registry import EventType
+from mev.wire.render import renderer
 
 
 class Hub:

@@ -3,15 +3,15 @@
 import sys
 from typing import Annotated
 
-import orjson
 import typer
-from google.protobuf import json_format
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from mev.core.clock import now_ns
 from mev.simulate.model import EPOCH_NS, Market
 from mev.simulate.service import publish
+from mev.wire.registry import EVENT_TYPES
+from mev.wire.render import renderer
 from mev.wiring import connect
 
 
@@ -43,9 +43,9 @@ def simulate(
 
 
 def _print(market: Market, opportunities: int | None) -> None:
+    write = {event.descriptor.full_name: renderer(event) for event in EVENT_TYPES.values()}
     for number, messages in enumerate(market):
         if number == opportunities:
             return
         for message in messages:
-            document = json_format.MessageToDict(message, preserving_proto_field_name=True)
-            sys.stdout.buffer.write(orjson.dumps({"type": message.DESCRIPTOR.name.lower(), **document}) + b"\n")
+            sys.stdout.buffer.write(write[message.DESCRIPTOR.full_name](message.SerializeToString()) + b"\n")

@@ -6,7 +6,6 @@ from itertools import count
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.unit.realtime.links import MemoryLink, Sent
 
 from mev.realtime.client import Client
 from mev.realtime.errors import DuplicateIdError, TooManySubscriptionsError, UnknownIdError
@@ -17,6 +16,7 @@ from mev.realtime.websocket import Close
 from mev.wire.frames import offsets_of
 from mev.wire.pb.events_pb2 import Bundle, Tick
 from mev.wire.registry import EVENT_TYPES
+from tests.unit.realtime.links import MemoryLink, Sent
 
 TICK, BUNDLE = frozenset({"tick"}), frozenset({"bundle"})
 KAFKA = {"tick": "mev.tick.v1", "bundle": "mev.bundle.v1"}

@@ -2,11 +2,11 @@ import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.unit.realtime.links import parse_server_frames
 
 from mev.core.errors import MevError
 from mev.realtime import messages
 from mev.realtime.errors import UnknownTopicError
+from tests.unit.realtime.links import parse_server_frames
 
 TOPICS = frozenset({"tick", "bundle"})
 

@@ -1,11 +1,11 @@
 from prometheus_client import CollectorRegistry
-from tests.unit.realtime.links import MemoryLink
 
 from mev.realtime.hub import Hub
 from mev.realtime.limits import Limits
 from mev.realtime.tally import Encoding
 from mev.wire.pb.events_pb2 import Tick
 from mev.wire.registry import EVENT_TYPES
+from tests.unit.realtime.links import MemoryLink
 
 
 async def test_metrics_follow_what_happens() -> None:

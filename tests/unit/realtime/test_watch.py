@@ -3,7 +3,6 @@
 import asyncio
 
 import pytest
-from tests.unit.realtime.links import MemoryLink
 
 from mev.realtime.client import Client
 from mev.realtime.hub import Hub
@@ -13,6 +12,7 @@ from mev.realtime.watch import Watch
 from mev.realtime.websocket import Close
 from mev.wire.pb.events_pb2 import Tick
 from mev.wire.registry import EVENT_TYPES
+from tests.unit.realtime.links import MemoryLink
 
 LIMITS = Limits(auth_timeout_s=5, stall_timeout_s=30, ping_interval_s=20, close_timeout_s=5, soft_buffer_bytes=100)
 

@@ -3,10 +3,10 @@ import contextlib
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.unit.realtime.links import client_frame, parse_server_frames
 
 from mev.realtime import websocket
 from mev.realtime.websocket import Close, Message, Opcode, Parser, ProtocolError
+from tests.unit.realtime.links import client_frame, parse_server_frames
 
 _controls = st.builds(Message, st.sampled_from([Opcode.PING, Opcode.PONG]), st.binary(max_size=125))
 _texts = st.builds(Message, st.just(Opcode.TEXT), st.text(max_size=300).map(str.encode))

@@ -6,9 +6,9 @@ from google.protobuf import descriptor_pb2, json_format
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mev.realtime.render import _message, renderer
 from mev.wire.pb.events_pb2 import AgentMetrics, Opportunity, RouteStep
 from mev.wire.registry import EVENT_TYPES
+from mev.wire.render import _message, renderer
 
 _u64, _i64 = st.integers(0, 2**64 - 1), st.integers(-(2**63), 2**63 - 1)
 _finite = st.floats(allow_nan=False, allow_infinity=False)
