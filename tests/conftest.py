@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from tests.services import kafka, processes, redis, require
 from tests.services.kafka import jars
 from tests.services.service import Service

@@ -15,7 +15,6 @@ from typing import Any, cast
 
 import clickhouse_connect
 from confluent_kafka import Consumer, Producer, TopicPartition
-from tests.services.kafka import RealKafka, jars
 
 from bench import events
 from bench.harness import Clock, Row, Setting, Sides, SkippedError
@@ -26,6 +25,7 @@ from mev.sink.service import Sink
 from mev.sink.writer import Writer
 from mev.store.clickhouse import Address, ClickHouse
 from mev.wire.registry import Record
+from tests.services.kafka import RealKafka, jars
 
 _DATABASE = "mev"
 _BLOCK_ROWS = 65_536

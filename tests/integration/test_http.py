@@ -7,10 +7,10 @@ from typing import Any
 import httpx
 import orjson
 import pytest
-from tests.services.system import RunningSystem
 
 from mev.wire.pb.events_pb2 import Bundle, Opportunity
 from mev.wire.registry import EVENT_TYPES
+from tests.services.system import RunningSystem
 
 JSON = {"Content-Type": "application/json"}
 NDJSON = {"Content-Type": "application/x-ndjson"}

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import redis
 from confluent_kafka import Consumer, Producer
+
 from tests import services
 from tests.services import processes
 from tests.services.kafka import RealKafka

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.services.system import RunningSystem
 from websockets.asyncio.client import ClientConnection, connect
 
 from mev.wire.pb.events_pb2 import Arbitrage
 from mev.wire.pb.stream_pb2 import Frame
+from tests.services.system import RunningSystem
 
 SOL = "So11111111111111111111111111111111111111112"
 FILES = ("block-254170887.json.gz", "transactions.jsonl.gz")

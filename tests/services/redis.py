@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import redis
+
 from tests.services import require
 from tests.services.service import Service, free_port
 

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 import uvloop
-from tests.integration.realtime.service import Service
 
 from mev.realtime.limits import Limits
+from tests.integration.realtime.service import Service
 
 
 def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:

@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Callable
 
 import uvicorn
-from tests.unit.realtime.links import client_frame, parse_server_frames
 from uvicorn._types import ASGIReceiveCallable, ASGISendCallable, Scope
 
 from mev.realtime.handshake import key_check
@@ -15,6 +14,7 @@ from mev.realtime.limits import Limits
 from mev.realtime.server import PATH, websocket_class
 from mev.wire.pb.events_pb2 import Tick
 from mev.wire.registry import EVENT_TYPES
+from tests.unit.realtime.links import client_frame, parse_server_frames
 
 KEY = "a-key-for-tests"
 HEADERS = {"X-API-Key": KEY}

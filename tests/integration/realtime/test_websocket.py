@@ -7,8 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from tests.integration.realtime.service import HEADERS, KEY, Service, until
-from tests.unit.realtime.links import client_frame
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Subprotocol
@@ -17,6 +15,8 @@ from mev.realtime.handshake import SUBPROTOCOL
 from mev.realtime.server import PATH
 from mev.wire.pb.events_pb2 import Tick
 from mev.wire.pb.stream_pb2 import Frame
+from tests.integration.realtime.service import HEADERS, KEY, Service, until
+from tests.unit.realtime.links import client_frame
 
 SUBSCRIBE = '{"op": "subscribe", "id": "s1", "topics": ["tick"]}'
 STRANGERS = [SUBSCRIBE, "nonsense", '{"op": "auth", "api_key": "wrong"}', '{"op": "auth", "api_key": "\\ud800"}', b"\x00"]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
+
 from tests.services import require
 from tests.services.kafka import jars
 from tests.services.service import Service, ServiceError, free_port

@@ -3,15 +3,15 @@
 from typing import Any
 
 import pytest
-from tests.unit.capture import chain
-from tests.unit.capture.capturing import Run
-from tests.unit.capture.chain import BONK, RAYDIUM, USDC, WHIRLPOOL, Tx, pda, wallet
 
 from mev.capture import venues
 from mev.capture.model import SOL_MINT
 from mev.capture.service import Event
 from mev.capture.tips import TIP_ACCOUNTS
 from mev.wire.pb import events_pb2
+from tests.unit.capture import chain
+from tests.unit.capture.capturing import Run
+from tests.unit.capture.chain import BONK, RAYDIUM, USDC, WHIRLPOOL, Tx, pda, wallet
 
 BOT = wallet("bot")
 TIP = min(TIP_ACCOUNTS)

@@ -11,14 +11,14 @@ from typing import Any
 import orjson
 import pytest
 import typer
-from tests.unit.capture import chain
-from tests.unit.capture.node import Node, Reply
 from typer.testing import CliRunner, Result
 
 from mev.bus.errors import PublishError
 from mev.capture.commands import make_command
 from mev.wire import registry
 from mev.wire.pb import events_pb2
+from tests.unit.capture import chain
+from tests.unit.capture.node import Node, Reply
 
 
 class Broker:

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from solders.pubkey import Pubkey
-from tests.unit.capture import chain
-from tests.unit.capture.capturing import Run
-from tests.unit.capture.chain import Tx, pda, wallet
 
 from mev.capture import base58, decode, shape, venues
 from mev.capture.model import BadInputError, Transaction
+from tests.unit.capture import chain
+from tests.unit.capture.capturing import Run
+from tests.unit.capture.chain import Tx, pda, wallet
 
 
 def read(raw: Any) -> Transaction | decode.Skipped:

@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.unit.capture.node import Node, Reply
 
 from mev.capture.follow import Block, Follower, Position
 from mev.capture.model import BadInputError
 from mev.capture.rpc import Client, RpcError
+from tests.unit.capture.node import Node, Reply
 
 
 @pytest.fixture

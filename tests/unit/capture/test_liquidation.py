@@ -1,13 +1,13 @@
 """Liquidations on the three lending protocols."""
 
 import pytest
-from tests.unit.capture import chain
-from tests.unit.capture.capturing import Run
-from tests.unit.capture.chain import MSOL, USDC, Tx, pda, wallet
 
 from mev.capture import venues
 from mev.capture.model import SOL_MINT
 from mev.wire.pb import events_pb2
+from tests.unit.capture import chain
+from tests.unit.capture.capturing import Run
+from tests.unit.capture.chain import MSOL, USDC, Tx, pda, wallet
 
 BOT, LOAN = wallet("bot"), pda("loan")
 KAMINO_DATA = venues.anchor("liquidate_obligation_and_redeem_reserve_collateral") + bytes(24)

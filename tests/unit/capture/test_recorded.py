@@ -3,10 +3,10 @@
 from typing import Any
 
 import pytest
-from tests.unit.capture.capturing import Run, recorded_block, recorded_lines
 
 from mev.capture.model import SOL_MINT
 from mev.wire.pb import events_pb2
+from tests.unit.capture.capturing import Run, recorded_block, recorded_lines
 
 
 @pytest.fixture(scope="module")

@@ -1,13 +1,13 @@
 """Sandwiches, and pairs of trades that are none."""
 
 import pytest
-from tests.unit.capture import chain
-from tests.unit.capture.capturing import Run
-from tests.unit.capture.chain import BONK, RAYDIUM, WHIRLPOOL, Tx, pda, wallet
 
 from mev.capture import venues
 from mev.capture.model import SOL_MINT
 from mev.wire.pb import events_pb2
+from tests.unit.capture import chain
+from tests.unit.capture.capturing import Run
+from tests.unit.capture.chain import BONK, RAYDIUM, WHIRLPOOL, Tx, pda, wallet
 
 POOL = pda("pool-a")
 ATTACKER, VICTIM = wallet("attacker"), wallet("victim")

@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.unit.capture.chain import TOKEN
 
 from mev.capture import base58, tokens
 from mev.capture.balances import TokenAccount
 from mev.capture.model import Flow, Instruction
+from tests.unit.capture.chain import TOKEN
 
 ACCOUNTS = {"from": TokenAccount("mint", "owner", -7), "to": TokenAccount("mint", "other", 7)}
 AMOUNT = (7).to_bytes(8, "little")

@@ -8,12 +8,12 @@ from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.unit.wire.messages import TEXT, messages
 
 from mev.sink.block import join
 from mev.wire.codec import JSON, NDJSON, PROTOBUF, Encoded, Encoder, MalformedBodyError, Rejection, split, split_delimited
 from mev.wire.pb.events_pb2 import Opportunity, Tick
 from mev.wire.registry import EVENT_TYPES, EventType
+from tests.unit.wire.messages import TEXT, messages
 
 EVENTS = list(EVENT_TYPES.values())
 LIMIT = 1000

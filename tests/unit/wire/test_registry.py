@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 from google.protobuf.message import Message
-from tests.unit.wire.messages import full_message
 
 from mev.sink.block import join
 from mev.store.clickhouse import Address, ClickHouse, UnreadableBlockError
 from mev.wire.pb import options_pb2
 from mev.wire.registry import BY_TOPIC, EVENT_TYPES, EventType, UnknownEventTypeError, event_type
+from tests.unit.wire.messages import full_message
 
 EVENTS = pytest.mark.parametrize("event", EVENT_TYPES.values(), ids=EVENT_TYPES)
 
