@@ -5,8 +5,8 @@ keeps publishers from outrunning the sink, so that nothing is dropped before it 
 """
 
 import threading
-from collections import defaultdict
-from dataclasses import dataclass
+from collections import defaultdict, deque
+from dataclasses import dataclass, field
 
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 
@@ -94,39 +94,42 @@ class Backlog:
     def _check(self, topic: str, published: "_Published") -> None:
         settled = published.settled_bytes  # read first: all of it is among what the broker reports
         try:
-            published.full = self._lag(topic) * published.mean_bytes > _UNSTORED_BYTES
-            published.counted_bytes = settled
+            lags = self._lags(topic)
         except KafkaException:  # the broker is gone or busy: what is known stays, the next round asks again
             published.full = True
+            return
+        with self._lock:
+            published.full = max(lags) * published.mean_bytes(sum(lags)) > _UNSTORED_BYTES
+            published.counted_bytes = settled
 
-    def _lag(self, topic: str) -> int:
+    def _lags(self, topic: str) -> list[int]:
         offsets = group_offsets(self._consumer, [TopicPartition(topic, number) for number in range(PARTITIONS)], timeout_s=self._timeout_s)
-        return max(latest - committed for _, latest, committed in offsets.values())
+        return [latest - committed for _, latest, committed in offsets.values()]
 
 
 @dataclass(slots=True)
 class _Published:
     """What was published to one topic; `counted_bytes` of it are among the offsets that the broker last reported."""
 
+    sent_messages: int = 0
     sent_bytes: int = 0
     settled_bytes: int = 0
     counted_bytes: int = 0
     full: bool = False
-    recent_messages: float = 0
-    recent_bytes: float = 0
-
-    def add(self, messages: int, size_bytes: int) -> None:
-        self.sent_bytes += size_bytes
-        self.recent_messages += messages
-        self.recent_bytes += size_bytes
-        if self.recent_bytes > _UNSTORED_BYTES:  # older sizes count for less: what waits is what came last
-            self.recent_messages /= 2
-            self.recent_bytes /= 2
+    batches: deque[tuple[int, int]] = field(default_factory=deque)  # messages and bytes sent before each
 
     @property
     def uncounted_bytes(self) -> int:
         return self.sent_bytes - self.counted_bytes
 
-    @property
-    def mean_bytes(self) -> float:
-        return self.recent_bytes / self.recent_messages if self.recent_messages else 0
+    def add(self, messages: int, size_bytes: int) -> None:
+        self.batches.append((self.sent_messages, self.sent_bytes))
+        self.sent_messages += messages
+        self.sent_bytes += size_bytes
+
+    def mean_bytes(self, last: int) -> float:
+        """Return the mean size of about the `last` messages, and forget the batches before them."""
+        while len(self.batches) > 1 and self.batches[1][0] <= self.sent_messages - last:
+            self.batches.popleft()
+        messages, size_bytes = self.batches[0]
+        return (self.sent_bytes - size_bytes) / (self.sent_messages - messages)
