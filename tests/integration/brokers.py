@@ -1,0 +1,105 @@
+"""Both kinds of brokers, and what the tests ask of them beside the code under test."""
+
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import closing, contextmanager
+from typing import Any
+
+import pytest
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient
+
+from mev.bus.embedded import EmbeddedBroker
+from mev.bus.kafka import Brokers, Cluster
+from mev.wire.registry import Record
+from tests.services.kafka import RealKafka, jars
+
+TIMEOUT_S = 10.0
+_DEADLINE_S = 45.0
+_DOWNLOAD = [] if jars.cached() else [pytest.mark.timeout(jars.RESOLVE_TIMEOUT_S + 60)]
+BOTH = ["embedded", pytest.param("real", marks=[pytest.mark.real_kafka, *_DOWNLOAD])]
+
+
+@contextmanager
+def opened(request: pytest.FixtureRequest) -> Iterator[Brokers]:
+    """Give the brokers that a fixture's parameter names: new embedded ones, or the real ones of the session."""
+    if request.param == "real":
+        yield real(request.getfixturevalue("real_kafka"))
+        return
+    with closing(EmbeddedBroker(timeout_s=TIMEOUT_S)) as broker:
+        yield broker.brokers
+
+
+def real(server: RealKafka) -> Brokers:
+    """Give the address of `server`."""
+    return Brokers(servers=server.brokers)
+
+
+def new_topic(brokers: Brokers) -> str:
+    """Make a topic that no other test knows."""
+    topic = f"test-{uuid.uuid4().hex}"
+    Cluster(brokers, timeout_s=TIMEOUT_S).ensure_topics([topic])
+    return topic
+
+
+def renew(brokers: Brokers, group: str, topics: Iterable[str]) -> None:
+    """Make `topics` empty, and `group` know nothing of them."""
+    if not brokers.embedded:
+        admin = AdminClient(brokers.config())
+        _wait(admin.delete_consumer_groups([group]), but=KafkaError.GROUP_ID_NOT_FOUND)
+        _wait(admin.delete_topics(list(topics)), but=KafkaError.UNKNOWN_TOPIC_OR_PART)
+    Cluster(brokers, timeout_s=TIMEOUT_S).ensure_topics(topics)
+
+
+def _wait(futures: Mapping[str, Future[Any]], *, but: int) -> None:
+    for future in futures.values():
+        try:
+            future.result(TIMEOUT_S)
+        except KafkaException as error:
+            if error.args[0].code() != but:
+                raise
+
+
+def records(count: int, *, keys: int = 10, size: int = 0, prefix: str = "") -> list[Record]:
+    """Make records with different values, `size` bytes or as long as they are, on `keys` keys."""
+    return [{"key": f"key-{n % keys}".encode(), "value": f"{prefix}{n:06d}".encode().ljust(size, b".")} for n in range(count)]
+
+
+def read_all(brokers: Brokers, topic: str) -> dict[int, list[tuple[int, bytes]]]:
+    """Return (offset, value) of everything a topic holds, by partition."""
+    found: dict[int, list[tuple[int, bytes]]] = {}
+    with closing(Consumer(brokers.config(group_id=uuid.uuid4().hex, enable_auto_commit=False))) as consumer:
+        ends = {}
+        for number in consumer.list_topics(topic, timeout=TIMEOUT_S).topics[topic].partitions:
+            low, ends[number] = consumer.get_watermark_offsets(TopicPartition(topic, number), timeout=TIMEOUT_S)
+            consumer.incremental_assign([TopicPartition(topic, number, low)])
+            found[number] = []
+            if low == ends[number]:
+                del ends[number]
+        deadline = time.monotonic() + _DEADLINE_S
+        while ends and time.monotonic() < deadline:
+            for message in consumer.consume(1000, 0.1):
+                assert message.error() is None
+                partition, offset = message.partition(), message.offset()
+                assert partition is not None
+                assert offset is not None
+                found[partition].append((offset, message.value() or b""))
+                if offset + 1 == ends.get(partition):
+                    del ends[partition]
+    assert not ends
+    return found
+
+
+def values(found: dict[int, list[tuple[int, bytes]]]) -> list[bytes]:
+    """Return all values of :func:`read_all`."""
+    return [value for messages in found.values() for _, value in messages]
+
+
+def until(done: Callable[[], object], what: str = "") -> None:
+    """Wait until `done`, or fail: the deadline is generous, and says nothing of speed."""
+    deadline = time.monotonic() + _DEADLINE_S
+    while not done():
+        assert time.monotonic() < deadline, what or "waited in vain"
+        time.sleep(0.01)
