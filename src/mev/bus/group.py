@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
+from mev.bus.errors import BrokerUnavailableError
 from mev.bus.kafka import Brokers, Position
 
 LOG = logging.getLogger(__name__)
@@ -54,6 +55,17 @@ class GroupConsumer:
         for error in {str(message.error()) for message in messages if message.error() is not None}:
             LOG.warning("reading: %s", error, extra={"action": "consumer_error"})
         return good
+
+    def committed(self, at: Position) -> int | None:
+        """Return the group's offset of `at`, None when it has none. Blocks.
+
+        :raises BrokerUnavailableError: when the brokers do not answer.
+        """
+        try:
+            (found,) = self._consumer.committed([TopicPartition(*at)], timeout=self._timeout_s)
+        except KafkaException as error:
+            raise BrokerUnavailableError(f"offsets cannot be read: {error.args[0].str()}", retry_after_s=5) from None
+        return int(found.offset) if found.offset >= 0 else None
 
     def commit(self, next_offsets: dict[Position, int]) -> bool:
         """Commit `next_offsets`; say whether it worked. A failed commit is repeated by the next one."""

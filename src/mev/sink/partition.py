@@ -40,12 +40,13 @@ class Partition:
 
     def append(self, offset: int, key: bytes, value: bytes) -> None:
         """Take the next record."""
-        if self.next_offset is not None and offset > self.next_offset:
-            lost = offset - self.next_offset
+        lost = offset - self.next_offset if self.next_offset is not None else 0
+        if lost > 0:
             LOST.labels(self.at[0]).inc(lost)
             LOG.error("%s[%d]: %d messages were gone before they could be stored", *self.at, lost, extra={"action": "sink_lost"})
         self.next_offset = offset + 1
-        if not self.blocks or self._is_full(self.blocks[-1]) or (self.insert and len(self.blocks) == 1):
+        # A block has no gap inside: what is missing lies between blocks, where the reconciliation finds it.
+        if not self.blocks or lost > 0 or self._is_full(self.blocks[-1]) or (self.insert and len(self.blocks) == 1):
             self.blocks.append(Block(self.at))
         self.blocks[-1].append(offset, key, value)
         self.held_bytes += len(value)

@@ -48,7 +48,7 @@ class Reconciler:
                     committed=committed,
                     stored_records=sum(records for _, _, records, _ in ranges),
                     dead_letters=sum(letters for _, _, _, letters in ranges),
-                    missing=uncovered([(first, last) for first, last, _, _ in ranges], committed),
+                    missing=uncovered([(first, last) for first, last, _, _ in ranges], earliest, committed),
                 )
             )
         return answer
@@ -66,10 +66,13 @@ class Reconciler:
         return blocks
 
 
-def uncovered(ranges: list[tuple[int, int]], committed: int) -> list[tuple[int, int]]:
-    """Return the gaps between `ranges`, both ends included and sorted by their first, from the first one up to `committed`."""
+def uncovered(ranges: list[tuple[int, int]], earliest: int, committed: int) -> list[tuple[int, int]]:
+    """Return the gaps, both ends included, that `ranges`, sorted by their first, leave before `committed`.
+
+    They begin with the first range, or where Kafka does when that is earlier: what it still holds and was committed must be covered.
+    """
     gaps = []
-    covered = ranges[0][0] if ranges else committed
+    covered = min(ranges[0][0], earliest) if ranges else earliest
     for first, last in [*ranges, (committed, committed - 1)]:
         if first > covered:
             gaps.append((covered, first - 1))

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 
 from prometheus_client import Gauge
 
-from mev.bus.errors import PublishError, QueueFullError
+from mev.bus.errors import BrokerUnavailableError, PublishError, QueueFullError
 from mev.bus.group import GroupConsumer
 from mev.bus.kafka import Brokers, Position, position
 from mev.sink.block import Block
@@ -99,6 +99,13 @@ class Sink:
     def _loop(self) -> None:
         consumer = GroupConsumer(self._brokers, SINK_GROUP, self._topics, on_revoked=self._give_up, timeout_s=self._timeout_s)
         self._consumer = consumer
+        try:
+            self._read(consumer)
+            self._drain()
+        finally:
+            consumer.close()  # however it ended: another member can go on at once
+
+    def _read(self, consumer: GroupConsumer) -> None:
         lag_at = 0.0
         while not self._closing.is_set():
             for message in consumer.read(_POLL_S):
@@ -109,11 +116,20 @@ class Sink:
             if time.monotonic() > lag_at:
                 lag_at = time.monotonic() + _LAG_EVERY_S
                 self._report_lag(consumer)
-        self._drain()
-        consumer.close()
 
     def _partition(self, at: Position) -> Partition:
-        return self._partitions.get(at) or self._partitions.setdefault(at, Partition(at, self._limits))
+        partition = self._partitions.get(at)
+        if partition is None:
+            partition = self._partitions[at] = Partition(at, self._limits, next_offset=self._committed(at))
+        return partition
+
+    def _committed(self, at: Position) -> int | None:
+        """Return where reading should begin, so that a gap before the first message is seen too."""
+        try:
+            return self._consumer.committed(at)
+        except BrokerUnavailableError as error:
+            LOG.warning("%s[%d]: a gap before its first message would not be seen: %s", *at, error, extra={"action": "sink_position"})
+            return None
 
     def _settle(self, *, all_now: bool = False) -> None:
         """Take what was stored, commit it, and start the inserts that are due."""
