@@ -62,6 +62,17 @@ class Settings(BaseSettings):
         None, min_length=16, description="Bootstrap key; made and kept in the data folder when not set."
     )
 
+    # Control
+    approvals_required: int | None = Field(
+        None, ge=1, le=10, description="People who have to agree before agents may do more; 1 while any service is embedded, else 2."
+    )
+    approval_ttl_s: Seconds = Field(3600.0, description="How long a proposal waits for approval.")
+    command_ttl_s: Seconds = Field(60.0, description="How long a command may be obeyed after it was issued.")
+    command_publish_wait_s: Seconds = Field(2.0, description="How long a stop waits for the brokers before it is answered.")
+    lease_ttl_s: Seconds = Field(10.0, description="How long an agent may trade without hearing from the control plane.")
+    lease_renew_s: Seconds = Field(3.0, description="Pause between renewals of the lease.")
+    report_interval_s: Seconds = Field(2.0, description="Pause between an agent's reports; silent after three of them.")
+
     # Ingest
     ingest_max_body_bytes: int = Field(8 << 20, ge=1024, le=1 << 30, description="Largest request body of the bulk ingest.")
     ingest_max_record_bytes: int = Field(900_000, ge=1024, description="Largest event, key included; the brokers' limit bounds it too.")
@@ -150,6 +161,11 @@ class Settings(BaseSettings):
     def effective_workers(self) -> int:
         """API processes that are started: one while any service is embedded."""
         return 1 if self.embedded else self.api_workers
+
+    @property
+    def effective_approvals_required(self) -> int:
+        """People who have to agree before agents may do more."""
+        return self.approvals_required or (1 if self.embedded else 2)
 
     @property
     def effective_sink_block_bytes(self) -> int:

@@ -55,13 +55,13 @@ class Cluster:
             return f"embedded-{time.time_ns()}"
         return str(self._metadata().cluster_id)
 
-    def ensure_topics(self, topics: Iterable[str]) -> None:
-        """Create the `topics` that do not exist, with the cluster's default partitions and replication (embedded: 4 partitions)."""
+    def ensure_topics(self, topics: Iterable[str], *, partitions: int = -1, config: Mapping[str, str] | None = None) -> None:
+        """Create the `topics` that do not exist, with the cluster's defaults where nothing is said (embedded: always 4 partitions)."""
         if self._brokers.embedded:
             for topic in topics:  # asking the embedded broker for a topic makes it
                 self._metadata(topic)
             return
-        wanted = [NewTopic(topic, num_partitions=-1, replication_factor=-1) for topic in topics]
+        wanted = [NewTopic(topic, num_partitions=partitions, replication_factor=-1, config=dict(config or {})) for topic in topics]
         for topic, future in self._admin.create_topics(wanted, request_timeout=self._timeout_s).items():
             try:
                 future.result(timeout=self._timeout_s)

@@ -32,11 +32,21 @@ class Batch:
 class Tail:
     """A thread that reads `topics` from their end and gives `deliver` a list of batches at a time.
 
-    `deliver` is called in that thread and may block; reading waits for it. Partitions added later are found by themselves.
+    `deliver` is called in that thread and may block; reading waits for it. Partitions added later are found by themselves. Topics in
+    `from_beginning` are compacted ones and read whole.
     """
 
-    def __init__(self, brokers: Brokers, topics: Iterable[str], deliver: Callable[[list[Batch]], None], *, timeout_s: float) -> None:
+    def __init__(
+        self,
+        brokers: Brokers,
+        topics: Iterable[str],
+        deliver: Callable[[list[Batch]], None],
+        *,
+        timeout_s: float,
+        from_beginning: Iterable[str] = (),
+    ) -> None:
         self._topics = list(topics)
+        self._from_beginning = set(from_beginning)
         self._deliver = deliver
         self._timeout_s = timeout_s
         self._consumer = Consumer(brokers.config(group_id="mev-tail", enable_auto_commit=False, auto_offset_reset="latest"))
@@ -79,7 +89,7 @@ class Tail:
         for at in fresh:
             # A partition found after the start is read from its beginning: all of it is new.
             low, high = self._consumer.get_watermark_offsets(at, timeout=self._timeout_s)
-            at.offset = low if self._thread.is_alive() else high
+            at.offset = low if self._thread.is_alive() or at.topic in self._from_beginning else high
             self._next[at.topic, at.partition] = at.offset
         if fresh:
             self._consumer.incremental_assign(fresh)
@@ -100,7 +110,7 @@ class Tail:
 
     def _account(self, at: Position, batch: Batch) -> None:
         lost = batch.offsets[0] - self._next[at]
-        if lost > 0:
+        if lost > 0 and batch.topic not in self._from_beginning:  # a compacted topic has gaps by design
             LOST.labels(batch.topic).inc(lost)
             LOG.error("%s[%d]: %d messages were gone before they could be read", *at, lost, extra={"action": "tail_lost"})
         self._next[at] = batch.offsets[-1] + 1

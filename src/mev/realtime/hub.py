@@ -53,6 +53,10 @@ class Hub:
         for group in groups:
             group.add(block)
 
+    def set_window(self, batch_window_ms: float) -> None:
+        """Change how long an event waits for its batch."""
+        self._window.resize(batch_window_ms / 1000)
+
     @property
     def full(self) -> bool:
         """Whether there is no room for another connection."""

@@ -24,6 +24,10 @@ class Window:
         self._deadlines: dict[Flushable, float] = {}
         self._timer: asyncio.TimerHandle | None = None
 
+    def resize(self, window_s: float) -> None:
+        """Make every window that opens from now on `window_s` long."""
+        self._window_s = window_s
+
     def open(self, group: Flushable) -> None:
         """Start the window of `group`, unless it is open."""
         loop = asyncio.get_running_loop()

@@ -1,0 +1,102 @@
+"""The book: the state that follows from the signed messages, one applied after the other, in whatever order replicas see them."""
+
+import logging
+from collections.abc import Callable
+
+from google.protobuf.message import DecodeError, Message
+
+from mev.control.fleet import Fleet
+from mev.control.keys import Keys
+from mev.control.ledger import Issued, Ledger
+from mev.control.proposals import Proposals
+from mev.crypto.envelope import payload_type
+from mev.crypto.errors import EnvelopeError
+from mev.crypto.trust import COMMAND
+from mev.wire.pb.control_pb2 import Command, Enrolment, Proposal, Report, Vote
+from mev.wire.pb.envelope_pb2 import Envelope, KeySet
+
+LOG = logging.getLogger(__name__)
+_REPORT, _KEY_SET = payload_type(Report), payload_type(KeySet)
+_WRITTEN: dict[str, type[Message]] = {payload_type(kind): kind for kind in (Command, Enrolment, Proposal, Vote)}
+
+
+class Book:
+    """Fleet, ledger and proposals. `on_command` hears every command when it is first seen."""
+
+    def __init__(self, keys: Keys, on_command: Callable[[Issued], None]) -> None:
+        self.keys = keys
+        self.fleet = Fleet()
+        self.ledger = Ledger()
+        self.proposals = Proposals()
+        self._on_command = on_command
+
+    def apply(self, raw: bytes, now_ns: int) -> bool:
+        """Apply a message from the topics; say whether it is new and has to be kept. What cannot be trusted is logged and left out."""
+        try:
+            envelope = Envelope.FromString(raw)
+            kind = envelope.payload_type
+            if kind == _REPORT:
+                return self._report(envelope, now_ns, now_ns)
+            if kind == _KEY_SET:
+                self._key_set(raw, now_ns)
+            elif kind in _WRITTEN:
+                return self._written(self.keys.trust.open(envelope, _WRITTEN[kind], COMMAND, now_ns), raw)
+        except (EnvelopeError, DecodeError) as error:
+            LOG.warning("a message on the control topics is refused: %s", error, extra={"action": "control_refused"})
+        return False
+
+    def replay(self, raw: bytes) -> None:
+        """Apply a message from the journal: it was checked when it was written, perhaps under a key that has been replaced since."""
+        envelope = Envelope.FromString(raw)
+        if envelope.payload_type == _REPORT:
+            report = Report.FromString(envelope.payload)
+            self._report(envelope, report.reported_at_ns, report.reported_at_ns)
+        else:
+            self._written(_WRITTEN[envelope.payload_type].FromString(envelope.payload), raw)
+
+    def still_matters(self, raw: bytes) -> bool:
+        """Say whether a message of the journal is still part of the state."""
+        envelope = Envelope.FromString(raw)
+        if envelope.payload_type == _REPORT:
+            return Report.FromString(envelope.payload).command_id in self.ledger.commands
+        message = _WRITTEN[envelope.payload_type].FromString(envelope.payload)
+        return not isinstance(message, Command) or message.id in self.ledger.commands
+
+    def _command(self, command: Command, raw: bytes) -> bool:
+        if command.id in self.ledger.commands:
+            return False
+        meant = [agent.id for agent in self.fleet.meant(command.target)]
+        self._on_command(self.ledger.add(command, raw, meant))
+        return True
+
+    def _written(self, message: Message, raw: bytes) -> bool:
+        match message:
+            case Command():
+                return self._command(message, raw)
+            case Enrolment():
+                known = self.fleet.agents.get(message.agent_id)
+                self.fleet.enrol(message)
+                return known is None or known.enrolment != message
+            case Proposal():
+                is_new = message.id not in self.proposals.pending
+                self.proposals.add(message)
+                return is_new
+            case Vote():
+                self.proposals.vote(message)
+                return True
+            case _:
+                return False
+
+    def _key_set(self, raw: bytes, now_ns: int) -> None:
+        key_set = KeySet.FromString(Envelope.FromString(raw).payload)
+        if key_set.epoch > self.keys.trust.epoch:
+            self.keys.adopt(raw, now_ns)
+
+    def _report(self, envelope: Envelope, now_ns: int, arrived_at_ns: int) -> bool:
+        opened = self.fleet.open_report(envelope, now_ns)
+        if opened is None:
+            return False
+        agent, report = opened
+        self.fleet.note(agent, report, arrived_at_ns)
+        self.ledger.answer(report, arrived_at_ns)
+        return bool(report.command_id)

@@ -1,0 +1,75 @@
+"""Putting control together and running it: keys, journal, feed, leases, and this replica's own place in the fleet."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from mev.bus.kafka import Brokers
+from mev.bus.publisher import Publisher
+from mev.control.book import Book
+from mev.control.feed import Feed
+from mev.control.hot import MODULE, HotSettings, Replica
+from mev.control.journal import Journal
+from mev.control.keys import Keys
+from mev.control.ledger import Issued
+from mev.control.service import SYSTEM, Audit, Control, Terms
+from mev.core.errors import UnavailableError
+from mev.crypto.keys import load_or_create
+from mev.wire.pb.control_pb2 import Enrolment
+
+LOG = logging.getLogger(__name__)
+
+
+@asynccontextmanager
+async def running_control(
+    folder: Path,
+    keys: Keys,
+    brokers: Brokers,
+    publisher: Publisher,
+    audit: Audit,
+    hot: HotSettings,
+    terms: Terms,
+    *,
+    report_interval_s: float,
+    timeout_s: float,
+) -> AsyncIterator[Control]:
+    """Run control on `folder`: yield it when its journal is read, the topics are followed and leases are renewed."""
+    replica_key = load_or_create(folder / "replica-key")
+    replica = Replica(f"api-{replica_key.key_id[:8]}", replica_key, hot, publisher)
+    tasks: set[asyncio.Task[None]] = set()
+
+    def on_command(issued: Issued) -> None:
+        task = asyncio.create_task(replica.obey(issued))
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+    book = Book(keys, on_command)
+    control = Control(book, Journal(folder / "journal"), publisher, audit, terms)
+    await control.start()
+    feed = Feed(brokers, control, timeout_s=timeout_s)
+    await asyncio.to_thread(feed.start)
+    await control.enrol(Enrolment(agent_id=replica.id, module=MODULE, public_key=replica.public_key), SYSTEM)
+    background = [
+        asyncio.create_task(control.renew_leases(), name="leases"),
+        asyncio.create_task(_report(replica, report_interval_s), name="replica-reports"),
+    ]
+    try:
+        yield control
+    finally:
+        for task in background:
+            task.cancel()
+        for task in background:
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        await asyncio.to_thread(feed.close)
+        await control.close()
+
+
+async def _report(replica: Replica, interval_s: float) -> None:
+    while True:
+        with contextlib.suppress(UnavailableError):  # silence is what the fleet view shows
+            await replica.report_status()
+        await asyncio.sleep(interval_s)

@@ -1,0 +1,56 @@
+"""Why a command is not issued."""
+
+from mev.core.errors import InvalidInputError, MevError, NotFoundError
+
+
+class InvalidCommandError(InvalidInputError):
+    """The command cannot mean anything to those it is for."""
+
+    code = "invalid_command"
+    status = 422
+
+
+class UnknownCommandError(NotFoundError):
+    """There is no such command."""
+
+    code = "unknown_command"
+
+
+class UnknownAgentError(NotFoundError):
+    """There is no such agent."""
+
+    code = "unknown_agent"
+
+
+class UnknownProposalError(NotFoundError):
+    """There is no such proposal, or it is settled."""
+
+    code = "unknown_proposal"
+
+
+class AgentExistsError(MevError):
+    """An agent of this name has another key."""
+
+    code = "agent_exists"
+    status = 409
+
+
+class IdempotencyConflictError(MevError):
+    """The idempotency key was used for another request."""
+
+    code = "idempotency_conflict"
+    status = 409
+
+
+class SamePersonError(MevError):
+    """Approval needs another person."""
+
+    code = "same_person"
+    status = 403
+
+
+class JournalError(MevError):
+    """The control journal cannot be written."""
+
+    code = "journal_unavailable"
+    status = 503

@@ -1,0 +1,77 @@
+"""The fleet: who may report, and what each one last said of itself."""
+
+from dataclasses import dataclass, field
+
+from mev.crypto.trust import AGENT, TrustStore
+from mev.wire.orders import is_for
+from mev.wire.pb.control_pb2 import Enrolment, Report, Running, Target
+from mev.wire.pb.envelope_pb2 import Envelope, KeySet, TrustedKey
+
+
+@dataclass(slots=True)
+class Agent:
+    """An enrolled agent and its last report."""
+
+    enrolment: Enrolment
+    trust: TrustStore = field(init=False)
+    last_seen_ns: int = 0
+    last_counter: int = 0
+    clock_offset_ns: int = 0
+    uptime_ns: int = 0
+    running: Running = field(default_factory=Running)
+
+    def __post_init__(self) -> None:
+        key = TrustedKey(key_id=self.id, public_key=self.enrolment.public_key, roles=[AGENT])
+        self.trust = TrustStore(KeySet(epoch=1, keys=[key]))
+
+    @property
+    def id(self) -> str:
+        """Its name."""
+        return self.enrolment.agent_id
+
+    @property
+    def module(self) -> str:
+        """What kind of bot it is."""
+        return self.enrolment.module
+
+
+class Fleet:
+    """Every enrolled agent by id."""
+
+    def __init__(self) -> None:
+        self.agents: dict[str, Agent] = {}
+
+    def enrol(self, enrolment: Enrolment) -> None:
+        """Take an agent in, or let one go whose enrolment is revoked."""
+        if enrolment.revoked:
+            self.agents.pop(enrolment.agent_id, None)
+        elif (known := self.agents.get(enrolment.agent_id)) and known.enrolment.public_key == enrolment.public_key:
+            known.enrolment = enrolment
+        else:
+            self.agents[enrolment.agent_id] = Agent(enrolment)
+
+    def meant(self, target: Target) -> list[Agent]:
+        """Return the agents that `target` means."""
+        return [agent for agent in self.agents.values() if is_for(target, agent.id, agent.module)]
+
+    def open_report(self, envelope: Envelope, now_ns: int) -> tuple[Agent, Report] | None:
+        """Return a report and its agent when it is new and signed by that agent's key.
+
+        :raises EnvelopeError: when the signature or the form is wrong.
+        """
+        claimed = Report.FromString(envelope.payload).agent_id
+        agent = self.agents.get(claimed)
+        if agent is None:
+            return None
+        report = agent.trust.open(envelope, Report, AGENT, now_ns)
+        # A counter that does not grow is a copy of an old report.
+        return (agent, report) if report.agent_counter > agent.last_counter else None
+
+    @staticmethod
+    def note(agent: Agent, report: Report, arrived_at_ns: int) -> None:
+        """Keep what `report` says of its agent."""
+        agent.last_counter = report.agent_counter
+        agent.last_seen_ns = arrived_at_ns
+        agent.clock_offset_ns = report.reported_at_ns - arrived_at_ns
+        agent.uptime_ns = report.uptime_ns
+        agent.running = report.running

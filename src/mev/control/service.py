@@ -1,0 +1,291 @@
+"""Issuing commands: signed, kept, published, and counted as done only by the answers of the fleet.
+
+Two orders of work. What may raise risk is audited, kept on disk and then published: if it cannot be written down it does not happen.
+What lowers risk is published first and written down right after: nothing that can block or fail stands before a stop.
+"""
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from typing import Protocol
+
+from google.protobuf.message import Message
+
+from mev.bus.publisher import Publisher
+from mev.control.book import Book
+from mev.control.errors import AgentExistsError, IdempotencyConflictError, JournalError, UnknownAgentError
+from mev.control.journal import Journal
+from mev.control.ledger import Issued
+from mev.control.proposals import Pending
+from mev.core.clock import now_ns
+from mev.core.errors import MevError, UnavailableError
+from mev.core.ids import new_id
+from mev.crypto.envelope import seal
+from mev.wire.orders import scopes, subject
+from mev.wire.pb.control_pb2 import HALTED, Command, Enrolment, Lease, Proposal, SetLevel, Snapshot, Target, Version, Vote
+from mev.wire.registry import Record
+from mev.wire.topics import CONTROL
+
+LOG = logging.getLogger(__name__)
+SYSTEM = "system"
+
+
+class Audit(Protocol):
+    """The audit trail: `record` returns when the record is safe or raises, `record_later` does neither."""
+
+    async def record(self, actor: str, action: str, object: str, **more: object) -> object:  # noqa: A002 - the trail's own word
+        """Write a record down."""
+
+    def record_later(self, actor: str, action: str, object: str, **more: object) -> None:  # noqa: A002
+        """Write a record down as soon as possible."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """Times and numbers of control."""
+
+    approvals_required: int
+    command_ttl_s: float
+    proposal_ttl_s: float
+    lease_ttl_s: float
+    lease_renew_s: float
+    publish_wait_s: float
+
+
+class Control:
+    """The control plane's own side of every order. Belongs to one event loop."""
+
+    def __init__(self, book: Book, journal: Journal, publisher: Publisher, audit: Audit, terms: Terms) -> None:
+        self.book = book
+        self.terms = terms
+        self.control_offset = 0  # of the control topic, up to which everything is in the book
+        self._journal = journal
+        self._publisher = publisher
+        self._audit = audit
+        self._issuing = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Read the journal; at the very first start order everybody to stand still, so that only people ever raise."""
+        await asyncio.to_thread(self._read_journal)
+        if self.book.ledger.latest("level", "all") is None:
+            draft = Command(target=Target(all=True), level=SetLevel(level=HALTED, reason="first start"), priority=9)
+            draft.issuer.principal = SYSTEM
+            await self.lower(draft)
+
+    async def issue(self, draft: Command) -> Issued:
+        """Issue a command: audited and on disk before it is published.
+
+        :raises MevError: when it cannot be audited, kept or published; it is then not issued, or the same one is found again under
+            its idempotency key.
+        """
+        async with self._issuing:
+            if (known := self._repeat(draft)) is not None:
+                return known
+            command, envelope = self._sign(draft)
+            await self._audit.record(
+                command.issuer.principal, f"control.{command.WhichOneof('body')}", _about(command), correlation_id=command.id
+            )
+            await asyncio.to_thread(self._journal.append, envelope)
+            self.book.apply(envelope, now_ns())
+            issued = self.book.ledger.commands[command.id]
+            await self._publish(command, envelope)
+            issued.published = True
+            return issued
+
+    async def lower(self, draft: Command) -> Issued:
+        """Issue a command that lowers what agents may do: out first, written down right after, whatever else is broken."""
+        if (known := self._repeat(draft)) is not None:
+            return known
+        command, envelope = self._sign(draft)
+        publishing = asyncio.create_task(self._publish(command, envelope))
+        await asyncio.sleep(0)  # the task has handed it to the producer when this returns
+        self.book.apply(envelope, now_ns())
+        issued = self.book.ledger.commands[command.id]
+        action = f"control.{command.WhichOneof('body')}"
+        self._audit.record_later(command.issuer.principal, action, _about(command), correlation_id=command.id)
+        self._later(self._keep(envelope))
+        noting = self._later(self._note_published(publishing, issued))
+        await asyncio.wait([noting], timeout=self.terms.publish_wait_s)
+        return issued
+
+    def raises(self, draft: Command) -> bool:
+        """Say whether a level command allows more than is ordered now for any scope it names."""
+        now = now_ns()
+        return any(draft.level.level > self.book.ledger.ordered_level(scope, now) for scope in scopes(draft.target))
+
+    async def raise_level(self, draft: Command) -> Issued | Pending:
+        """Issue a command that raises, or, when more people have to agree, propose it."""
+        if self.terms.approvals_required <= 1:
+            draft.issuer.approvers.append(draft.issuer.principal)
+            return await self.issue(draft)
+        proposal = Proposal(
+            id=new_id(),
+            draft=draft,
+            approvals_required=self.terms.approvals_required,
+            proposed_at_ns=now_ns(),
+            expires_at_ns=now_ns() + round(self.terms.proposal_ttl_s * 1e9),
+        )
+        await self._audit.record(draft.issuer.principal, "control.propose", proposal.id)
+        await self._write(proposal, proposal.id)
+        return self.book.proposals.pending[proposal.id]
+
+    async def vote(self, proposal_id: str, principal: str, *, approve: bool) -> Pending:
+        """Note what a person says to a proposal; the approval that makes them enough issues the command.
+
+        :raises UnknownProposalError, SamePersonError: when it cannot be.
+        """
+        pending = self.book.proposals.check(proposal_id, principal, now_ns(), approve=approve)
+        await self._audit.record(principal, "control.approve" if approve else "control.reject", proposal_id)
+        vote = Vote(proposal_id=proposal_id, principal=principal, approve=approve, at_ns=now_ns())
+        if approve and len(pending.approvers) + 1 >= pending.proposal.approvals_required:
+            draft = Command.FromString(pending.proposal.draft.SerializeToString())
+            draft.issuer.approvers.extend([*pending.approvers, principal])
+            vote.command_id = (await self.issue(draft)).command.id
+        await self._write(vote, proposal_id)
+        return pending
+
+    async def enrol(self, enrolment: Enrolment, principal: str) -> None:
+        """Take an agent in.
+
+        :raises AgentExistsError: when its name belongs to another key.
+        """
+        known = self.book.fleet.agents.get(enrolment.agent_id)
+        if known and known.enrolment.public_key != enrolment.public_key:
+            raise AgentExistsError(
+                f"agent {enrolment.agent_id!r} is enrolled with another key; use another name, or revoke it first with `mev agents revoke`"
+            )
+        await self._audit.record(principal, "control.enrol", enrolment.agent_id)
+        enrolment.enrolled_at_ns = now_ns()
+        await self._write(enrolment, f"agent:{enrolment.agent_id}")
+
+    async def revoke(self, agent_id: str, principal: str) -> None:
+        """Let an agent go: its reports count no more."""
+        agent = self.book.fleet.agents.get(agent_id)
+        if agent is None:
+            raise UnknownAgentError(f"no agent {agent_id!r}")
+        await self._audit.record(principal, "control.revoke", agent_id)
+        gone = Enrolment.FromString(agent.enrolment.SerializeToString())
+        gone.revoked = True
+        await self._write(gone, f"agent:{agent_id}")
+
+    async def adopt_key_set(self, envelope: bytes, principal: str) -> None:
+        """Put a newer key set in force and order again, under it, what is in force.
+
+        :raises EnvelopeError: when it is not newer, or too few root keys signed it.
+        """
+        await self._audit.record(principal, "control.key-set", f"{len(envelope)} bytes")
+        self.book.keys.adopt(envelope, now_ns())
+        await self._publisher.publish(CONTROL, [_record("key-set", envelope)])
+        for issued in self.book.ledger.in_force(now_ns()):
+            again = Command.FromString(issued.command.SerializeToString())
+            again.idempotency_key = ""
+            await self.issue(again)
+
+    def snapshot(self) -> bytes:
+        """Return everything a joining agent must know, signed now."""
+        commands = [seal(issued.command, self.book.keys.signing) for issued in self.book.ledger.in_force(now_ns())]
+        return self._seal(Snapshot(version=self._next_version(), issued_at_ns=now_ns(), commands=commands))
+
+    async def renew_leases(self) -> None:
+        """Renew everybody's permission to trade, again and again, until cancelled."""
+        while True:
+            ttl_ns = round(self.terms.lease_ttl_s * 1e9)
+            now = now_ns()
+            lease = Lease(version=self._next_version(), target=Target(all=True), issued_at_ns=now, expires_at_ns=now + ttl_ns)
+            try:
+                await self._publisher.publish(CONTROL, [_record("lease", self._seal(lease))])
+                await self._publish_again()
+            except UnavailableError as error:
+                LOG.warning("lease not renewed: %s", error, extra={"action": "lease_failed"})
+            await asyncio.sleep(self.terms.lease_renew_s)
+
+    async def _publish_again(self) -> None:
+        """Publish what is in force and has not come out, for instance because the brokers were away."""
+        for issued in self.book.ledger.in_force(now_ns()):
+            if not issued.published:
+                await self._publish(issued.command, issued.envelope)
+                issued.published = True
+
+    def received(self, raw: bytes) -> None:
+        """Take a message from the control or report topic, of any replica or agent."""
+        if self.book.apply(raw, now_ns()):
+            self._later(self._keep(raw))
+
+    async def close(self) -> None:
+        """Finish what is under way."""
+        await asyncio.gather(*self._tasks)
+        self._journal.close()
+
+    def _repeat(self, draft: Command) -> Issued | None:
+        known = self.book.ledger.find(draft.issuer.principal, draft.idempotency_key)
+        if known and known.command.request_sha256 != draft.request_sha256:
+            raise IdempotencyConflictError(
+                f"Idempotency-Key {draft.idempotency_key!r} belongs to command {known.command.id}, which asked for something else"
+            )
+        return known
+
+    def _sign(self, draft: Command) -> tuple[Command, bytes]:
+        command = Command.FromString(draft.SerializeToString())
+        now = now_ns()
+        command.id = new_id()
+        command.version.CopyFrom(self._next_version())
+        command.issued_at_ns = now
+        command.expires_at_ns = command.expires_at_ns or now + round(self.terms.command_ttl_s * 1e9)
+        return command, self._seal(command)
+
+    def _next_version(self) -> Version:
+        """Return a version newer than every one seen: the time of day, unless that went back."""
+        ledger = self.book.ledger
+        ledger.last_counter = max(now_ns(), ledger.last_counter + 1)
+        return Version(epoch=self.book.keys.trust.epoch, counter=ledger.last_counter)
+
+    def _seal(self, message: Message) -> bytes:
+        return seal(message, self.book.keys.signing).SerializeToString()
+
+    async def _write(self, message: Message, key: str) -> None:
+        envelope = self._seal(message)
+        await asyncio.to_thread(self._journal.append, envelope)
+        self.book.apply(envelope, now_ns())
+        await self._publisher.publish(CONTROL, [_record(key, envelope)])
+
+    async def _publish(self, command: Command, envelope: bytes) -> None:
+        await self._publisher.publish(CONTROL, [_record(f"{subject(command)}@{','.join(scopes(command.target))}", envelope)])
+
+    async def _note_published(self, publishing: "asyncio.Task[None]", issued: Issued) -> None:
+        try:
+            await publishing
+            issued.published = True
+        except MevError as error:
+            LOG.error("command %s is not out: %s", issued.command.id, error, extra={"action": "control_not_published"})
+
+    async def _keep(self, envelope: bytes) -> None:
+        try:
+            await asyncio.to_thread(self._journal.append, envelope)
+        except JournalError as error:
+            LOG.error("not kept: %s", error, extra={"action": "control_not_kept"})
+
+    def _later(self, work: Coroutine[None, None, None]) -> "asyncio.Task[None]":
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def _read_journal(self) -> None:
+        envelopes = list(self._journal.read())
+        for envelope in envelopes:
+            self.book.replay(envelope)
+        kept = [envelope for envelope in envelopes if self.book.still_matters(envelope)]
+        if len(kept) < len(envelopes) // 2:
+            self._journal.rewrite(kept)
+        for issued in self.book.ledger.commands.values():
+            issued.published = True
+
+
+def _record(key: str, envelope: bytes) -> Record:
+    return {"key": key.encode(), "value": envelope, "partition": 0}
+
+
+def _about(command: Command) -> str:
+    return f"{subject(command)} of {', '.join(scopes(command.target)) or 'nobody'}"
