@@ -64,7 +64,7 @@ class AddressInUseError(MevError):
 
 
 class SinkFailedError(UnavailableError):
-    """The sink ended by an error of ours."""
+    """The sink does not run."""
 
     code = "sink_failed"
 
@@ -228,6 +228,8 @@ def _checks(cluster: Cluster, clickhouse: ClickHouse, redis: Redis, sink: Sink) 
     async def sink_runs() -> None:
         if sink.failure is not None:
             raise SinkFailedError(f"the sink ended: {sink.failure}; see the log, then restart")
+        if not sink.has_joined:
+            raise SinkFailedError("the sink waits for its share of the partitions, as it does for some seconds after a start")
 
     return {
         "kafka": lambda: asyncio.to_thread(cluster.ping),

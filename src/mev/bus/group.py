@@ -39,7 +39,11 @@ class GroupConsumer:
             self._just_revoked.update(positions)
             on_revoked(positions)
 
-        self._consumer.subscribe(list(topics), on_revoke=revoked, on_lost=revoked)
+        def assigned(_consumer: Consumer, _partitions: list[TopicPartition]) -> None:
+            self.has_joined = True
+
+        self.has_joined = False
+        self._consumer.subscribe(list(topics), on_assign=assigned, on_revoke=revoked, on_lost=revoked)
 
     def read(self, timeout_s: float) -> list[Message]:
         """Return the next messages: at once when there are some, else after at most `timeout_s`."""

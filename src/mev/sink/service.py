@@ -65,6 +65,7 @@ class Sink:
         self._paused: set[Position] = set()
         self._to_commit: dict[Position, int] = {}
         self._closing = threading.Event()
+        self._joined = False
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="sink", daemon=True)
 
@@ -81,6 +82,11 @@ class Sink:
             partition.cancelled.set()
         self._thread.join(self._timeout_s)
         self._executor.shutdown(wait=False)
+
+    @property
+    def has_joined(self) -> bool:
+        """Whether the group has given this member its share, which takes some seconds after the start."""
+        return self._joined
 
     @property
     def failure(self) -> BaseException | None:
@@ -111,6 +117,7 @@ class Sink:
             for message in consumer.read(_POLL_S):
                 at, offset = position(message)
                 self._partition(at).append(offset, message.key() or b"", message.value() or b"")
+            self._joined = consumer.has_joined
             self._settle()
             self._throttle(consumer)
             if time.monotonic() > lag_at:
