@@ -8,8 +8,6 @@ from typing import Annotated
 import prometheus_client
 import typer
 import uvloop
-from rich.console import Console
-from rich.table import Table
 
 from mev import settings as settings_module
 from mev import wiring
@@ -71,24 +69,21 @@ def _exit_after(seconds: float) -> None:
 
 
 def _report(settings: Settings, system: System, *, demo: bool) -> None:
-    console = Console(stderr=True, highlight=False)
-    websocket = system.api_url.replace("http", "ws", 1)
     lines = [
         ("API", f"{system.api_url}  (documentation: /docs)"),
-        ("Stream", f"{websocket}/api/realtime/ws"),
-        ("API key", f"{system.master_key}"),
+        ("Stream", f"{system.api_url.replace('http', 'ws', 1)}/api/realtime/ws"),
+        ("API key", system.master_key),
         ("Data", str(settings.mev_data_dir)),
         *(
             (name.capitalize(), f"{address}{'  (embedded)' if name in settings.embedded else ''}")
             for name, address in system.services.items()
         ),
+        ("Try", f"curl -H 'X-API-Key: {system.master_key}' '{system.api_url}/api/events/bundle?limit=5'"),
     ]
     if demo:
         lines.append(("Demo", "simulated opportunities, bundles and ticks are published; every one is marked simulated"))
-    table = Table.grid(padding=(0, 2))
     for name, value in lines:
-        table.add_row(f"[bold]{name}[/bold]", value)
-    console.print(table)
+        typer.echo(f"{typer.style(f'{name:<10}', bold=True)}  {value}", err=True)
 
 
 @config.command("check")
