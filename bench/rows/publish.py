@@ -12,7 +12,8 @@ from confluent_kafka import Producer
 
 from bench import events
 from bench.children import Pipe, child, wait_for_end
-from bench.harness import Clock, Row, Setting, Side, Sides
+from bench.harness import Clock, Row, Setting, Side, Sides, rate
+from bench.rows.codec import convert
 from mev.bus.embedded import EmbeddedBroker
 from mev.bus.kafka import Brokers
 from mev.bus.publisher import Publisher
@@ -44,32 +45,39 @@ def _broker(pipe: Pipe) -> None:
 @contextmanager
 def _protobuf(_: Setting) -> Iterator[Sides]:
     values = [event.SerializeToString() for event in events.opportunities(EVENTS)]
-    with _sides(events.protobuf_body(values), codec.PROTOBUF) as sides:
-        yield sides
+    with broker() as brokers, _bare(brokers) as bare, _whole(brokers, events.protobuf_body(values), codec.PROTOBUF) as ours:
+        yield Sides(bare, ours)
 
 
 @contextmanager
 def _json(_: Setting) -> Iterator[Sides]:
-    with _sides(events.json_body(events.opportunities(EVENTS)), codec.JSON) as sides:
-        yield sides
+    with broker() as brokers, _bare(brokers) as bare, _whole(brokers, _json_body(), codec.JSON) as ours:
+        yield Sides(bare, ours)
 
 
 @contextmanager
-def _sides(body: bytes, content_type: str) -> Iterator[Sides]:
-    with (
-        broker() as brokers,
-        closing(_producer(brokers)) as producer,
-        closing(_publisher(brokers)) as publisher,
-        asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
-    ):
+def _json_against_parsing(_: Setting) -> Iterator[Sides]:
+    body = _json_body()
+    with broker() as brokers, _whole(brokers, body, codec.JSON) as ours:
+        yield Sides(lambda: rate(lambda: convert(body), EVENTS, clock=Clock.WALL, at_least_s=1), ours)
+
+
+def _json_body() -> bytes:
+    return events.json_body(events.opportunities(EVENTS))
+
+
+@contextmanager
+def _whole(brokers: Brokers, body: bytes, content_type: str) -> Iterator[Side]:
+    """Give a side that takes bodies as the HTTP endpoint does."""
+    with closing(_publisher(brokers)) as publisher, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         ingest = Ingest(publisher, max_record_bytes=900_000)
 
-        def ours() -> float:
+        def side() -> float:
             started = time.perf_counter()
             runner.run(_take_all(ingest, body, content_type))
             return _BODIES * EVENTS / (time.perf_counter() - started)
 
-        yield Sides(_bare(producer), ours)
+        yield side
 
 
 def _publisher(brokers: Brokers) -> Publisher:
@@ -99,35 +107,40 @@ def _producer(brokers: Brokers) -> Producer:
     )
 
 
-def _bare(producer: Producer) -> Side:
-    """Return a side that publishes ready records and waits for the last one."""
+@contextmanager
+def _bare(brokers: Brokers) -> Iterator[Side]:
+    """Give a side that publishes ready records and waits for the last one."""
     records = cast("list[dict[str, Any]]", [events.EVENT.record(event) for event in events.opportunities(EVENTS)])
+    with closing(_producer(brokers)) as producer:
 
-    def side() -> float:
-        started = time.perf_counter()
-        for _ in range(_BODIES):
-            if producer.produce_batch(events.EVENT.topic, records) < EVENTS:
-                raise RuntimeError("the producer's queue is full")
-        if producer.flush(_TIMEOUT_S):
-            raise RuntimeError("messages were not acknowledged")
-        return _BODIES * EVENTS / (time.perf_counter() - started)
+        def side() -> float:
+            started = time.perf_counter()
+            for _ in range(_BODIES):
+                if producer.produce_batch(events.EVENT.topic, records) < EVENTS:
+                    raise RuntimeError("the producer's queue is full")
+            if producer.flush(_TIMEOUT_S):
+                raise RuntimeError("messages were not acknowledged")
+            return _BODIES * EVENTS / (time.perf_counter() - started)
 
-    return side
+        yield side
 
 
-def _row(name: str, ours: str, opened: Callable[[Setting], Any], expected: float | None) -> Row:
+def _row(name: str, content: str, baseline: str, opened: Callable[[Setting], Any], expected: float | None) -> Row:
     return Row(
         name=name,
         unit="events/s",
-        ours=ours,
-        baseline="librdkafka's produce_batch of ready records, then flush, configured the same",
+        ours=f"{content} bodies of 1,000 events, {_IN_FLIGHT} in flight, to acknowledged messages",
+        baseline=baseline,
         clock=Clock.WALL,
         open=opened,
         expected_ratio=expected,
     )
 
 
+_PRODUCE = "librdkafka's produce_batch of ready records, then flush, configured the same"
+_PARSE = "orjson.loads, then the Protobuf library, on the same body"
 ROWS = (
-    _row("publish_protobuf", "Protobuf bodies of 1,000 events, 4 in flight, to acknowledged messages", _protobuf, 0.6),
-    _row("publish_json", "JSON bodies of 1,000 events, 4 in flight, to acknowledged messages", _json, None),
+    _row("publish_protobuf", "Protobuf", _PRODUCE, _protobuf, 0.6),
+    _row("publish_json", "JSON", _PRODUCE, _json, None),
+    _row("publish_json_parse", "JSON", _PARSE, _json_against_parsing, 0.8),
 )

@@ -9,7 +9,8 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
-from itertools import count, islice
+from functools import cache
+from itertools import count, cycle
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,17 +20,19 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from bench import events
 from bench.harness import Clock, Row, Setting, Sides, SkippedError
 from mev.bus.kafka import PARTITIONS, Brokers, Cluster
+from mev.simulate.model import EPOCH_NS
 from mev.sink.block import join
 from mev.sink.partition import BlockLimits
 from mev.sink.service import Sink
 from mev.sink.writer import Writer
 from mev.store.clickhouse import Address, ClickHouse
+from mev.wire.pb.events_pb2 import Opportunity
 from mev.wire.registry import Record
 from tests.services.kafka import RealKafka, jars
 
 _DATABASE = "mev"
 _BLOCK_ROWS = 65_536
-_BLOCKS = 2  # of each partition, all full: a last block that waits for its age would measure the waiting
+_BLOCKS = 4  # of each partition, all full: a last block that waits for its age would measure the waiting
 _ROWS = _BLOCK_ROWS * _BLOCKS * PARTITIONS
 _DIFFERENT = 8192
 _INSERT_THREADS = 2
@@ -45,10 +48,9 @@ def _open(setting: Setting) -> Iterator[Sides]:
     with ExitStack() as stack:
         kafka = stack.enter_context(_kafka(setting.scratch / "kafka"))
         brokers = Brokers(servers=kafka.brokers)
-        partitions = list(_records())
-        _fill(brokers, partitions)
+        _fill(brokers)
         clickhouse = stack.enter_context(closing(ClickHouse(Address(database=_DATABASE, path=setting.scratch / "clickhouse"))))
-        bench = _Bench(brokers, clickhouse, setting.scratch / "clickhouse", [[r["value"] for r in each] for each in partitions])
+        bench = _Bench(brokers, clickhouse, setting.scratch / "clickhouse")
         yield Sides(bench.engine, bench.sink)
 
 
@@ -61,38 +63,38 @@ def _kafka(folder: Path) -> RealKafka:
     return RealKafka(folder, java, classpath)
 
 
-def _records() -> Iterator[list[Record]]:
-    """Yield each partition's records, all of them different events."""
-    patterns, numbers = events.opportunities(_DIFFERENT), count()
-    for _ in range(PARTITIONS):
-        records = []
-        for number in islice(numbers, _ROWS // PARTITIONS):
-            event = patterns[number % _DIFFERENT]
-            event.id = f"event-{number}"
-            event.detected_at_ns += 1
-            records.append(events.EVENT.record(event))
-        yield records
+@cache
+def _patterns() -> list[Opportunity]:
+    return events.opportunities(_DIFFERENT)
 
 
-def _fill(brokers: Brokers, partitions: list[list[Record]]) -> None:
+def _records(partition: int) -> Iterator[Record]:
+    """Yield the records of a partition: made again when they are needed, as all of them are more than should lie in memory."""
+    for number, event in zip(range(_ROWS // PARTITIONS), cycle(_patterns()), strict=False):
+        event.id = f"event-{partition}-{number}"
+        event.detected_at_ns = EPOCH_NS + number
+        yield events.EVENT.record(event)
+
+
+def _fill(brokers: Brokers) -> None:
     Cluster(brokers, timeout_s=_TIMEOUT_S).ensure_topics([_TOPIC])
     with closing(
         Producer(brokers.config(linger_ms=20, queue_buffering_max_messages=_ROWS, queue_buffering_max_kbytes=1 << 20))
     ) as producer:
-        for number, records in enumerate(partitions):
-            producer.produce_batch(_TOPIC, cast("list[dict[str, Any]]", records), partition=number)
-        if producer.flush(_ROUND_S):
-            raise RuntimeError("the broker did not take the events")
+        for partition in range(PARTITIONS):
+            records = cast("list[dict[str, Any]]", list(_records(partition)))
+            producer.produce_batch(_TOPIC, records, partition=partition)
+            if producer.flush(_ROUND_S):
+                raise RuntimeError("the broker did not take the events")
 
 
 class _Bench:
     """The two sides, on one broker and one engine."""
 
-    def __init__(self, brokers: Brokers, clickhouse: ClickHouse, path: Path, values: list[list[bytes]]) -> None:
+    def __init__(self, brokers: Brokers, clickhouse: ClickHouse, path: Path) -> None:
         self._brokers = brokers
         self._clickhouse = clickhouse
         self._path = path
-        self._values = values
         self._rounds = count()
         self._blocks = [
             (number, first, _BLOCK_ROWS) for first in range(0, _ROWS // PARTITIONS, _BLOCK_ROWS) for number in range(PARTITIONS)
@@ -102,18 +104,7 @@ class _Bench:
         """Store everything with the sink and remember its blocks."""
         cluster = self._new_round()
         group = f"bench-{cluster}"
-        writer = Writer(self._clickhouse, _refuse, cluster)
-        writer.prepare()
-        sink = Sink(
-            Brokers(servers=self._brokers.servers, options={"group.id": group}),
-            [_TOPIC],
-            writer,
-            limits=BlockLimits(rows=_BLOCK_ROWS, size_bytes=64 << 20, age_s=_ROUND_S),
-            buffer_bytes=1 << 30,
-            insert_threads=_INSERT_THREADS,
-            retry_max_s=1,
-            timeout_s=_TIMEOUT_S,
-        )
+        sink = self._sink(Writer(self._clickhouse, _refuse, cluster), group)
         started = time.perf_counter()
         sink.start()
         self._wait_for_commits(sink, group)
@@ -122,7 +113,7 @@ class _Bench:
         self._blocks = [
             (int(partition), int(first), int(records))
             for partition, first, records in self._clickhouse.rows(
-                f"SELECT partition, first_offset, records FROM `{_DATABASE}`.`ingest_blocks` ORDER BY stored_at"
+                f"SELECT partition, first_offset, records FROM `{_DATABASE}`.`ingest_blocks`"
             )
         ]
         return self._checked(elapsed)
@@ -131,29 +122,44 @@ class _Bench:
         """Insert the blocks that the sink made last, by as many threads."""
         cluster = self._new_round()
         Writer(self._clickhouse, _refuse, cluster).prepare()
-        bodies = [join(self._values[partition][first : first + records]) for partition, first, records in self._blocks]
+        bodies = enumerate(self._bodies())
+        started = time.perf_counter()
+        with ThreadPoolExecutor(_INSERT_THREADS) as executor:
+            list(executor.map(lambda _: self._insert(bodies, cluster), range(_INSERT_THREADS)))
+        return self._checked(time.perf_counter() - started)
+
+    def _insert(self, bodies: Iterator[tuple[int, bytes]], cluster: str) -> None:
+        """Insert what is left of `bodies` over a connection of its own."""
         settings = {
             "format_schema_source": "string",
             "format_schema": events.EVENT.proto_schema,
             "format_schema_message_name": events.EVENT.descriptor.name,
         }
+        table, columns = f"`{_DATABASE}`.`{_TABLE}`", list(events.EVENT.clickhouse_types)
+        with closing(clickhouse_connect.get_client(dsn=f"chdb://{self._path}")) as client:
+            for number, body in bodies:
+                token = {"insert_deduplication_token": f"{cluster}-{number}"}
+                client.raw_insert(table, column_names=columns, insert_block=body, fmt="Protobuf", settings=settings | token)
 
-        def insert(numbered: tuple[int, bytes]) -> None:
-            number, body = numbered
-            with closing(clickhouse_connect.get_client(dsn=f"chdb://{self._path}")) as client:
-                client.raw_insert(
-                    f"`{_DATABASE}`.`{_TABLE}`",
-                    column_names=list(events.EVENT.clickhouse_types),
-                    insert_block=body,
-                    fmt="Protobuf",
-                    settings={**settings, "insert_deduplication_token": f"{cluster}-{number}"},
-                )
+    def _sink(self, writer: Writer, group: str) -> Sink:
+        return Sink(
+            Brokers(servers=self._brokers.servers, options={"group.id": group}),  # options win over what the sink asks for
+            [_TOPIC],
+            writer,
+            limits=BlockLimits(rows=_BLOCK_ROWS, size_bytes=64 << 20, age_s=_ROUND_S),
+            buffer_bytes=1 << 30,
+            insert_threads=_INSERT_THREADS,
+            retry_max_s=1,
+            timeout_s=_TIMEOUT_S,
+        )
 
-        with ThreadPoolExecutor(_INSERT_THREADS) as executor:
-            started = time.perf_counter()
-            list(executor.map(insert, enumerate(bodies)))
-            elapsed = time.perf_counter() - started
-        return self._checked(elapsed)
+    def _bodies(self) -> list[bytes]:
+        """Return the blocks of the sink's last round, partition by partition, as the engine reads them."""
+        bodies = []
+        for partition in range(PARTITIONS):
+            values = [record["value"] for record in _records(partition)]
+            bodies += [join(values[first : first + rows]) for number, first, rows in self._blocks if number == partition]
+        return bodies
 
     def _new_round(self) -> str:
         self._clickhouse.command(f"DROP DATABASE IF EXISTS `{_DATABASE}` SYNC")
