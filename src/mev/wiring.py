@@ -74,8 +74,8 @@ def clickhouse_address(settings: Settings, folder: DataFolder) -> clickhouse.Add
     )
 
 
-def ask_api(method: str, path: str) -> httpx.Response:
-    """Ask the running system's API, found by its runtime file, with this machine's key.
+def ask_api(method: str, path: str, body: object = None) -> httpx.Response:
+    """Ask the running system's API, found by its runtime file, with this machine's key; `body` is sent as JSON.
 
     :raises ApiError: when it does not answer, or answers with a problem.
     """
@@ -83,7 +83,8 @@ def ask_api(method: str, path: str) -> httpx.Response:
     folder = DataFolder(settings.mev_data_dir)
     url = folder.read_runtime().api + path
     try:
-        answer = httpx.request(method, url, headers={"X-API-Key": master_key(settings, folder)}, timeout=settings.service_timeout_s * 3)
+        headers = {"X-API-Key": master_key(settings, folder)}
+        answer = httpx.request(method, url, json=body, headers=headers, timeout=settings.service_timeout_s * 3)
     except httpx.HTTPError as error:
         raise ApiError(f"{url} does not answer: {error}") from None
     if answer.is_error:
