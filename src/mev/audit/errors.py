@@ -1,0 +1,40 @@
+"""What can go wrong with the audit trail."""
+
+from mev.core.errors import MevError, NotFoundError, UnavailableError
+
+
+class AuditUnavailableError(UnavailableError):
+    """The action was not done: it could not be written into the audit trail."""
+
+    code = "audit_unavailable"
+
+
+class JournalDamagedError(MevError):
+    """A file of the audit trail is not what was written."""
+
+    code = "journal_damaged"
+
+    def __init__(self, what: str, *, place: str, offset: int | None, index: int | None) -> None:
+        at = "" if offset is None else f", byte {offset}"
+        number = "" if index is None else f", record {index}"
+        super().__init__(f"{place}{at}{number}: {what}", place=place, offset=offset, index=index)
+
+
+class JournalInUseError(MevError):
+    """Another process writes this journal."""
+
+    code = "journal_in_use"
+    status = 409
+
+
+class NoSuchRecordError(NotFoundError):
+    """There is no such record or log."""
+
+    code = "no_such_record"
+
+
+class NotInCheckpointError(MevError):
+    """The record is newer than the newest signed checkpoint."""
+
+    code = "not_in_checkpoint"
+    status = 409
