@@ -1,5 +1,6 @@
 """Running rows, each in a process of its own: no row meets the threads, the memory or the engine of another."""
 
+import gc
 import shutil
 import tempfile
 from contextlib import suppress
@@ -32,6 +33,9 @@ def _measure(pipe: Pipe, name: str, rounds: int, setting: Setting) -> None:
     row = ROWS[name]
     try:
         with row.open(setting) as sides:
+            # Both sides make garbage; how long collecting it takes should not depend on what the other rows import.
+            gc.collect()
+            gc.freeze()
             answer: Figures | str = measure(sides, rounds)
     except SkippedError as reason:
         answer = str(reason)
