@@ -1,0 +1,253 @@
+"""Whether to obey: every check on what the control plane sent, in one order, each failure under its own name.
+
+Signature, addressee, version, expiry, digest, policy. Judging changes nothing: the ruling holds the state as it would be, what would
+take effect and what to answer; whoever asked puts the state on disk before anything else.
+"""
+
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+from google.protobuf.message import DecodeError, Message
+
+from mev.agent.clock import Clock
+from mev.agent.level import EVERYONE, Lease, Level, Limits, Order, latch, standing
+from mev.agent.refusal import (
+    BadParamsError,
+    ExpiredError,
+    RolledBackError,
+    StaleSnapshotError,
+    UnknownEpochError,
+    WrongTargetError,
+)
+from mev.agent.repertoire import Repertoire
+from mev.agent.state import Accepted, Answer, State
+from mev.core.errors import MevError
+from mev.crypto.envelope import parse, payload_type
+from mev.crypto.errors import EnvelopeError, OldKeySetError, WrongPayloadTypeError
+from mev.crypto.trust import COMMAND, TrustStore
+from mev.wire.orders import is_for, order, scopes, subject
+from mev.wire.pb.control_pb2 import Command, Snapshot, Target
+from mev.wire.pb.control_pb2 import Lease as SignedLease
+from mev.wire.pb.envelope_pb2 import Envelope, KeySet
+
+M = TypeVar("M", bound=Message)
+SECOND_NS = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """Who an agent is."""
+
+    agent_id: str
+    module: str
+
+
+@dataclass(slots=True)
+class Ruling:
+    """What comes of an envelope.
+
+    `answers` are to commands of the control plane, by command id. `forged` are refusals of what nobody vouches for: whose command it
+    is cannot be known, and anybody may send any number of them.
+    """
+
+    state: State
+    trust: TrustStore
+    effects: list[Accepted] = field(default_factory=list)
+    answers: list[tuple[str, Answer]] = field(default_factory=list)
+    forged: list[Answer] = field(default_factory=list)
+
+
+class Judge:
+    """Rules on one envelope after another."""
+
+    def __init__(self, identity: Identity, repertoire: Repertoire, limits: Limits, clock: Clock) -> None:
+        self._identity = identity
+        self._repertoire = repertoire
+        self._limits = limits
+        self._clock = clock
+
+    def rule(self, envelope: bytes, received_at_ns: int, state: State, trust: TrustStore) -> Ruling:
+        """Return what comes of `envelope`, given the state and the keys in force."""
+        now_ns = self._clock()
+        # A lease that ran out before this came has stepped the agent down already, whatever this says.
+        ruling = Ruling(replace(state, latched=latch(state.lease, state.latched, self._limits, now_ns)), trust)
+        case = _Case(self._identity, self._repertoire, self._limits, ruling, received_at_ns, now_ns)
+        try:
+            case.envelope(parse(envelope))
+        except OldKeySetError:
+            pass  # of no use any more, and no sign of anything wrong
+        except (EnvelopeError, StaleSnapshotError) as error:
+            ruling.forged.append(Answer(error.code, f"{error.detail}{_claim(envelope)}", received_at_ns))
+        return ruling
+
+
+@dataclass(slots=True)
+class _Case:
+    """One envelope before the judge."""
+
+    identity: Identity
+    repertoire: Repertoire
+    limits: Limits
+    ruling: Ruling
+    received_at_ns: int
+    now_ns: int
+
+    def envelope(self, envelope: Envelope) -> None:
+        if envelope.payload_type == payload_type(Command):
+            self.command(self._open(envelope, Command), in_snapshot=False)
+        elif envelope.payload_type == payload_type(SignedLease):
+            self.lease(self._open(envelope, SignedLease))
+        elif envelope.payload_type == payload_type(Snapshot):
+            self.snapshot(self._open(envelope, Snapshot))
+        elif envelope.payload_type == payload_type(KeySet):
+            self.key_set(envelope)
+        else:
+            raise WrongPayloadTypeError(f"{envelope.payload_type[:80]!r} has no place on the control topic")
+
+    def key_set(self, envelope: Envelope) -> None:
+        successor = TrustStore(self.ruling.trust.key_set)
+        successor.rotate(envelope, self.now_ns)
+        self.ruling.trust = successor
+        self.ruling.state = replace(self.ruling.state, key_set=envelope.SerializeToString())
+
+    def lease(self, lease: SignedLease) -> None:
+        state, version = self.ruling.state, order(lease.version)
+        # A version of an epoch to come could never be replaced after the keys are rotated.
+        if not self._is_mine(lease.target) or version <= state.lease.version or lease.version.epoch > self.ruling.trust.epoch:
+            return
+        longest_ns = self.now_ns + round(self.limits.max_lease_s * SECOND_NS)
+        renewed = Lease(version, min(lease.expires_at_ns, longest_ns))
+        self.ruling.state = replace(state, lease=renewed, latched=latch(renewed, state.latched, self.limits, self.now_ns))
+
+    def snapshot(self, snapshot: Snapshot) -> None:
+        age_s = (self.now_ns - snapshot.issued_at_ns) / SECOND_NS
+        if age_s > self.limits.snapshot_max_age_s:
+            raise StaleSnapshotError(f"the snapshot is {age_s:.0f} s old; {self.limits.snapshot_max_age_s:g} are allowed")
+        if snapshot.version.epoch > self.ruling.trust.epoch or order(snapshot.version) < self.ruling.state.snapshot:
+            raise StaleSnapshotError(f"snapshot version {order(snapshot.version)}; {self.ruling.state.snapshot} was taken before")
+        self.ruling.state = replace(self.ruling.state, snapshot=order(snapshot.version))
+        commands = []
+        for envelope in snapshot.commands:
+            try:
+                commands.append(self._open(envelope, Command))
+            except EnvelopeError as error:
+                self.ruling.forged.append(Answer(error.code, f"in a snapshot: {error.detail}", self.received_at_ns))
+        for command in sorted(commands, key=lambda one: order(one.version)):
+            self.command(command, in_snapshot=True)
+
+    def command(self, command: Command, *, in_snapshot: bool) -> None:
+        try:
+            if self._is_meant(command) and (newer := self._newer_objects(command, in_snapshot=in_snapshot)):
+                if not in_snapshot:
+                    self._check_expiry(command)
+                self._accept(command, newer)
+        except MevError as refusal:
+            self.ruling.answers.append((command.id, Answer(refusal.code, refusal.detail, self.received_at_ns)))
+
+    def _open(self, envelope: Envelope, message_type: type[M]) -> M:
+        return self.ruling.trust.open(envelope, message_type, COMMAND, self.now_ns)
+
+    def _is_mine(self, target: Target) -> bool:
+        return is_for(target, self.identity.agent_id, self.identity.module)
+
+    def _is_meant(self, command: Command) -> bool:
+        if not self._is_mine(command.target):
+            return False
+        module = command.action.module
+        if command.WhichOneof("body") != "action" or module == self.identity.module:
+            return True
+        if self.identity.agent_id in command.target.agent_ids:
+            raise WrongTargetError(f"for module {module!r}; {self.identity.agent_id} is {self.identity.module!r}")
+        return False
+
+    def _newer_objects(self, command: Command, *, in_snapshot: bool) -> list[str]:
+        """Return the objects on which `command` is newer; what is known already is answered again, or passed over in a snapshot."""
+        version = order(command.version)
+        if command.version.epoch > self.ruling.trust.epoch:
+            raise UnknownEpochError(f"epoch {command.version.epoch}; the key set here is of epoch {self.ruling.trust.epoch}")
+        objects = self._objects(command)
+        known = {name: one for name in objects if (one := self.ruling.state.accepted.get(name)) is not None}
+        newer = [name for name in objects if name not in known or known[name].version < version]
+        if newer:
+            return newer
+        same = next((one for one in known.values() if one.command.id == command.id and one.version == version), None)
+        if same is not None:
+            # Without an answer it is about to take effect, and will be answered then.
+            if same.answer is not None and not (in_snapshot and same.reported):
+                self.ruling.answers.append((command.id, same.answer))
+        elif not in_snapshot:
+            newest = max(one.version for one in known.values())
+            raise RolledBackError(f"version {version} of {', '.join(known)}; {newest} was accepted before")
+        return []
+
+    def _objects(self, command: Command) -> list[str]:
+        about = subject(command)
+        if about != "level":
+            return [about]
+        mine = {"all", f"module:{self.identity.module}", f"agent:{self.identity.agent_id}"}
+        return [f"level:{scope}" for scope in scopes(command.target) if scope in mine]
+
+    def _check_expiry(self, command: Command) -> None:
+        if not command.expires_at_ns:
+            raise ExpiredError("the command has no expiry")
+        late_s = (self.now_ns - command.expires_at_ns) / SECOND_NS
+        if late_s > self.limits.skew_s:
+            raise ExpiredError(f"expired {late_s:.1f} s ago; check the clocks of both sides")
+
+    def _accept(self, command: Command, objects: list[str]) -> None:
+        state = self.ruling.state
+        now = standing(state.orders, state.lease, state.latched, self.limits, self.now_ns)
+        self.repertoire.check(command, now.level)
+        if command.WhichOneof("body") == "level":
+            state = _with_level(command, objects, state, self.now_ns)
+        elif command.WhichOneof("body") == "policy":
+            state = _with_policy(command, state, self.now_ns)
+        accepted = Accepted(command, self.received_at_ns)
+        self.ruling.state = state.accept(dict.fromkeys(objects, accepted))
+        self.ruling.effects.append(accepted)
+
+
+def _with_level(command: Command, objects: list[str], state: State, now_ns: int) -> State:
+    until_ns = command.level.until_ns
+    try:
+        level = Level(command.level.level)
+    except ValueError:
+        raise BadParamsError(f"there is no level {command.level.level}") from None
+    orders = dict(state.orders)
+    for name in objects:
+        before = orders.get(name, Order())
+        orders[name] = _lowered(name, before, level, until_ns, now_ns) if until_ns else Order(level)
+    latched = state.latched
+    # Only an order given in knowledge of the step-down raises again what stepped down.
+    if latched is not None and not until_ns and level > latched.level and command.issued_at_ns >= latched.since_ns:
+        latched = None
+    return replace(state, orders=orders, latched=latched)
+
+
+def _lowered(name: str, before: Order, level: Level, until_ns: int, now_ns: int) -> Order:
+    current = before.level(now_ns)
+    if current is None:
+        current = Level.HALTED if name == EVERYONE else Level.ACTIVE
+    if level > current:
+        raise BadParamsError(f"{level.name} is above {current.name}: only what lowers the level may end by itself")
+    return before.lowered(level, until_ns)
+
+
+def _with_policy(command: Command, state: State, now_ns: int) -> State:
+    policy = command.policy
+    before = dict(state.policies_before)
+    current = state.policies(now_ns).get(policy.policy_id)
+    if policy.effective_from_ns > now_ns and current is not None:
+        before[policy.policy_id] = current
+    else:
+        before.pop(policy.policy_id, None)
+    return replace(state, policies_before=before)
+
+
+def _claim(envelope: bytes) -> str:
+    """Return which command a refused envelope claims to be: a hint for people, worth nothing as proof."""
+    try:
+        claimed = Command.FromString(Envelope.FromString(envelope).payload).id
+    except DecodeError:
+        return ""
+    return f" (claims to be command {claimed[:64]!r})" if claimed else ""

@@ -1,0 +1,189 @@
+"""One run of an agent, from its state on disk to an orderly stop.
+
+Four tasks: one obeys, one trades, one reports, one keeps the connection. Only the first changes what is in force: one envelope, or one
+tick of the clock, at a time.
+"""
+
+import asyncio
+import logging
+import time
+from functools import partial
+
+from mev.agent.clock import Clock
+from mev.agent.connection import Connection
+from mev.agent.enrolment import Locate, Welcome
+from mev.agent.folder import AgentFolder, Counter
+from mev.agent.governor import Governor
+from mev.agent.judge import SECOND_NS, Identity
+from mev.agent.level import Limits, Standing
+from mev.agent.link import Inbox, Link
+from mev.agent.model import ModelFolder
+from mev.agent.repertoire import Repertoire, Setting
+from mev.agent.report import Reporter
+from mev.agent.state import Answer, State
+from mev.agent.strategy import Desk, Param, Strategy, Value
+from mev.agent.trader import TOPIC, Trader
+from mev.bus.follow import Followed
+from mev.crypto.envelope import parse, parse_message
+from mev.crypto.keys import SigningKey
+from mev.crypto.trust import TrustStore
+from mev.wire.pb.control_pb2 import ACK, NACK, STATUS, Report, Result
+from mev.wire.pb.envelope_pb2 import KeySet
+from mev.wire.topics import REPORT
+
+LOG = logging.getLogger(__name__)
+_TICK_S = 0.2
+_LAST_REPORT_S = 3.0
+_SILENCE_LEASES = 2.0
+_LEAST_SILENCE_S = 5.0
+Item = Welcome | tuple[Followed, int]
+
+
+class Session:
+    """Everything that runs; made in the event loop. `state` is what the folder holds."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        strategy: Strategy,
+        folder: AgentFolder,
+        key: SigningKey,
+        state: State,
+        *,
+        locate: Locate,
+        models: ModelFolder,
+        limits: Limits,
+        clock: Clock,
+        timeout_s: float,
+    ) -> None:
+        interval = Param(type="number", description="Pause between signs of life, seconds.", minimum=0.1, maximum=60)
+        repertoire = Repertoire(strategy, {"report_interval_s": Setting(interval, self._set_interval)}, models)
+        trust = TrustStore(parse_message(KeySet, parse(state.key_set).payload))
+        self.identity = identity
+        self._strategy = strategy
+        self._clock = clock
+        self._started_ns = time.monotonic_ns()
+        self._heard = time.monotonic()
+        self._status_due = 0.0
+        self._told: tuple[Standing, int] | None = None
+        self._interval_s: float | None = None
+        self._given_interval_s = 2.0
+        self._lease_ttl_s = 10.0
+        self._inbox: Inbox[Item] = Inbox()
+        self._link = Link(self._inbox, [TOPIC], self._lost, clock, timeout_s=timeout_s)
+        self.governor = Governor(identity, strategy, repertoire, folder, state, trust, limits=limits, clock=clock, report=self._answer)
+        counter = Counter(folder.path / "counter")
+        self.reporter = Reporter(key, counter, partial(self._link.publish, REPORT), self.governor.note_reported, clock)
+        self.trader = Trader(strategy, self.governor.level, self._link)
+        self.connection = Connection(identity, strategy, key.public_key, locate, self._link, self._inbox.push, timeout_s=timeout_s)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Run until `stop` is set; the last report says that somebody stopped it."""
+        self._strategy.on_start(Desk(self.identity.agent_id, self._clock, self.governor.level))
+        self.governor.start()
+        try:
+            async with asyncio.TaskGroup() as group:
+                others = [group.create_task(work()) for work in (self.trader.run, self.connection.run, self.reporter.run)]
+                await self._obey(stop)
+                await self._say_goodbye()
+                for task in others:
+                    task.cancel()
+        finally:
+            await self._link.close()
+
+    async def _obey(self, stop: asyncio.Event) -> None:
+        while not stop.is_set():
+            item = await self._next()
+            if isinstance(item, Welcome):
+                await self._begin(item)
+            elif item is not None:
+                await self._take(*item)
+            await self._tick()
+
+    async def _next(self) -> Item | None:
+        """Return what came, or nothing when it is time to look at the clock."""
+        due_ns = self.governor.next_change_ns()
+        wait_s = _TICK_S if due_ns is None else min(_TICK_S, max(0.0, (due_ns - self._clock()) / SECOND_NS))
+        try:
+            async with asyncio.timeout(wait_s):
+                return await self._inbox.get()
+        except TimeoutError:
+            return None
+
+    async def _begin(self, welcome: Welcome) -> None:
+        """Take the state to begin from: the keys first, which the rest is signed with."""
+        self._lease_ttl_s = welcome.lease_ttl_s
+        self._given_interval_s = welcome.report_interval_s
+        self._heard = time.monotonic()
+        for envelope in (welcome.key_set, welcome.snapshot):
+            await self._govern(envelope, self._clock())
+
+    async def _take(self, followed: Followed, received_at_ns: int) -> None:
+        self._heard = time.monotonic()
+        for envelope in followed.values:
+            await self._govern(envelope, received_at_ns)
+        if followed.lost:
+            self._lost(f"{followed.lost} messages of the control topic are gone")
+
+    async def _govern(self, envelope: bytes, received_at_ns: int) -> None:
+        try:
+            ruling = await asyncio.to_thread(self.governor.decide, envelope, received_at_ns)
+        except OSError as error:
+            # What cannot be remembered cannot be obeyed safely, not even an order to stop: so stop.
+            LOG.exception("the state cannot be written", extra={"action": "state_failed"})
+            self.governor.stop(f"the state cannot be written: {error.strerror}")
+            return
+        self.governor.enact(ruling)
+
+    async def _tick(self) -> None:
+        self.governor.refresh()
+        await self._save()
+        now = time.monotonic()
+        told = (self.governor.standing(), self.governor.trust.epoch)
+        if told != self._told or now >= self._status_due:
+            self._told = told
+            self._status_due = now + (self._interval_s or self._given_interval_s)
+            self.reporter.status(self._report("", STATUS, Answer()))
+        if now - self._heard > max(self._lease_ttl_s * _SILENCE_LEASES, _LEAST_SILENCE_S):
+            self._heard = now
+            self._lost("nothing came on the control topic for longer than a lease")
+
+    async def _save(self) -> None:
+        """Put on disk what took effect by time alone; nothing depends on it being there at once."""
+        if (state := self.governor.pending_save()) is None:
+            return
+        try:
+            await asyncio.to_thread(self.governor.save, state)
+        except OSError:
+            LOG.exception("the state cannot be written", extra={"action": "state_failed"})
+
+    async def _say_goodbye(self) -> None:
+        self.governor.stop("stopped by operator")
+        self.reporter.status(self._report("", STATUS, Answer()))
+        if not await self.reporter.flush(_LAST_REPORT_S):
+            LOG.warning("%d reports could not be sent", self.reporter.waiting, extra={"action": "reports_lost"})
+        self.governor.refresh()
+        await self._save()
+
+    def _lost(self, reason: str) -> None:
+        self.connection.lost(reason)
+
+    def _set_interval(self, value: Value) -> None:
+        self._interval_s = float(value)
+
+    def _answer(self, command_id: str, answer: Answer) -> None:
+        self.reporter.answer(self._report(command_id, NACK if answer.reason_code else ACK, answer))
+
+    def _report(self, command_id: str, result: Result, answer: Answer) -> Report:
+        return Report(
+            agent_id=self.identity.agent_id,
+            module=self.identity.module,
+            command_id=command_id,
+            result=result,
+            reason_code=answer.reason_code,
+            detail=answer.detail,
+            received_at_ns=answer.received_at_ns,
+            applied_at_ns=answer.applied_at_ns,
+            running=self.governor.running(),
+            uptime_ns=time.monotonic_ns() - self._started_ns,
+        )

@@ -1,0 +1,125 @@
+"""Following one partition from an offset, message by message with nothing left out unnoticed, from one cluster to the next."""
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from mev.bus.errors import BrokerUnavailableError
+from mev.bus.kafka import Brokers, position
+
+LOG = logging.getLogger(__name__)
+_MAX_MESSAGES = 1000
+_POLL_S = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Followed:
+    """Consecutive messages of the partition; `lost` is how many before them are gone."""
+
+    offsets: list[int]
+    values: list[bytes]
+    lost: int = 0
+
+
+class Follower:
+    """A thread that reads partition `partition` of `topic` and gives `deliver` what it reads, in order.
+
+    `on_down` is told why nothing can be read any more: the brokers do not answer, or do not have the wanted offset. Brokers that
+    come back are read on by themselves, from where they were left; :meth:`follow` moves to others. Both are called in the thread, may
+    block, and must not call back.
+    """
+
+    def __init__(
+        self, topic: str, deliver: Callable[[Followed], None], on_down: Callable[[str], None], *, partition: int = 0, timeout_s: float
+    ) -> None:
+        self._at = (topic, partition)
+        self._deliver = deliver
+        self._on_down = on_down
+        self._timeout_s = timeout_s
+        self._reading: _Reading | None = None
+
+    def follow(self, brokers: Brokers, offset: int) -> None:
+        """Read from `offset` of `brokers` on, and no longer from where it was read before. Blocks.
+
+        :raises BrokerUnavailableError: when they do not answer; nothing is read then.
+        """
+        self.close()
+        reading = _Reading(brokers, self._at, offset, self._deliver, self._on_down)
+        try:
+            reading.start(self._timeout_s)
+        except KafkaException as error:
+            reading.close()
+            raise BrokerUnavailableError(f"{brokers.servers}: {error.args[0].str()}", retry_after_s=5) from None
+        self._reading = reading
+
+    def close(self) -> None:
+        """Stop reading."""
+        if self._reading is not None:
+            self._reading.close()
+            self._reading = None
+
+
+class _Reading:
+    """One partition of one cluster, in a thread of its own."""
+
+    def __init__(
+        self,
+        brokers: Brokers,
+        at: tuple[str, int],
+        offset: int,
+        deliver: Callable[[Followed], None],
+        on_down: Callable[[str], None],
+    ) -> None:
+        config: dict[str, Any] = {**brokers.config(group_id="mev-follow", enable_auto_commit=False, auto_offset_reset="error")}
+        self._consumer = Consumer({**config, "error_cb": self._error})
+        self._at = at
+        self._next = offset
+        self._deliver = deliver
+        self._on_down = on_down
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"follow-{at[0]}", daemon=True)
+
+    def start(self, timeout_s: float) -> None:
+        # Asking for a topic makes the embedded broker create it.
+        self._consumer.list_topics(self._at[0], timeout=timeout_s)
+        self._consumer.assign([TopicPartition(*self._at, self._next)])
+        self._thread.start()
+
+    def close(self) -> None:
+        self._closing.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        self._consumer.close()
+
+    def _run(self) -> None:
+        while not self._closing.is_set():
+            first = self._consumer.poll(_POLL_S)
+            if first is not None:
+                self._take([first, *self._consumer.consume(_MAX_MESSAGES - 1, 0)])
+
+    def _take(self, messages: list[Message]) -> None:
+        good = []
+        for message in messages:
+            if (error := message.error()) is None:
+                good.append(message)
+            elif error.code() == KafkaError._AUTO_OFFSET_RESET:  # noqa: SLF001 - the client's name for it
+                self._down(f"{self._at[0]}: offset {self._next} is not there ({error.str()})")
+            else:
+                LOG.warning("reading: %s", error.str(), extra={"action": "follow_error"})
+        if good:
+            offsets = [position(message)[1] for message in good]
+            lost = sum(offset - expected for expected, offset in zip([self._next, *(one + 1 for one in offsets)], offsets, strict=False))
+            self._next = offsets[-1] + 1
+            self._deliver(Followed(offsets, [message.value() or b"" for message in good], lost))
+
+    def _error(self, error: KafkaError) -> None:
+        if error.code() == KafkaError._ALL_BROKERS_DOWN:  # noqa: SLF001 - the client's name for it
+            self._down(error.str())
+
+    def _down(self, reason: str) -> None:
+        if not self._closing.is_set():
+            self._on_down(reason)
