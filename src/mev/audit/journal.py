@@ -116,7 +116,7 @@ class Journal:
         :raises AuditUnavailableError: when it cannot be written.
         """
         with self._reading:
-            if self.size == (self._log.heads[-1].checkpoint.size if self._log.heads else 0):
+            if self._signed_size == self.size:
                 return None
             head = self._sign()
             with self._failing_clearly():
@@ -179,6 +179,10 @@ class Journal:
         self._log.heads.append(head)
 
     @property
+    def _signed_size(self) -> int:
+        return self._log.heads[-1].checkpoint.size if self._log.heads else 0
+
+    @property
     def _heads_path(self) -> Path:
         return self._folder / f"{self.log_id}.checkpoints"
 
@@ -208,7 +212,8 @@ class Journal:
         self._write(frame.encode(frame.SEAL, head.envelope)[0])
         self._log.segments[-1].sealed = True
         with self._reading:
-            self._keep_head(head)
+            if self._signed_size < head.checkpoint.size:
+                self._keep_head(head)
 
     def _write(self, data: bytes) -> None:
         """Write `data` behind the current segment, or leave it as it was."""

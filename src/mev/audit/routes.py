@@ -14,7 +14,7 @@ from mev.audit import tables
 from mev.audit.proofs import Proofs
 from mev.audit.query import MAX_PAGE, Filters, Page, heads_page, records_page
 from mev.audit.service import Audit
-from mev.auth.master_key import Authenticated
+from mev.auth.dependencies import AuditRead
 from mev.store.clickhouse import ClickHouse
 
 PATH = "/api/control/audit-log"
@@ -55,7 +55,7 @@ def router(audit: Audit, clickhouse: ClickHouse, *, timeout_s: float) -> APIRout
 
     @routes.get(PATH, summary="Search the audit trail, newest first")
     async def audit_log(
-        _: Authenticated,
+        _: AuditRead,
         actor: str | None = None,
         action: str | None = None,
         object: str | None = None,  # noqa: A002 - the parameter's public name
@@ -74,13 +74,13 @@ def router(audit: Audit, clickhouse: ClickHouse, *, timeout_s: float) -> APIRout
         return _csv(page) if format == "csv" or (format is None and "text/csv" in accept) else _json(page)
 
     @routes.get(PATH + "/checkpoints", summary="List signed checkpoints, newest first")
-    async def checkpoints(_: Authenticated, log_id: str | None = None, limit: Limit = 100, cursor: str | None = None) -> Response:
+    async def checkpoints(_: AuditRead, log_id: str | None = None, limit: Limit = 100, cursor: str | None = None) -> Response:
         """Return the copies in ClickHouse: each with its envelope in base64."""
         filters = Filters(log_id=log_id)
         return _json(await asyncio.to_thread(heads_page, clickhouse, filters, limit=limit, cursor=cursor, timeout_s=timeout_s))
 
     @routes.get(PATH + "/{log_id}/{index}/proof", summary="Prove that a record is in the log")
-    async def inclusion(_: Authenticated, log_id: str, index: int) -> Inclusion:
+    async def inclusion(_: AuditRead, log_id: str, index: int) -> Inclusion:
         """Return the Merkle path (RFC 6962) from the record to the newest signed checkpoint."""
         proof, head = await asyncio.to_thread(proofs.inclusion, log_id, index)
         return Inclusion(
@@ -96,7 +96,7 @@ def router(audit: Audit, clickhouse: ClickHouse, *, timeout_s: float) -> APIRout
 
     @routes.get(PATH + "/{log_id}/consistency", summary="Prove that a log was only added to")
     async def consistency(
-        _: Authenticated, log_id: str, old: Annotated[int, Query(alias="from", ge=0)], new: Annotated[int, Query(alias="to", ge=0)]
+        _: AuditRead, log_id: str, old: Annotated[int, Query(alias="from", ge=0)], new: Annotated[int, Query(alias="to", ge=0)]
     ) -> Consistency:
         """Return the proof (RFC 6962) that the log of `to` records begins with that of `from`."""
         proof = await asyncio.to_thread(proofs.consistency, log_id, old, new)

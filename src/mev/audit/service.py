@@ -142,7 +142,7 @@ class Audit:
             record = self._make(actor, action, object, outcome, details or {}, session, remote, correlation_id)
         except Exception:  # whatever the details are, the action was done and this must not undo it
             LOG.exception("details of %s left out", action, extra={"action": "audit_details"})
-            record = AuditRecord(at_ns=now_ns(), actor="system", action="audit.unwritable", outcome="error")
+            record = self._make(actor, action, object, outcome, {"left_out": "not JSON"}, session, remote, correlation_id)
         if len(self._spool) >= self._spool_records:
             DROPPED.inc()
             LOG.error("record of %s by %s on %s lost: too many wait", action, actor, object, extra={"action": "audit_dropped"})
