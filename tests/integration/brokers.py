@@ -48,18 +48,15 @@ def renew(brokers: Brokers, group: str, topics: Iterable[str]) -> None:
     """Make `topics` empty, and `group` know nothing of them."""
     if not brokers.embedded:
         admin = AdminClient(brokers.config())
-        _wait(admin.delete_consumer_groups([group]), but=KafkaError.GROUP_ID_NOT_FOUND)
-        _wait(admin.delete_topics(list(topics)), but=KafkaError.UNKNOWN_TOPIC_OR_PART)
+        until(lambda: _gone(admin.delete_consumer_groups([group]), KafkaError.GROUP_ID_NOT_FOUND), f"{group} was not deleted")
+        until(lambda: _gone(admin.delete_topics(list(topics)), KafkaError.UNKNOWN_TOPIC_OR_PART), "topics were not deleted")
     Cluster(brokers, timeout_s=TIMEOUT_S).ensure_topics(topics)
 
 
-def _wait(futures: Mapping[str, Future[Any]], *, but: int) -> None:
-    for future in futures.values():
-        try:
-            future.result(TIMEOUT_S)
-        except KafkaException as error:
-            if error.args[0].code() != but:
-                raise
+def _gone(futures: Mapping[str, Future[Any]], unknown: int) -> bool:
+    """Say whether nothing is left to delete; a broker that is still starting says to come again."""
+    errors = [error.args[0] for future in futures.values() if isinstance(error := future.exception(TIMEOUT_S), KafkaException)]
+    return all(error.code() == unknown for error in errors)
 
 
 def records(count: int, *, keys: int = 10, size: int = 0, prefix: str = "") -> list[Record]:
@@ -102,4 +99,4 @@ def until(done: Callable[[], object], what: str = "") -> None:
     deadline = time.monotonic() + _DEADLINE_S
     while not done():
         assert time.monotonic() < deadline, what or "waited in vain"
-        time.sleep(0.01)
+        time.sleep(0.02)
