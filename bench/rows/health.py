@@ -1,22 +1,26 @@
-"""`GET /api/health/` through the whole application, against an application that only answers."""
+"""`GET /api/health/` of the whole running system, against an application that only answers."""
 
+import asyncio
+import os
 import selectors
 import shutil
 import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 from typing import cast
+from urllib.parse import urlsplit
 
-from bench.children import Pipe, child
+import uvloop
+
+from bench.children import Pipe, child, wait_for_end
 from bench.harness import Clock, Row, Setting, Side, Sides
 from bench.servers import event_loop
-from mev.app import Lane, create_app
-from mev.auth.master_key import MasterKey
-from mev.core import asgi
-from mev.host import lane, routes
-from mev.host.health import Health
+from mev import settings
+from mev.host import lane
+from mev.system import running
 
 _CONNECTIONS = 32
 _REQUESTS = 16_000
@@ -26,8 +30,9 @@ _WRK_S = 1
 
 
 @contextmanager
-def _open(_: Setting) -> Iterator[Sides]:
-    with event_loop() as loop, loop.serve(_bare) as bare, loop.serve(_whole()) as whole:
+def _open(setting: Setting) -> Iterator[Sides]:
+    with child(_bare) as bare_server, child(_system, setting.scratch) as system:
+        bare, whole = bare_server.recv(), system.recv()
         if shutil.which("wrk"):
             yield Sides(_wrk(bare), _wrk(whole))
             return
@@ -35,14 +40,28 @@ def _open(_: Setting) -> Iterator[Sides]:
             yield Sides(_load(to_bare), _load(to_whole))
 
 
-def _whole() -> asgi.App:
-    health = Lane("GET", lane.PATH, lane.health_lane, lane.OPENAPI)
-    return create_app([routes.router(Health({}, embedded=(), timeout_s=1))], [health], MasterKey("benchmark"))
-
-
-async def _bare(scope: asgi.Scope, receive: asgi.Receive, send: asgi.Send) -> None:
+def _bare(pipe: Pipe) -> None:
     """Answer everything as the health endpoint answers."""
-    await lane.health_lane(scope, receive, send)
+    with event_loop() as loop, loop.serve(lane.health_lane) as port:
+        pipe.send(port)
+        wait_for_end(pipe)
+
+
+def _system(pipe: Pipe, folder: Path) -> None:
+    """Run everything there is, on a folder of its own."""
+    os.chdir(folder)  # the embedded engine may keep files in the working directory
+    uvloop.run(_serve(pipe, folder / "data"))
+
+
+async def _serve(pipe: Pipe, folder: Path) -> None:
+    chosen = settings.load(mev_data_dir=folder, api_port=0, enable_webtransport=False)
+    async with running(chosen, demo=False) as system:
+        serving = asyncio.ensure_future(system.serve())
+        pipe.send(urlsplit(system.api_url).port)
+        await asyncio.to_thread(wait_for_end, pipe)
+        serving.cancel()
+        with suppress(asyncio.CancelledError):
+            await serving
 
 
 def _load(pipe: Pipe) -> Side:
@@ -109,7 +128,7 @@ def _wrk(port: int) -> Side:
 ROW = Row(
     name="health",
     unit="requests/s",
-    ours=f"GET {lane.PATH} through the whole application, {_CONNECTIONS} connections",
+    ours=f"GET {lane.PATH} of the whole running system, {_CONNECTIONS} connections",
     baseline="an ASGI application that only gives the same answer, on the same server",
     clock=Clock.WALL,
     open=_open,
