@@ -11,7 +11,8 @@ from mev.bus.kafka import Brokers
 from mev.bus.publisher import Publisher
 from mev.control.book import Book
 from mev.control.feed import Feed
-from mev.control.hot import MODULE, HotSettings, Replica
+from mev.control.fleet import CONTROL_PLANE
+from mev.control.hot import HotSettings, Replica
 from mev.control.journal import Journal
 from mev.control.keys import Keys
 from mev.control.ledger import Issued
@@ -51,7 +52,7 @@ async def running_control(
     await control.start()
     feed = Feed(brokers, control, timeout_s=timeout_s)
     await asyncio.to_thread(feed.start)
-    await control.enrol(Enrolment(agent_id=replica.id, module=MODULE, public_key=replica.public_key), SYSTEM)
+    await control.enrol(Enrolment(agent_id=replica.id, module=CONTROL_PLANE, public_key=replica.public_key), SYSTEM)
     background = [
         asyncio.create_task(control.renew_leases(), name="leases"),
         asyncio.create_task(_report(replica, report_interval_s), name="replica-reports"),

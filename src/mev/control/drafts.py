@@ -7,8 +7,8 @@ from pydantic import BaseModel
 
 from mev.control import validate
 from mev.control.errors import InvalidCommandError
-from mev.control.fleet import Fleet
-from mev.control.hot import MODULE, HotSettings
+from mev.control.fleet import CONTROL_PLANE, Fleet
+from mev.control.hot import HotSettings
 from mev.control.model import CommandIn, ConfigIn, KillSwitchIn, ModelSwapIn, PolicyIn, TargetIn
 from mev.core.clock import now_ns
 from mev.wire.pb.control_pb2 import Command, ModuleAction, PolicyRule, SetConfig, SetLevel, SetPolicy, SwapModel, Target
@@ -75,7 +75,7 @@ def config(request: ConfigIn, fleet: Fleet, hot: HotSettings) -> Command:
     if request.target is None:
         hot.parse(request.config_key, request.config_value)
     body = SetConfig(config_key=request.config_key, config_value_json=json.dumps(request.config_value), hot_reload=True)
-    return Command(config=body, target=target(request.target or TargetIn(modules=[MODULE]), fleet), priority=5)
+    return Command(config=body, target=target(request.target or TargetIn(modules=[CONTROL_PLANE]), fleet), priority=5)
 
 
 def request_hash(path: str, request: BaseModel) -> bytes:

@@ -2,10 +2,13 @@
 
 from dataclasses import dataclass, field
 
+from mev.crypto.keys import default_key_id
 from mev.crypto.trust import AGENT, TrustStore
 from mev.wire.orders import is_for
 from mev.wire.pb.control_pb2 import Enrolment, Report, Running, Target
 from mev.wire.pb.envelope_pb2 import Envelope, KeySet, TrustedKey
+
+CONTROL_PLANE = "control-plane"  # the module of the control plane's own replicas
 
 
 @dataclass(slots=True)
@@ -21,7 +24,8 @@ class Agent:
     running: Running = field(default_factory=Running)
 
     def __post_init__(self) -> None:
-        key = TrustedKey(key_id=self.id, public_key=self.enrolment.public_key, roles=[AGENT])
+        public_key = self.enrolment.public_key
+        key = TrustedKey(key_id=default_key_id(public_key), public_key=public_key, roles=[AGENT])
         self.trust = TrustStore(KeySet(epoch=1, keys=[key]))
 
     @property
@@ -51,8 +55,9 @@ class Fleet:
             self.agents[enrolment.agent_id] = Agent(enrolment)
 
     def meant(self, target: Target) -> list[Agent]:
-        """Return the agents that `target` means."""
-        return [agent for agent in self.agents.values() if is_for(target, agent.id, agent.module)]
+        """Return the agents that `target` means; the control plane's own replicas only when they are named."""
+        meant = [agent for agent in self.agents.values() if is_for(target, agent.id, agent.module)]
+        return [agent for agent in meant if agent.module != CONTROL_PLANE or not target.all]
 
     def open_report(self, envelope: Envelope, now_ns: int) -> tuple[Agent, Report] | None:
         """Return a report and its agent when it is new and signed by that agent's key.

@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from mev.bus.publisher import Publisher
 from mev.control.errors import InvalidCommandError
+from mev.control.fleet import CONTROL_PLANE
 from mev.control.ledger import Issued
 from mev.core.clock import now_ns
 from mev.crypto.envelope import seal
@@ -24,7 +25,6 @@ from mev.wire.registry import Record
 from mev.wire.topics import REPORT
 
 LOG = logging.getLogger(__name__)
-MODULE = "control-plane"
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Replica:
     async def obey(self, issued: Issued) -> None:
         """Apply a configuration command that is for this replica, and report."""
         command = issued.command
-        if command.WhichOneof("body") != "config" or not is_for(command.target, self.id, MODULE):
+        if command.WhichOneof("body") != "config" or not is_for(command.target, self.id, CONTROL_PLANE):
             return
         received = now_ns()
         try:
@@ -86,7 +86,7 @@ class Replica:
         await self._send(Report(result=STATUS))
 
     async def _send(self, report: Report) -> None:
-        report.agent_id, report.module = self.id, MODULE
+        report.agent_id, report.module = self.id, CONTROL_PLANE
         report.agent_counter = report.reported_at_ns = now_ns()
         report.uptime_ns = report.reported_at_ns - self._started_ns
         running = Running(level=ACTIVE, ordered_level=ACTIVE)

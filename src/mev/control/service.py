@@ -34,10 +34,10 @@ SYSTEM = "system"
 class Audit(Protocol):
     """The audit trail: `record` returns when the record is safe or raises, `record_later` does neither."""
 
-    async def record(self, actor: str, action: str, object: str, **more: object) -> object:  # noqa: A002 - the trail's own word
+    async def record(self, actor: str, action: str, object: str, *, correlation_id: str = "") -> int:  # noqa: A002 - the trail's own word
         """Write a record down."""
 
-    def record_later(self, actor: str, action: str, object: str, **more: object) -> None:  # noqa: A002
+    def record_later(self, actor: str, action: str, object: str, *, correlation_id: str = "") -> None:  # noqa: A002
         """Write a record down as soon as possible."""
 
 
