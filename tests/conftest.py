@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.services import kafka, processes, redis, require
+from tests.services import clickhouse, kafka, processes, redis, require
 from tests.services.kafka import jars
 from tests.services.service import Service
 
@@ -26,7 +26,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     downloads = not jars.cached()
     for item in items:
         names: list[str] = getattr(item, "fixturenames", [])
-        for name in {"real_kafka", "real_redis"}.intersection(names):
+        for name in {"real_kafka", "real_redis", "clickhouse_http"}.intersection(names):
             item.add_marker(name)
         if downloads and "real_kafka" in names:
             item.add_marker(pytest.mark.timeout(jars.RESOLVE_TIMEOUT_S + 60))
@@ -49,6 +49,21 @@ def real_redis(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
         request.config.stash[RUNNING].append(server)
         yield server
         request.config.stash[RUNNING].remove(server)
+
+
+@pytest.fixture(scope="session")
+def clickhouse_http(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[clickhouse.ClickHouseHttp]:
+    """Run ClickHouse's engine behind HTTP for the session; a test that stops or kills it may leave it so.
+
+    Real are the engine (chDB: parser, types, formats, tables on disk, deduplication, error codes and texts), the client, and the HTTP
+    between them (bytes, compression, keep-alive, time-outs, connections that break). Not real is the server's own HTTP handler: how it
+    authenticates, maps errors to statuses, streams, reports progress and limits what it takes is imitated, as far as the client notices.
+    """
+    with clickhouse.clickhouse_http(tmp_path_factory.mktemp("clickhouse")) as server:
+        request.config.stash[RUNNING].append(server)
+        yield server
+        request.config.stash[RUNNING].remove(server)
+    shutil.rmtree(server.folder / "data", ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
