@@ -1,24 +1,28 @@
-"""The HTTP application: routers, the fast lane before them, problem JSON for every error, a metric for every request."""
+"""The HTTP application: routers, the fast lane before them, the gate before both, problem JSON for every error, a metric for every request.
+
+An endpoint that asks for no permission and is not on the gate's short public list keeps the application from starting.
+"""
 
 import logging
 import time
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
-from importlib import resources
 from typing import Any, cast
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.responses import HTMLResponse
-from fastapi.staticfiles import StaticFiles
+from fastapi.routing import iter_route_contexts
 from prometheus_client import Counter, Histogram
 from starlette.exceptions import HTTPException
 
 import mev
-from mev.auth.master_key import AuthenticatedBrowser, MasterKey
+from mev.auth.browser import Headers
+from mev.auth.dependencies import permission_of
+from mev.auth.model import Permission
 from mev.core import asgi
 from mev.core.errors import MevError
+from mev.docs import Access, add_docs
+from mev.gate import PUBLIC_FOLDERS, Gate, is_public
 
 LOG = logging.getLogger(__name__)
 REQUESTS = Counter("mev_http_requests_total", "HTTP requests.", ["route", "method", "status"])
@@ -38,13 +42,21 @@ class InvalidRequestError(MevError):
     status = 422
 
 
-class Lane:
-    """An ASGI application in front of the framework: `method` on `path`, or on every path below it when it ends in ``{...}``."""
+class UnprotectedRouteError(Exception):
+    """An endpoint asks for no permission."""
 
-    def __init__(self, method: str, path: str, app: asgi.App, openapi: Mapping[str, Any]) -> None:
+
+class Lane:
+    """An ASGI application in front of the framework: `method` on `path`, or on every path below it when it ends in ``{...}``.
+
+    A lane without a permission is public and passes no gate at all.
+    """
+
+    def __init__(self, method: str, path: str, app: asgi.App, openapi: Mapping[str, Any], permission: Permission | None = None) -> None:
         self.method = method
         self.path = path
         self.app = app
+        self.permission = permission
         self.openapi = openapi
         self._prefix, self._open, _ = path.partition("{")
 
@@ -53,8 +65,11 @@ class Lane:
         return method == self.method and (path.startswith(self._prefix) if self._open else path == self._prefix)
 
 
-def create_app(routers: Sequence[APIRouter], lanes: Sequence[Lane], master_key: MasterKey) -> asgi.App:
-    """Return the ASGI application of `routers` with `lanes` before them."""
+def create_app(routers: Sequence[APIRouter], lanes: Sequence[Lane], gate: Gate) -> asgi.App:
+    """Return the ASGI application of `routers` with `lanes` before them and `gate` before both.
+
+    :raises UnprotectedRouteError: when an endpoint is open that is not on the public list.
+    """
     app = FastAPI(
         title="MEV control plane",
         version=mev.__version__,
@@ -63,20 +78,21 @@ def create_app(routers: Sequence[APIRouter], lanes: Sequence[Lane], master_key: 
         openapi_url=None,
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
-    app.state.master_key = master_key
     for router in routers:
         app.include_router(router)
-    _add_docs(app, lanes)
+    add_docs(app, {(lane.method, lane.path): lane.openapi for lane in lanes}, lambda: _access(app, lanes))
     _add_error_handlers(app)
-    return _Front(app, lanes)
+    _access(app, lanes)
+    return _Front(app, lanes, gate)
 
 
 class _Front:
-    """Sends a request to its lane or to the framework, and counts it."""
+    """Sends a request through the gate to its lane or to the framework, and counts it."""
 
-    def __init__(self, app: FastAPI, lanes: Sequence[Lane]) -> None:
+    def __init__(self, app: FastAPI, lanes: Sequence[Lane], gate: Gate) -> None:
         self._app = app
         self._lanes = lanes
+        self._gate = gate
 
     async def __call__(self, scope: asgi.Scope, receive: asgi.Receive, send: asgi.Send) -> None:
         if scope["type"] != "http":
@@ -84,51 +100,61 @@ class _Front:
             return
         started, status = time.perf_counter(), 500
         lane = next((lane for lane in self._lanes if lane.takes(scope["method"], scope["path"])), None)
+        more = self._gate.answer_headers(scope)
 
         async def counted(message: asgi.Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                message = {**message, "headers": [*message["headers"], *more]}
             await send(message)
 
         try:
-            await (lane.app if lane else self._app)(scope, receive, counted)
+            await self._answer(scope, receive, counted, lane, more)
         finally:
             route = lane.path if lane else getattr(scope.get("route"), "path", _OTHER)
             method = scope["method"] if scope["method"] in _METHODS else _OTHER
             REQUESTS.labels(route, method, status).inc()
             SECONDS.labels(route).observe(time.perf_counter() - started)
 
+    async def _answer(self, scope: asgi.Scope, receive: asgi.Receive, send: asgi.Send, lane: Lane | None, more: Headers) -> None:
+        if lane is None or lane.permission is not None:
+            try:
+                preflight = self._gate.preflight(scope)
+                if preflight is not None:
+                    more += preflight
+                    await asgi.respond(send, 204, b"")
+                    return
+                receive = await self._gate.admit(scope, receive, more, lane.permission if lane else None, in_lane=lane is not None)
+            except MevError as error:
+                await asgi.respond_problem(send, error)
+                return
+            except asgi.ClientGoneError:
+                return
+        await (lane.app if lane else self._app)(scope, receive, send)
 
-def _add_docs(app: FastAPI, lanes: Sequence[Lane]) -> None:
-    """Serve the OpenAPI document, lanes included, and a page to read it with no file from elsewhere."""
-    generate = app.openapi
 
-    def openapi() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            document = generate()
-            for lane in lanes:
-                document["paths"].setdefault(lane.path, {})[lane.method.lower()] = lane.openapi
-            app.openapi_schema = document
-        return app.openapi_schema
+def _access(app: FastAPI, lanes: Sequence[Lane]) -> Access:
+    """Return what each endpoint asks for, None where it is public.
 
-    app.openapi = openapi  # type: ignore[method-assign]
-    assets = cast("Any", resources.files("fastapi_swagger") / "resources")
-    app.mount("/docs/assets", StaticFiles(directory=assets))
+    :raises UnprotectedRouteError: naming those that should ask for something.
+    """
+    found = {(lane.method, lane.path): lane.permission for lane in lanes}
+    for route in iter_route_contexts(app.routes):
+        dependant = getattr(route.original_route, "dependant", None)
+        permission = permission_of(dependant) if dependant else None
+        for method in route.methods or {"MOUNT"}:
+            found[method, f"{route.path}/" if method == "MOUNT" else str(route.path)] = permission
+    open_ones = [
+        f"{method} {path}" for (method, path), permission in found.items() if permission is None and not _may_be_open(method, path)
+    ]
+    if open_ones:
+        raise UnprotectedRouteError(f"no permission is asked for by {', '.join(open_ones)}; list a type of mev.auth.dependencies there")
+    return found
 
-    @app.get("/openapi.json", include_in_schema=False)
-    async def document(_: AuthenticatedBrowser) -> dict[str, Any]:
-        return openapi()
 
-    @app.get("/docs", include_in_schema=False)
-    async def docs(_: AuthenticatedBrowser) -> HTMLResponse:
-        return get_swagger_ui_html(
-            openapi_url="/openapi.json",
-            title=app.title,
-            swagger_js_url="/docs/assets/swagger-ui-bundle.js",
-            swagger_css_url="/docs/assets/swagger-ui.css",
-            swagger_favicon_url="/docs/assets/favicon-32x32.png",
-        )
+def _may_be_open(method: str, path: str) -> bool:
+    return path in PUBLIC_FOLDERS if method == "MOUNT" else is_public(method, path)
 
 
 def _add_error_handlers(app: FastAPI) -> None:

@@ -11,7 +11,11 @@ import uvloop
 
 from mev import settings as settings_module
 from mev import wiring
+from mev.audit.commands import audit
+from mev.auth.commands import keys, login, logout, users
+from mev.auth.service import FIRST_ADMIN
 from mev.capture.commands import make_command as make_capture
+from mev.control import commands as control_commands
 from mev.core import log
 from mev.core.errors import InvalidInputError, MevError
 from mev.core.terminal import print_table
@@ -25,9 +29,19 @@ app = typer.Typer(help="Control plane for fleets of Solana MEV bots.", no_args_i
 config = typer.Typer(help="Look at the settings.", no_args_is_help=True)
 app.add_typer(config, name="config")
 app.add_typer(sink, name="sink")
+app.add_typer(users, name="user")
+app.add_typer(keys, name="key")
 
 app.command()(make_capture(wiring.connect, lambda: settings_module.load().mev_data_dir))
 app.command()(simulate)
+app.command()(login)
+app.command()(logout)
+app.command()(control_commands.kill)
+app.add_typer(control_commands.command, name="command")
+app.add_typer(control_commands.agents, name="agents")
+app.add_typer(control_commands.approvals, name="approvals")
+app.command("rotate-key")(control_commands.make_rotate(lambda: settings_module.load().mev_data_dir))
+app.add_typer(audit, name="audit")
 _EXIT_GRACE_S = 10.0
 
 
@@ -80,6 +94,8 @@ def _report(settings: Settings, system: System, *, demo: bool) -> None:
         ),
         ("Try", f"curl -H 'X-API-Key: {system.master_key}' '{system.api_url}/api/events/bundle?limit=5'"),
     ]
+    if system.first_password:
+        lines.append(("Login", f"{FIRST_ADMIN}, password {system.first_password}  (shown this once; change it with `mev user password`)"))
     if demo:
         lines.append(("Demo", "simulated opportunities, bundles and ticks are published; every one is marked simulated"))
     for name, value in lines:

@@ -5,6 +5,8 @@ way in; nothing else reads the environment.
 """
 
 import json
+import re
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -16,6 +18,7 @@ from mev.core.errors import InvalidInputError
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=86400)]
+Origins = Annotated[tuple[str, ...], NoDecode]
 MASKED = "********"
 
 
@@ -56,6 +59,9 @@ class Settings(BaseSettings):
 
     # Secrets
     jwt_secret_key: SecretStr | None = Field(None, min_length=32, description="Key of access tokens, 32 characters or more.")
+    jwt_previous_keys: SecretStr = Field(
+        SecretStr(""), description="Keys before it, comma-separated: what they signed is accepted, until you take them out."
+    )
     ctrl_sign_sk_hex: SecretStr | None = Field(None, description="Ed25519 seed that signs commands, 64 hexadecimal digits.")
     ctrl_pubkey_id: str | None = Field(None, pattern=r"^[A-Za-z0-9._-]{1,64}$", description="Name of the signing key.")
     master_api_key: SecretStr | None = Field(
@@ -73,6 +79,45 @@ class Settings(BaseSettings):
     lease_renew_s: Seconds = Field(3.0, description="Pause between renewals of the lease.")
     report_interval_s: Seconds = Field(2.0, description="Pause between an agent's reports; silent after three of them.")
 
+    # Accounts
+    access_token_s: Seconds = Field(600.0, description="How long an access token lasts.")
+    session_s: float = Field(14 * 86_400, ge=60, le=366 * 86_400, description="How long a login lasts before a password is wanted again.")
+    browser_session_s: Seconds = Field(12 * 3600, description="How long a login of the dashboard lasts.")
+    access_cache_s: Seconds = Field(
+        5.0, description="How long an answer about a credential is relied on: within it, a revocation is felt everywhere."
+    )
+    access_stale_s: Seconds = Field(900.0, description="How long keys that were good are taken while Redis is away.")
+    api_key_max_days: int = Field(365, ge=1, le=3660, description="Longest life of an API key, in days.")
+    login_free_failures: int = Field(5, ge=1, le=100, description="Wrong passwords before a name is locked.")
+    login_lock_s: Seconds = Field(2.0, description="First lock; each further wrong password doubles it.")
+    login_lock_max_s: Seconds = Field(900.0, description="Longest lock.")
+
+    # Browsers and proxies
+    cors_allowed_origins: Origins = Field((), description="Origins of pages that may use the API, beside its own; comma-separated.")
+    csp_connect_sources: Origins = Field((), description="What the API's own pages may connect to beside it, such as WebTransport.")
+    trusted_proxies: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Addresses or networks whose X-Forwarded-For and -Proto are believed; comma-separated."
+    )
+
+    # Limits
+    rate_limit_per_second: int = Field(1000, ge=1, description="Requests a second of one user or key, over all processes.")
+    rate_limit_burst: int | None = Field(None, ge=1, description="Requests at once; twice the rate when not set.")
+    ip_rate_per_second: float = Field(
+        20.0, gt=0, description="Requests a second of one address that do not show who sends them: logins, wrong keys, none."
+    )
+    ip_rate_burst: int = Field(200, ge=1, description="Such requests at once.")
+    http_max_connections: int = Field(10_000, ge=1, description="HTTP connections of one process.")
+    http_connections_per_ip: int = Field(1_000, ge=1, description="HTTP connections of one address; trusted proxies may have more.")
+    http_max_header_bytes: int = Field(32_768, ge=1024, le=1 << 20, description="Largest request line and headers.")
+    http_header_timeout_s: Seconds = Field(10.0, description="How long the headers of a request may take.")
+    http_max_body_bytes: int = Field(1 << 20, ge=1024, le=1 << 30, description="Largest request body outside the bulk ingest.")
+    http_body_timeout_s: Seconds = Field(30.0, description="How long the body of a request may take.")
+    http_stall_timeout_s: Seconds = Field(60.0, description="How long a client may take nothing of its answer.")
+    shed_lag_ms: float = Field(250.0, gt=0, description="Lateness of the event loop above which requests are refused with 503.")
+    shed_queue_fraction: float = Field(
+        0.9, gt=0, le=1, description="Fullness of the producer's queue above which events are refused with 503."
+    )
+
     # Ingest
     ingest_max_body_bytes: int = Field(8 << 20, ge=1024, le=1 << 30, description="Largest request body of the bulk ingest.")
     ingest_max_record_bytes: int = Field(900_000, ge=1024, description="Largest event, key included; the brokers' limit bounds it too.")
@@ -80,13 +125,12 @@ class Settings(BaseSettings):
     publish_queue_kbytes: int = Field(262_144, ge=1024, le=2_097_151, description="KiB a producer holds before it refuses more.")
     publish_timeout_s: Seconds = Field(30.0, description="How long brokers may take to acknowledge a message.")
     publish_linger_ms: float = Field(2.0, ge=0, le=1000, description="How long a producer waits to fill a batch.")
-    rate_limit_per_second: int = Field(1000, ge=1, description="Requests a second of one user or key.")
-    rate_limit_burst: int | None = Field(None, ge=1, description="Requests at once; twice the rate when not set.")
 
     # Sink
     sink_block_rows: int = Field(65_536, ge=1, le=1_048_576, description="Rows of one partition inserted at once, at most.")
     sink_block_bytes: int | None = Field(None, ge=1024, description="Bytes inserted at once; 32 MiB, or 1 MiB with the embedded broker.")
     sink_block_age_s: Seconds = Field(1.0, description="How long a row waits for its block to fill.")
+    sink_insert_timeout_s: Seconds = Field(60.0, description="How long a ClickHouse server may be silent over a block or a statement.")
     sink_retry_max_s: Seconds = Field(30.0, description="Longest pause between tries when ClickHouse does not take a block.")
 
     sink_buffer_bytes: int = Field(256 << 20, ge=1 << 20, description="Bytes the sink holds before it stops reading.")
@@ -96,14 +140,13 @@ class Settings(BaseSettings):
     batch_window_ms: float = Field(15.0, ge=1, le=1000, description="How long an event waits for its batch; 10 to 25 is usual.")
     batch_max_size: int = Field(256, ge=1, le=65_536, description="Events of one batch, at most.")
     ws_max_connections: int = Field(10_000, ge=1, description="WebSocket connections of one process.")
+    ws_connections_per_principal: int = Field(1_000, ge=1, description="WebSocket connections of one user or key, of one process.")
     ws_buffer_bytes: int = Field(4 << 20, ge=65_536, description="What one slow client may hold back before its oldest events are dropped.")
     ws_json_events_per_second: int = Field(2000, ge=1, description="Events a second of a connection that reads JSON text.")
     ws_auth_timeout_s: Seconds = Field(5.0, description="How long a connection may take to say who it is.")
     ws_stall_timeout_s: Seconds = Field(30.0, description="How long a client may take nothing before it is disconnected.")
     ws_ping_interval_s: Seconds = Field(20.0, description="Pause between keep-alive pings; two unanswered end the connection.")
-    ws_allowed_origins: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), description="Origins of pages that may connect, beside the API's own; comma-separated."
-    )
+    ws_allowed_origins: Origins = Field((), description="Origins of pages that may connect, beside the API's own; comma-separated.")
     enable_webtransport: bool = Field(True, description="Serve WebTransport.")
     wt_host: str = Field("127.0.0.1", description="Address WebTransport listens on.")
     wt_port: Port = Field(4433, description="UDP port of WebTransport.")
@@ -141,9 +184,31 @@ class Settings(BaseSettings):
         parse_kafka_options(value)
         return value
 
-    @field_validator("ws_allowed_origins", mode="before")
+    @field_validator("jwt_previous_keys")
     @classmethod
-    def _split_origins(cls, value: object) -> object:
+    def _keys_are_long(cls, value: SecretStr) -> SecretStr:
+        if any(len(key) < 32 for key in split_keys(value)):
+            raise ValueError("each key has 32 characters or more")
+        return value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for text in value:
+            ip_network(text, strict=False)
+        return value
+
+    @field_validator("ws_allowed_origins", "cors_allowed_origins", "csp_connect_sources")
+    @classmethod
+    def _are_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for text in value:
+            if not re.fullmatch(r"(https?|wss?)://[A-Za-z0-9.\-_\[\]:*]+", text):
+                raise ValueError(f"{text!r} is not an origin such as https://desk.example")
+        return value
+
+    @field_validator("ws_allowed_origins", "cors_allowed_origins", "csp_connect_sources", "trusted_proxies", mode="before")
+    @classmethod
+    def _split_list(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
     @field_validator("mev_data_dir", "model_dir", "export_dir")
@@ -168,9 +233,19 @@ class Settings(BaseSettings):
         return self.approvals_required or (1 if self.embedded else 2)
 
     @property
+    def effective_rate_burst(self) -> int:
+        """Requests of one principal at once."""
+        return self.rate_limit_burst or 2 * self.rate_limit_per_second
+
+    @property
     def effective_sink_block_bytes(self) -> int:
         """Bytes of a sink block: small with the embedded broker, which keeps only 5 MB a partition."""
         return self.sink_block_bytes or (32 << 20 if self.kafka_brokers else 1 << 20)
+
+
+def split_keys(value: SecretStr) -> list[str]:
+    """Return the keys of a comma-separated list."""
+    return [key.strip() for key in value.get_secret_value().split(",") if key.strip()]
 
 
 def parse_kafka_options(value: SecretStr) -> dict[str, str | int | float | bool]:

@@ -16,15 +16,26 @@ from dataclasses import dataclass
 from typing import Any
 
 import uvicorn
+from fastapi import APIRouter
 from prometheus_client import REGISTRY
 
 from mev import wiring
 from mev.app import Lane, create_app
-from mev.auth.master_key import MasterKey
+from mev.audit import routes as audit_routes
+from mev.audit import running as audit_running
+from mev.audit.service import Audit
+from mev.auth import routes as auth_routes
+from mev.auth.browser import Origins
+from mev.auth.model import Permission
 from mev.bus.embedded import EmbeddedBroker
 from mev.bus.kafka import Brokers, Cluster
 from mev.bus.publisher import Publisher
 from mev.bus.tail import Batch, Tail
+from mev.control import routes as control_routes
+from mev.control.boot import running_control
+from mev.control.hot import HotSettings
+from mev.control.keys import open_keys
+from mev.control.service import Control, Terms
 from mev.core.clock import now_ns
 from mev.core.errors import MevError, UnavailableError
 from mev.datasets import routes as datasets_routes
@@ -34,9 +45,12 @@ from mev.host.health import Check, Health
 from mev.ingest import lane as ingest_lane
 from mev.ingest import routes as ingest_routes
 from mev.ingest.service import Ingest
+from mev.limits.connections import http_class
+from mev.realtime.guard import Guard
 from mev.realtime.hub import Hub
 from mev.realtime.limits import Limits
 from mev.realtime.server import websocket_class
+from mev.security import REDIS_TIMEOUT_S, Security, build
 from mev.settings import Settings, parse_kafka_options
 from mev.simulate.model import Market
 from mev.simulate.service import demonstrate
@@ -49,7 +63,7 @@ from mev.store.clickhouse import ClickHouse
 from mev.store.folder import DataFolder, Runtime
 from mev.store.redis import Redis
 from mev.wire.registry import BY_TOPIC, EVENT_TYPES
-from mev.wire.topics import DEAD_LETTER
+from mev.wire.topics import AUDIT, CONTROL, DEAD_LETTER, REPORT
 
 LOG = logging.getLogger(__name__)
 DEMO_RATE_PER_S = 20.0
@@ -75,6 +89,8 @@ class System:
 
     api_url: str
     master_key: str
+    first_password: str | None
+    """The first administrator's, at the first start; shown once, kept nowhere."""
     services: dict[str, str]
     serve: Callable[[], Any]
 
@@ -95,27 +111,42 @@ async def running(settings: Settings, *, demo: bool) -> AsyncIterator[System]:
         cluster_id = await asyncio.to_thread(cluster.id)
         sink = await _start_sink(settings, brokers, cluster_id, clickhouse, publisher, stack)
         hub = await _start_realtime(settings, brokers, stack)
+        orders = _orders_publisher(settings, brokers, stack)
+        audit = await stack.enter_async_context(audit_running.running(folder.path / "audit", "api", clickhouse, orders))
+        hot = HotSettings({"batch_window_ms": hub.set_window, "log_level": logging.getLogger().setLevel})
+        control = await _start_control(settings, folder, brokers, orders, audit, hot, stack)
         if demo:
             task = asyncio.create_task(demonstrate(Market(now_ns(), DEMO_RATE_PER_S, now_ns()), publisher), name="demo")
             stack.push_async_callback(_cancel, task)
 
         checks = _checks(cluster, clickhouse, redis, sink)
-        health = Health(checks, embedded=settings.embedded, timeout_s=settings.service_timeout_s)
-        secret = wiring.master_key(settings, folder)
-        key = MasterKey(secret)
+        health = Health(checks, embedded=settings.embedded, timeout_s=settings.service_timeout_s, optional=("redis",))
+        security = build(settings, folder, redis, publisher.fullness, audit=audit.record)
+        stack.callback(security.passwords.close)
+        guard = Guard(hub, security.gate, per_principal=settings.ws_connections_per_principal, period_s=settings.access_cache_s)
+        for watch in (security.shedder.watch(), guard.run()):
+            stack.push_async_callback(_cancel, asyncio.create_task(watch))
         routers = [
             host_routes.router(health),
             ingest_routes.router(clickhouse, timeout_s=settings.query_timeout_s),
             datasets_routes.router(),
+            control_routes.router(control, hot, report_interval_s=settings.report_interval_s),
+            audit_routes.router(audit, clickhouse, timeout_s=settings.query_timeout_s),
             sink_routes.router(Reconciler(brokers, cluster_id, clickhouse, settings.service_timeout_s)),
         ]
-        app = create_app(routers, _lanes(settings, publisher, key), key)
-        server = _server(settings, app, hub, key)
+        app = create_app([*routers, _accounts(settings, security)], _lanes(settings, publisher, security), security.gate)
+        server = _server(settings, app, hub, guard, security)
         host, port = listener.getsockname()[:2]
         url = f"http://{host}:{port}"
         folder.write_runtime(Runtime(pid=os.getpid(), api=url, kafka=brokers.servers, kafka_embedded=brokers.embedded))
         services = {"kafka": brokers.servers, "clickhouse": clickhouse.place, "redis": redis_url}
-        yield System(api_url=url, master_key=secret, services=services, serve=lambda: server.serve(sockets=[listener]))
+        yield System(
+            api_url=url,
+            master_key=wiring.master_key(settings, folder),
+            first_password=await security.accounts.create_first_admin(),
+            services=services,
+            serve=lambda: server.serve(sockets=[listener]),
+        )
 
 
 def _listen(settings: Settings) -> socket.socket:
@@ -139,7 +170,7 @@ async def _start_redis(settings: Settings, folder: DataFolder, stack: AsyncExitS
         await asyncio.to_thread(valkey.start)
         stack.push_async_callback(asyncio.to_thread, valkey.stop)
         url = shown = valkey.url
-    redis = Redis(url, timeout_s=settings.service_timeout_s)
+    redis = Redis(url, timeout_s=min(REDIS_TIMEOUT_S, settings.service_timeout_s))
     stack.push_async_callback(redis.close)
     await redis.ping()
     return redis, shown
@@ -163,7 +194,9 @@ async def _start_kafka(settings: Settings, stack: AsyncExitStack) -> tuple[Broke
         brokers = broker.brokers
     cluster = Cluster(brokers, timeout_s=settings.service_timeout_s)
     await asyncio.to_thread(cluster.ping)
-    await asyncio.to_thread(cluster.ensure_topics, [*BY_TOPIC, DEAD_LETTER])
+    await asyncio.to_thread(cluster.ensure_topics, [*BY_TOPIC, DEAD_LETTER, REPORT, AUDIT])
+    # One partition keeps orders in order; compacted, it holds what is in force for ever.
+    await asyncio.to_thread(cluster.ensure_topics, [CONTROL], partitions=1, config={"cleanup.policy": "compact"})
     return brokers, cluster
 
 
@@ -205,6 +238,50 @@ async def _start_realtime(settings: Settings, brokers: Brokers, stack: AsyncExit
     return hub
 
 
+def _orders_publisher(settings: Settings, brokers: Brokers, stack: AsyncExitStack) -> Publisher:
+    """Return a publisher of its own for orders, so that no flood of events stands before a stop."""
+    publisher = Publisher(
+        brokers, queue_messages=100_000, queue_kbytes=settings.publish_queue_kbytes, linger_ms=0, timeout_s=settings.publish_timeout_s
+    )
+    stack.push_async_callback(asyncio.to_thread, publisher.close)
+    return publisher
+
+
+async def _start_control(
+    settings: Settings,
+    folder: DataFolder,
+    brokers: Brokers,
+    publisher: Publisher,
+    audit: Audit,
+    hot: HotSettings,
+    stack: AsyncExitStack,
+) -> Control:
+    path = folder.path / "control"
+    seed = settings.ctrl_sign_sk_hex.get_secret_value() if settings.ctrl_sign_sk_hex else None
+    keys = await asyncio.to_thread(open_keys, path, seed_hex=seed, key_id=settings.ctrl_pubkey_id, now_ns=now_ns())
+    terms = Terms(
+        approvals_required=settings.effective_approvals_required,
+        command_ttl_s=settings.command_ttl_s,
+        proposal_ttl_s=settings.approval_ttl_s,
+        lease_ttl_s=settings.lease_ttl_s,
+        lease_renew_s=settings.lease_renew_s,
+        publish_wait_s=settings.command_publish_wait_s,
+    )
+    return await stack.enter_async_context(
+        running_control(
+            path,
+            keys,
+            brokers,
+            publisher,
+            audit,
+            hot,
+            terms,
+            report_interval_s=settings.report_interval_s,
+            timeout_s=settings.service_timeout_s,
+        )
+    )
+
+
 class _Handover:
     """Takes batches from the tail's thread into the event loop, a few at a time: a busy loop slows the reading, not the memory."""
 
@@ -239,27 +316,35 @@ def _checks(cluster: Cluster, clickhouse: ClickHouse, redis: Redis, sink: Sink) 
     }
 
 
-def _lanes(settings: Settings, publisher: Publisher, key: MasterKey) -> list[Lane]:
+def _accounts(settings: Settings, security: Security) -> APIRouter:
+    return auth_routes.router(
+        security.accounts, security.keys, security.authenticator, security.keyring, key_max_days=settings.api_key_max_days
+    )
+
+
+def _lanes(settings: Settings, publisher: Publisher, security: Security) -> list[Lane]:
     ingest = Ingest(publisher, max_record_bytes=settings.ingest_max_record_bytes)
-    take = ingest_lane.IngestLane(ingest, key, settings.ingest_max_body_bytes)
+    check = security.shedder.check_queue
+    take = ingest_lane.IngestLane(ingest, check, settings.ingest_max_body_bytes, settings.http_body_timeout_s)
     return [
         Lane("GET", health_lane.PATH, health_lane.health_lane, health_lane.OPENAPI),
-        Lane("POST", ingest_lane.PREFIX + "{type}", take, ingest_lane.OPENAPI),
+        Lane("POST", ingest_lane.PREFIX + "{type}", take, ingest_lane.OPENAPI, Permission.EVENTS_WRITE),
     ]
 
 
-def _server(settings: Settings, app: Any, hub: Hub, key: MasterKey) -> uvicorn.Server:
+def _server(settings: Settings, app: Any, hub: Hub, guard: Guard, security: Security) -> uvicorn.Server:
     return _Server(
         uvicorn.Config(
             app,
-            ws=websocket_class(hub, authenticate=key.matches, origins=frozenset(settings.ws_allowed_origins)),
-            http="httptools",
+            ws=websocket_class(hub, guard, origins=Origins(settings.ws_allowed_origins)),
+            http=http_class(security.connections),
             loop="none",
             interface="asgi3",
             lifespan="off",
             access_log=False,
             log_config=None,
             server_header=False,
+            proxy_headers=False,  # the gate reads them, and believes fewer
             timeout_keep_alive=settings.http_keep_alive_s,
             timeout_graceful_shutdown=int(settings.shutdown_timeout_s),
         )

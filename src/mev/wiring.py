@@ -1,7 +1,9 @@
 """From settings to addresses and clients: what the server and the other commands both need."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
+from typing import Any
 
 import httpx
 
@@ -12,8 +14,10 @@ from mev.core.errors import UnavailableError
 from mev.settings import Settings, load, parse_kafka_options
 from mev.store import clickhouse
 from mev.store.folder import DataFolder
+from mev.store.session import LoginSession, SessionFile
 
 SINK_GROUP = "mev-sink"
+_RENEW_BEFORE_S = 30
 _MASTER_KEY_FILE = "master-api-key"
 
 
@@ -71,22 +75,70 @@ def clickhouse_address(settings: Settings, folder: DataFolder) -> clickhouse.Add
         password=settings.clickhouse_password.get_secret_value(),
         secure=settings.clickhouse_secure,
         timeout_s=settings.service_timeout_s,
+        query_timeout_s=settings.query_timeout_s + settings.service_timeout_s,  # it ends a query by itself, and has to say so
+        insert_timeout_s=settings.sink_insert_timeout_s,
     )
 
 
-def ask_api(method: str, path: str, body: object = None) -> httpx.Response:
-    """Ask the running system's API, found by its runtime file, with this machine's key; `body` is sent as JSON.
+def ask_api(method: str, path: str, body: object = None, *, params: Mapping[str, str] | None = None, login: bool = True) -> httpx.Response:
+    """Ask the running system's API, found by its runtime file, as whoever is logged in, else with this machine's key.
+
+    `body` is sent as JSON; `login=False` sends no credential.
 
     :raises ApiError: when it does not answer, or answers with a problem.
     """
     settings = load()
     folder = DataFolder(settings.mev_data_dir)
-    url = folder.read_runtime().api + path
+    api = folder.read_runtime().api
+    with httpx.Client(base_url=api, timeout=settings.service_timeout_s * 3) as client:
+        headers = _credential(settings, folder, client) if login else {}
+        return _asked(client, method, path, headers, json=body, params=params)
+
+
+def _credential(settings: Settings, folder: DataFolder, client: httpx.Client) -> dict[str, str]:
+    file = SessionFile(folder.path)
+    if file.read() is None:
+        return {"X-API-Key": master_key(settings, folder)}
+    with file.locked():  # a refresh token works once: of commands that run at the same time, one exchanges it
+        session = file.read()
+        if session is not None and session.access_expires_s < time.time() + _RENEW_BEFORE_S:
+            session = _renew(client, file, session)
+    return {"Authorization": f"Bearer {session.access_token}"} if session else {"X-API-Key": master_key(settings, folder)}
+
+
+def _renew(client: httpx.Client, file: SessionFile, session: LoginSession) -> LoginSession:
+    answer = client.post("/api/auth/refresh", json={"refresh_token": session.refresh_token})
+    if answer.status_code == httpx.codes.UNAUTHORIZED:
+        file.remove()
+        raise ApiError(f"the login of {session.name} has ended; log in again with `mev login`")
+    return keep_login(file, session.name, _checked(answer).json())
+
+
+def keep_login(file: SessionFile, name: str, tokens: Mapping[str, Any]) -> LoginSession:
+    """Write what a login answered to the session file."""
+    session = LoginSession(
+        name=name,
+        access_token=tokens["access_token"],
+        refresh_token=tokens["refresh_token"],
+        access_expires_s=time.time() + tokens["expires_in_s"],
+    )
+    file.write(session)
+    return session
+
+
+def _asked(client: httpx.Client, method: str, path: str, headers: Mapping[str, str], **options: Any) -> httpx.Response:
     try:
-        headers = {"X-API-Key": master_key(settings, folder)}
-        answer = httpx.request(method, url, json=body, headers=headers, timeout=settings.service_timeout_s * 3)
+        answer = client.request(method, path, headers=headers, **options)
     except httpx.HTTPError as error:
-        raise ApiError(f"{url} does not answer: {error}") from None
+        raise ApiError(f"{client.base_url}{path} does not answer: {error}") from None
+    return _checked(answer)
+
+
+def _checked(answer: httpx.Response) -> httpx.Response:
     if answer.is_error:
-        raise ApiError(f"{url}: {answer.json().get('detail', answer.reason_phrase)}")
+        try:
+            detail = answer.json()["detail"]
+        except (ValueError, KeyError, TypeError):
+            detail = answer.reason_phrase
+        raise ApiError(f"{answer.request.url}: {detail}", status_code=answer.status_code)
     return answer

@@ -94,6 +94,10 @@ class Publisher:
         for part in self._parts(records):
             self._publish_part(topic, part)
 
+    def fullness(self) -> float:
+        """Return how full the queue is, from 0 to 1."""
+        return len(self._producer) / self._queue_messages
+
     def close(self) -> None:
         """Wait for what is queued, up to the publish time-out, and stop."""
         self._producer.flush(self._timeout_s)

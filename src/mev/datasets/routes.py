@@ -4,7 +4,7 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from mev.auth.master_key import Authenticated
+from mev.auth.dependencies import DatasetsRead
 from mev.wire.registry import event_type
 
 
@@ -13,7 +13,7 @@ def router() -> APIRouter:
     routes = APIRouter(prefix="/api/datasets", tags=["datasets"])
 
     @routes.get("/schema/{type}", summary="Describe a dataset type")
-    async def schema(_: Authenticated, type: str) -> dict[str, Any]:  # noqa: A002 - the parameter's public name
+    async def schema(_: DatasetsRead, type: str) -> dict[str, Any]:  # noqa: A002 - the parameter's public name
         """Fields with types, units and descriptions, as the Protobuf sources declare them, and the JSON Schema of one event."""
         return event_type(type).dataset_schema()
 

@@ -13,9 +13,10 @@ _FRESH_S = 1.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dependency:
-    """One dependency's answer."""
+    """One dependency's answer; without one that is not `required` the rest goes on, less well."""
 
     ok: bool
+    required: bool
     embedded: bool
     latency_ms: float
     error: str | None = None
@@ -23,18 +24,20 @@ class Dependency:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Readiness:
-    """Every dependency's answer; ready when all are."""
+    """Every dependency's answer; ready when all that are required are, `degraded` names the others that are not."""
 
     ready: bool
+    degraded: list[str]
     dependencies: dict[str, Dependency]
 
 
 class Health:
-    """Asks `checks`, each within `timeout_s`; `embedded` names those inside the process."""
+    """Asks `checks`, each within `timeout_s`; `embedded` names those inside the process, `optional` those that are not required."""
 
-    def __init__(self, checks: Mapping[str, Check], *, embedded: tuple[str, ...], timeout_s: float) -> None:
+    def __init__(self, checks: Mapping[str, Check], *, embedded: tuple[str, ...], timeout_s: float, optional: tuple[str, ...] = ()) -> None:
         self._checks = checks
         self._embedded = embedded
+        self._optional = optional
         self._timeout_s = timeout_s
         self._last: Readiness | None = None
         self._asked_at = 0.0
@@ -46,7 +49,7 @@ class Health:
             if self._last is None or time.monotonic() - self._asked_at > _FRESH_S:
                 answers = await asyncio.gather(*(self._ask(name, check) for name, check in self._checks.items()))
                 dependencies = dict(zip(self._checks, answers, strict=True))
-                self._last = Readiness(ready=all(answer.ok for answer in answers), dependencies=dependencies)
+                self._last = _readiness(dependencies)
                 self._asked_at = time.monotonic()
             return self._last
 
@@ -61,4 +64,11 @@ class Health:
         except TimeoutError:
             error = f"no answer within {self._timeout_s:g} s"
         latency_ms = round((time.perf_counter() - started) * 1000, 3)
-        return Dependency(ok=error is None, embedded=name in self._embedded, latency_ms=latency_ms, error=error)
+        required = name not in self._optional
+        return Dependency(ok=error is None, required=required, embedded=name in self._embedded, latency_ms=latency_ms, error=error)
+
+
+def _readiness(dependencies: dict[str, Dependency]) -> Readiness:
+    failed = [name for name, dependency in dependencies.items() if not dependency.ok]
+    degraded = [name for name in failed if not dependencies[name].required]
+    return Readiness(ready=failed == degraded, degraded=degraded, dependencies=dependencies)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
-from mev.auth.master_key import Authenticated
+from mev.auth.dependencies import EventsRead
 from mev.ingest.recent import MAX_PAGE, read_page
 from mev.store.clickhouse import ClickHouse
 from mev.wire.registry import event_type
@@ -17,7 +17,7 @@ def router(clickhouse: ClickHouse, *, timeout_s: float) -> APIRouter:
 
     @routes.get("/api/events/{type}", summary="List recent events, newest first")
     async def recent(
-        _: Authenticated,
+        _: EventsRead,
         request: Request,
         type: str,  # noqa: A002 - the parameter's public name
         limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 100,

@@ -3,19 +3,17 @@
 import base64
 import binascii
 import hashlib
-import hmac
-from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
-from urllib.parse import urlsplit
 
 import orjson
 
+from mev.auth.browser import Origins
+from mev.auth.credentials import Credential, Source, find
 from mev.core.errors import MevError
 from mev.realtime.errors import (
     BadHandshakeError,
     ForbiddenOriginError,
-    UnauthorizedError,
     UnknownPathError,
     UpgradeRequiredError,
 )
@@ -33,34 +31,26 @@ class Request:
     path: str
     headers: dict[str, str]
 
+    def raw_headers(self) -> list[tuple[bytes, bytes]]:
+        """Return the headers as ASGI has them."""
+        return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in self.headers.items()]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """Who may connect, and where."""
+    """Where to connect, and from which pages."""
 
     path: str
-    origins: frozenset[str]
-    authenticate: Callable[[str], bool]
+    origins: Origins
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Upgrade:
-    """An accepted handshake."""
+    """A handshake that is right; who sent it, if it says so, is still to be found out."""
 
     accept: str
     encoding: Encoding
-    authenticated: bool
-
-
-def key_check(expected: str) -> Callable[[str], bool]:
-    """Return a function that compares a key with `expected` in a time that tells nothing about it."""
-    digest = hashlib.sha256(expected.encode()).digest()
-
-    def matches(key: str) -> bool:
-        # A lone surrogate, which JSON text may carry, is no reason to fail: the key is just wrong.
-        return hmac.compare_digest(hashlib.sha256(key.encode(errors="replace")).digest(), digest)
-
-    return matches
+    credential: Credential | None
 
 
 def parse(head: bytes) -> Request:
@@ -80,10 +70,11 @@ def negotiate(request: Request, policy: Policy) -> Upgrade:
     if request.path != policy.path:
         raise UnknownPathError(f"there is no WebSocket at {request.path[:80]}; try {policy.path}")
     accept = _accept(request)
-    _check_origin(request, policy.origins)
+    credential = find(request.raw_headers())
+    _check_origin(request, policy.origins, required=credential is not None and credential.source is not Source.HEADER)
     offered = _tokens(request.headers.get("sec-websocket-protocol", ""))
     encoding = Encoding.PROTOBUF if SUBPROTOCOL in offered else Encoding.JSON
-    return Upgrade(accept=accept, encoding=encoding, authenticated=_authenticated(request, policy.authenticate))
+    return Upgrade(accept=accept, encoding=encoding, credential=credential)
 
 
 def accepted(upgrade: Upgrade) -> bytes:
@@ -103,7 +94,7 @@ def refused(error: MevError) -> bytes:
         f"Content-Length: {len(body)}",
         "Connection: close",
     ]
-    if isinstance(error, UnauthorizedError):
+    if error.status == 401:
         lines.append("WWW-Authenticate: Bearer")
     if isinstance(error, UpgradeRequiredError):
         lines.append("Sec-WebSocket-Version: 13")
@@ -132,35 +123,13 @@ def _is_nonce(key: str) -> bool:
         return False
 
 
-def _check_origin(request: Request, allowed: frozenset[str]) -> None:
-    # Browsers send Origin and let any page connect anywhere; programs send none.
-    origin = request.headers.get("origin")
-    if origin is None or origin in allowed:
+def _check_origin(request: Request, origins: Origins, *, required: bool) -> None:
+    # Browsers send Origin and let any page connect anywhere; programs send none. What carries a cookie is a browser.
+    origin = request.headers.get("origin", "")
+    if not origin and "origin" not in request.headers and not required:
         return
-    host = request.headers.get("host", "")
-    if not host or _authority(origin) != host.lower():
+    if not origins.trusted(origin, request.headers.get("host", "")):
         raise ForbiddenOriginError(f"pages of {origin[:80]} may not connect here")
-
-
-def _authority(origin: str) -> str:
-    try:
-        return urlsplit(origin).netloc.lower()
-    except ValueError:
-        return ""
-
-
-def _authenticated(request: Request, authenticate: Callable[[str], bool]) -> bool:
-    """Return whether the request carries a valid key; a missing one may follow in a message, a wrong one is refused."""
-    key = request.headers.get("x-api-key")
-    authorization = request.headers.get("authorization")
-    if key is None and authorization is not None:
-        scheme, _, key = authorization.partition(" ")
-        key = key.strip() if scheme.lower() == "bearer" else ""
-    if key is None:
-        return False
-    if not authenticate(key):
-        raise UnauthorizedError("this API key is not valid; send it as X-API-Key or Authorization: Bearer")
-    return True
 
 
 def _tokens(header: str) -> list[str]:

@@ -6,14 +6,18 @@ bytes to it. This module is the only one that knows about that, and about asynci
 
 import asyncio
 import logging
-from collections.abc import Callable, MutableSet
+from collections.abc import Coroutine, MutableSet
 from typing import Any, cast
 
-from mev.core.errors import MevError
+from mev.auth.browser import Origins
+from mev.auth.credentials import Credential
+from mev.auth.model import Principal
+from mev.core.errors import MevError, UnavailableError
 from mev.realtime import handshake, websocket
 from mev.realtime.client import Client
 from mev.realtime.errors import TooManyConnectionsError
-from mev.realtime.handshake import Policy
+from mev.realtime.guard import Guard
+from mev.realtime.handshake import Policy, Request, Upgrade
 from mev.realtime.hub import Hub
 from mev.realtime.session import Session
 from mev.realtime.websocket import Close, Message, Opcode, Parser, ProtocolError
@@ -23,21 +27,19 @@ PATH = "/api/realtime/ws"
 _log = logging.getLogger(__name__)
 
 
-def websocket_class(
-    hub: Hub, *, authenticate: Callable[[str], bool], origins: frozenset[str] = frozenset(), path: str = PATH
-) -> type[asyncio.Protocol]:
+def websocket_class(hub: Hub, guard: Guard, *, origins: Origins | None = None, path: str = PATH) -> type[asyncio.Protocol]:
     """Return the class to give uvicorn: `uvicorn.Config(app, ws=websocket_class(hub, ...), http="httptools")`.
 
-    `authenticate` says whether an API key is valid; `origins` are the web origins, besides the server's own, whose pages may connect.
+    `guard` says who may read; `origins` are the web origins, besides the server's own, whose pages may connect.
     """
-    policy = Policy(path=path, origins=origins, authenticate=authenticate)
+    policy = Policy(path=path, origins=origins or Origins())
 
     class BoundWebSocket(WebSocket):
         """A connection of this hub, made the way uvicorn makes them."""
 
         def __init__(self, *, config: Any, server_state: Any, app_state: Any) -> None:
             del config, app_state
-            super().__init__(hub, policy, server_state.connections)
+            super().__init__(hub, guard, policy, server_state.connections)
 
     return BoundWebSocket
 
@@ -45,8 +47,9 @@ def websocket_class(
 class WebSocket(asyncio.Protocol):
     """One connection: handshake, then messages to its session; frames from the hub go straight to the transport."""
 
-    def __init__(self, hub: Hub, policy: Policy, open_connections: MutableSet[asyncio.Protocol]) -> None:
+    def __init__(self, hub: Hub, guard: Guard, policy: Policy, open_connections: MutableSet[asyncio.Protocol]) -> None:
         self._hub = hub
+        self._guard = guard
         self._policy = policy
         self._open = open_connections
         self._parser = Parser(hub.limits.message_bytes)
@@ -55,6 +58,9 @@ class WebSocket(asyncio.Protocol):
         self._session: Session
         self._close_sent = False
         self._deaf = False
+        # While this runs, nothing more that the peer sends is handled: it is read no further, and what is here already is held.
+        self._busy: asyncio.Task[None] | None = None
+        self._held = bytearray()
 
     # What asyncio and uvicorn call.
 
@@ -69,12 +75,17 @@ class WebSocket(asyncio.Protocol):
         """Forget the connection."""
         del exc
         self._open.discard(self)
+        if self._busy is not None:
+            self._busy.cancel()
         if self._client is not None:
+            self._guard.leave(self._client)
             self._hub.release(self._client)
 
     def data_received(self, data: bytes) -> None:
         """Take the request head, then what the socket brings."""
-        if self._client is None:
+        if self._busy is not None:
+            self._hold(data)
+        elif self._client is None:
             self._open_session(data)
         elif not self._deaf:
             self._receive(self._client, data)
@@ -119,23 +130,69 @@ class WebSocket(asyncio.Protocol):
         if self._transport.is_closing():
             return
         try:
-            upgrade = handshake.negotiate(handshake.parse(head), self._policy)
+            request = handshake.parse(head)
+            upgrade = handshake.negotiate(request, self._policy)
             if self._hub.full:
                 raise TooManyConnectionsError("the server has as many connections as it may; try again later", retry_after_s=5)
+            principal = self._guard.known(upgrade.credential) if upgrade.credential else None
+            if upgrade.credential is None or principal is not None:
+                self._accept(upgrade, principal)
+            else:
+                self._await(self._identify(request, upgrade, upgrade.credential))
         except MevError as error:
-            self._transport.write(handshake.refused(error))
-            self._transport.close()
-            return
+            self._decline(error)
+
+    async def _identify(self, request: Request, upgrade: Upgrade, credential: Credential) -> None:
+        peer = _remote(self._transport).rpartition(":")[0]
+        try:
+            self._accept(upgrade, await self._guard.identify(credential, peer, request.raw_headers()))
+        except MevError as error:
+            self._decline(error)
+        except TimeoutError:
+            self._decline(UnavailableError("who you are could not be found out in time; try again", retry_after_s=5))
+
+    def _accept(self, upgrade: Upgrade, principal: Principal | None) -> None:
+        if principal is not None:
+            self._guard.check(principal)
         self._transport.write(handshake.accepted(upgrade))
         self._client = self._hub.admit(self, upgrade.encoding, _remote(self._transport))
-        self._session = Session(self._hub, self._client, self._policy.authenticate, authenticated=upgrade.authenticated)
+        self._session = Session(self._hub, self._client, self._guard, principal)
+
+    def _decline(self, error: MevError) -> None:
+        self._deaf = True
+        self._transport.write(handshake.refused(error))
+        self._transport.close()
+
+    def _await(self, work: Coroutine[None, None, None]) -> None:
+        """Do what takes time before anything else the peer sends is handled."""
+        self._transport.pause_reading()
+        self._busy = asyncio.get_running_loop().create_task(self._until_done(work))
+
+    async def _until_done(self, work: Coroutine[None, None, None]) -> None:
+        try:
+            await work
+        except Exception:
+            self._transport.abort()
+            raise
+        self._busy = None
+        if self._transport.is_closing():
+            return
+        self._transport.resume_reading()
+        if self._client is not None and not self._deaf:
+            held, self._held = bytes(self._held), bytearray()
+            self._receive(self._client, held)
+
+    def _hold(self, data: bytes) -> None:
+        self._held += data
+        if len(self._held) > self._hub.limits.message_bytes:
+            self._transport.abort()
 
     def _receive(self, client: Client, data: bytes) -> None:
         try:
             for message in self._parser.feed(data):
                 client.heard += 1
                 self._dispatch(client, message)
-                if self._deaf:
+                if self._deaf or self._busy is not None:
                     return
         except ProtocolError as error:
             _log.debug("closing a connection: %s", error.reason, extra={"action": "realtime_protocol_error"})
@@ -144,7 +201,9 @@ class WebSocket(asyncio.Protocol):
     def _dispatch(self, client: Client, message: Message) -> None:
         match message.opcode:
             case Opcode.TEXT:
-                self._session.receive_text(message.payload)
+                work = self._session.receive_text(message.payload)
+                if work is not None:
+                    self._await(work)
             case Opcode.BINARY:
                 self._session.receive_binary()
             case Opcode.PING:

@@ -1,52 +1,54 @@
 """The conversation with one client: who it is, what it asks, what it is answered."""
 
-from collections.abc import Callable
+from collections.abc import Coroutine
 
-from mev.core.errors import MevError
+from mev.auth.credentials import Credential
+from mev.auth.errors import SessionEndedError
+from mev.auth.errors import UnauthorizedError as UnknownKeyError
+from mev.auth.model import Principal
+from mev.core.errors import MevError, UnavailableError
 from mev.realtime import messages
 from mev.realtime.client import Client
 from mev.realtime.errors import UnauthorizedError, UnsupportedError
+from mev.realtime.guard import Guard
 from mev.realtime.hub import Hub
 from mev.realtime.websocket import Close
-
-Authenticate = Callable[[str], bool]
-
-PRINCIPAL = "master"
 
 
 class Session:
     """Answer a client's messages; until it is authenticated, only `auth` is heard."""
 
-    def __init__(self, hub: Hub, client: Client, authenticate: Authenticate, *, authenticated: bool) -> None:
+    def __init__(self, hub: Hub, client: Client, guard: Guard, principal: Principal | None) -> None:
         self._hub = hub
         self._client = client
-        self._authenticate = authenticate
-        if authenticated:
-            client.principal = PRINCIPAL
+        self._guard = guard
+        if principal is not None:
+            guard.let_in(client, principal)
 
-    def receive_text(self, text: bytes) -> None:
-        """Handle one text message."""
+    def receive_text(self, text: bytes) -> Coroutine[None, None, None] | None:
+        """Handle one text message; what is returned is to be awaited before the next one is handled."""
         if self._client.closing:
-            return
+            return None
         fields: messages.Fields = {}
         try:
             fields = messages.decode(text)
-            self._handle(fields)
+            return self._handle(fields)
         except MevError as error:
             self._refuse(error, fields)
+            return None
 
     def receive_binary(self) -> None:
         """Refuse a binary message: control messages are text in both encodings."""
         if not self._client.closing:
             self._refuse(UnsupportedError("control messages are JSON text"), {})
 
-    def _handle(self, fields: messages.Fields) -> None:
+    def _handle(self, fields: messages.Fields) -> Coroutine[None, None, None] | None:
         request = messages.read(fields, self._hub.topics)
         if isinstance(request, messages.Auth):
-            self._log_in(request)
-        elif self._client.principal is None:
+            return self._log_in(Credential(request.api_key.encode(errors="surrogatepass")))
+        if self._client.principal is None:
             raise UnauthorizedError(_AUTH_FIRST)
-        elif isinstance(request, messages.Subscribe):
+        if isinstance(request, messages.Subscribe):
             self._hub.subscribe(self._client, request.id, request.topics)
             self._client.answer(messages.subscribed(request.id, request.topics))
         elif isinstance(request, messages.Unsubscribe):
@@ -54,12 +56,30 @@ class Session:
             self._client.answer(messages.unsubscribed(request.id, lost))
         else:
             self._client.answer(messages.pong(fields))
+        return None
 
-    def _log_in(self, request: messages.Auth) -> None:
-        if not self._authenticate(request.api_key):
-            raise UnauthorizedError("this API key is not valid")
-        self._client.principal = PRINCIPAL
-        self._client.answer(messages.authenticated())
+    def _log_in(self, credential: Credential) -> Coroutine[None, None, None] | None:
+        principal = self._guard.known(credential)
+        if principal is None:
+            return self._identify(credential)
+        self._welcome(principal)
+        return None
+
+    async def _identify(self, credential: Credential) -> None:
+        try:
+            self._welcome(await self._guard.identify(credential, self._client.remote.rpartition(":")[0], ()))
+        except (UnknownKeyError, SessionEndedError) as error:
+            self._refuse(UnauthorizedError(error.detail), {})
+        except TimeoutError:
+            self._refuse(UnavailableError("who you are could not be found out in time; try again"), {})
+        except MevError as error:
+            self._refuse(error, {})
+
+    def _welcome(self, principal: Principal) -> None:
+        if not self._client.closing:
+            self._guard.check(principal)
+            self._guard.let_in(self._client, principal)
+            self._client.answer(messages.authenticated())
 
     def _refuse(self, error: MevError, fields: messages.Fields) -> None:
         if self._client.principal is None and not isinstance(error, UnauthorizedError):

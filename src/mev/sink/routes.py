@@ -5,7 +5,7 @@ import asyncio
 from fastapi import APIRouter
 from pydantic import BaseModel
 
-from mev.auth.master_key import Authenticated
+from mev.auth.dependencies import MetricsRead
 from mev.sink.reconcile import Coverage, Reconciler
 
 
@@ -22,7 +22,7 @@ def router(reconciler: Reconciler) -> APIRouter:
     routes = APIRouter(tags=["sink"])
 
     @routes.get("/api/sink/reconcile", summary="Prove that nothing is missing between Kafka and ClickHouse")
-    async def reconcile(_: Authenticated) -> Reconciliation:
+    async def reconcile(_: MetricsRead) -> Reconciliation:
         """Compare the offsets in Kafka, the committed ones, and the blocks that were stored."""
         coverage = await asyncio.to_thread(reconciler.coverage)
         return Reconciliation(complete=not any(partition.missing for partition in coverage), items=coverage)

@@ -25,7 +25,7 @@ class EmbeddedValkey:
             raise RedisUnavailableError(f"{self._socket} is too long for a Unix socket; choose a shorter MEV_DATA_DIR")
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._server = ValkeyServer(
-            port=0, data_dir=folder, persist=True, unix_socket_path=self._socket, appendonly="yes", appendfsync="everysec"
+            port=0, data_dir=folder, persist=True, unix_socket_path=self._socket, appendonly="yes", appendfsync="always"
         )
 
     @property

@@ -3,12 +3,16 @@
 import asyncio
 import base64
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import uvicorn
 from uvicorn._types import ASGIReceiveCallable, ASGISendCallable, Scope
 
-from mev.realtime.handshake import key_check
+from mev.auth.browser import Origins
+from mev.auth.credentials import Credential
+from mev.auth.errors import UnauthorizedError
+from mev.auth.model import MASTER, Principal
+from mev.realtime.guard import Guard
 from mev.realtime.hub import Hub
 from mev.realtime.limits import Limits
 from mev.realtime.server import PATH, websocket_class
@@ -20,15 +24,42 @@ KEY = "a-key-for-tests"
 HEADERS = {"X-API-Key": KEY}
 
 
+class Keys:
+    """Knows one key, at once or after a while, and forgets it when told to."""
+
+    def __init__(self) -> None:
+        self.principal: Principal | None = MASTER
+        self.at_once = True
+        self.answers = asyncio.Event()
+        self.answers.set()
+
+    def known(self, credential: Credential) -> Principal | None:
+        return self.principal if self.at_once and credential.value == KEY.encode() else None
+
+    async def identify(self, credential: Credential, peer: str, headers: Iterable[tuple[bytes, bytes]]) -> Principal:
+        del peer, headers
+        await self.answers.wait()
+        if credential.value != KEY.encode() or self.principal is None:
+            raise UnauthorizedError("this API key is not known")
+        return self.principal
+
+    async def renew(self, principal: Principal) -> Principal | None:
+        del principal
+        return self.principal
+
+
 class Service:
     """A hub in a running server."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, per_principal: int = 100) -> None:
         self.hub = Hub(EVENT_TYPES, limits)
-        ws = websocket_class(self.hub, authenticate=key_check(KEY), origins=frozenset({"https://desk.example"}))
+        self.keys = Keys()
+        self.guard = Guard(self.hub, self.keys, per_principal=per_principal, period_s=0.01)
+        ws = websocket_class(self.hub, self.guard, origins=Origins(["https://desk.example"]))
         config = uvicorn.Config(hello, port=0, ws=ws, http="httptools", lifespan="off", log_level="critical")
         self._server = uvicorn.Server(config)
         self._task = asyncio.create_task(self._server.serve())
+        self._guarding = asyncio.create_task(self.guard.run())
 
     async def started(self) -> None:
         await until(lambda: self._server.started)
@@ -38,6 +69,9 @@ class Service:
     async def stop(self) -> None:
         self._server.should_exit = True
         await self._task
+        self._guarding.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._guarding
 
     def push(self, first: int, number: int, size: int = 0) -> None:
         offsets = list(range(first, first + number))

@@ -1,0 +1,172 @@
+"""From a credential to a principal: at once for one seen in the last seconds, else by asking what is kept.
+
+The front of the HTTP application and the WebSocket service both come through here. A credential is looked up again every few seconds, which
+bounds how long a revocation takes to be felt everywhere; while Redis is away, what was good goes on being good for a while.
+"""
+
+import hashlib
+import hmac
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from mev.auth import keys
+from mev.auth.credentials import Credential, Source, find
+from mev.auth.errors import SessionEndedError, UnauthorizedError
+from mev.auth.keys import ApiKeys
+from mev.auth.model import MASTER, ROLES, Kind, Principal, Role
+from mev.auth.records import Session, User
+from mev.auth.service import unavailable
+from mev.auth.store import AccountStore
+from mev.auth.tokens import BROWSER_PREFIX, REFRESH_PREFIX, Claims, Keyring
+from mev.store.redis import RedisUnavailableError
+
+_LONGEST = 4096
+NO_CREDENTIAL = "say who you are: X-API-Key, or Authorization: Bearer; `mev config key` prints the master key of this machine"
+
+
+@dataclass(slots=True)
+class _Seen:
+    """A credential that was found good, and how long that may be relied on."""
+
+    principal: Principal
+    fresh_until: float
+    stale_until: float
+
+
+class Authenticator:
+    """Knows the master key, access tokens, browser sessions and API keys.
+
+    `cache_s` is how long an answer is relied on, `stale_s` how long when Redis is away, `entries` how many are kept.
+    """
+
+    def __init__(
+        self, store: AccountStore, keyring: Keyring, master_key: str, *, cache_s: float = 5, stale_s: float = 900, entries: int = 10_000
+    ) -> None:
+        self._store = store
+        self._keys = ApiKeys(store)
+        self._keyring = keyring
+        self._master = hashlib.sha256(master_key.encode()).digest()
+        self._cache_s = cache_s
+        self._stale_s = stale_s
+        self._entries = entries
+        # By digest: what is found in this process's memory cannot be sent, and looking up tells nothing by its time.
+        self._seen: dict[bytes, _Seen] = {}
+
+    def authenticate_headers(self, headers: Iterable[tuple[bytes, bytes]]) -> Principal | None:
+        """Return who sent `headers` if that is known at once."""
+        credential = find(headers)
+        return self.known(credential) if credential else None
+
+    def known(self, credential: Credential) -> Principal | None:
+        """Return whose a credential is if it was found good in the last seconds."""
+        seen = self._seen.get(_digest(credential))
+        return seen.principal if seen is not None and time.time() < seen.fresh_until else None
+
+    def remembers(self, credential: Credential) -> bool:
+        """Say whether a credential was good not long ago: whoever sends it is no stranger who guesses."""
+        return _digest(credential) in self._seen
+
+    async def check(self, credential: Credential) -> Principal:
+        """Return whose a credential is.
+
+        :raises UnauthorizedError, SessionEndedError: when it is nobody's.
+        :raises AccountsUnavailableError: when that cannot be said now.
+        """
+        digest = _digest(credential)
+        try:
+            principal = await self._look_up(credential)
+        except RedisUnavailableError as error:
+            seen = self._seen.get(digest)
+            if seen is None or time.time() >= seen.stale_until:
+                raise unavailable(error) from None
+            return seen.principal
+        except (UnauthorizedError, SessionEndedError):
+            self._seen.pop(digest, None)
+            raise
+        self._remember(digest, principal)
+        return principal
+
+    async def renew(self, principal: Principal) -> Principal | None:
+        """Return `principal` as it is now, for a connection that stays open; None when it is good no longer."""
+        try:
+            match principal.kind:
+                case Kind.MASTER:
+                    return principal
+                case Kind.KEY:
+                    return await self._keys.renew(principal.credential)
+                case _:
+                    found = await self._store.session(principal.credential)
+                    return _of_session(*found, principal.kind, principal.expires_at_s) if found else None
+        except RedisUnavailableError:
+            return principal
+
+    def forget(self) -> None:
+        """Look every credential up again: something was revoked here, and is to be felt at once."""
+        for seen in self._seen.values():
+            seen.fresh_until = 0
+
+    async def _look_up(self, credential: Credential) -> Principal:
+        value = credential.value
+        if len(value) > _LONGEST:
+            raise UnauthorizedError("the credential is too long to be one")
+        text = value.decode(errors="surrogateescape")
+        if credential.source is Source.COOKIE:
+            return await self._browser(text)
+        if hmac.compare_digest(hashlib.sha256(value).digest(), self._master):
+            return MASTER
+        if text.startswith((REFRESH_PREFIX, BROWSER_PREFIX)):
+            raise UnauthorizedError("this token is no access token; a refresh token is exchanged for one at /api/auth/refresh")
+        if text.startswith(keys.PREFIX):
+            return await self._keys.authenticate(text)
+        if text.count(".") == 2:
+            return await self._user(self._keyring.read_access_token(text))
+        raise UnauthorizedError("this key is not known; `mev config key` prints the master key of this machine")
+
+    async def _user(self, claims: Claims) -> Principal:
+        try:
+            found = await self._store.session(claims.session)
+        except RedisUnavailableError:
+            # The token is signed and short: it stands for itself until the session can be looked at again.
+            return _principal(
+                claims.user, claims.role, Kind.USER, claims.session, claims.authenticated_at_s, expires_at_s=claims.expires_at_s
+            )
+        if found is None or found[1].name != claims.user:
+            raise SessionEndedError("the session has ended; log in again")
+        return _of_session(*found, Kind.USER, claims.expires_at_s)
+
+    async def _browser(self, text: str) -> Principal:
+        token = self._keyring.read_session_token(BROWSER_PREFIX, text)
+        found = await self._store.session(token.session)
+        if found is None:
+            raise SessionEndedError("the session has ended; log in again")
+        return _of_session(*found, Kind.BROWSER, found[0].expires_s)
+
+    def _remember(self, digest: bytes, principal: Principal) -> None:
+        now = time.time()
+        ends = principal.expires_at_s or float("inf")
+        self._seen.pop(digest, None)
+        while len(self._seen) >= self._entries:
+            del self._seen[next(iter(self._seen))]
+        self._seen[digest] = _Seen(principal, min(now + self._cache_s, ends), min(now + self._stale_s, ends))
+
+
+def _of_session(session: Session, user: User, kind: Kind, expires_at_s: float | None) -> Principal:
+    return _principal(user.name, user.role, kind, session.id, session.authenticated_s, expires_at_s=expires_at_s)
+
+
+def _principal(name: str, role: Role, kind: Kind, session: str, authenticated_at_s: float, *, expires_at_s: float | None) -> Principal:
+    return Principal(
+        id=f"user:{name}",
+        name=name,
+        kind=kind,
+        permissions=ROLES[role],
+        user=name,
+        credential=session,
+        authenticated_at_s=authenticated_at_s,
+        expires_at_s=expires_at_s,
+    )
+
+
+def _digest(credential: Credential) -> bytes:
+    return hashlib.sha256(credential.value + credential.source.name.encode()).digest()

@@ -1,0 +1,79 @@
+"""Permissions as types: an endpoint that lists ``who: EventsRead`` is protected, and knows who asks.
+
+The front has found out who sent the request before the framework sees it; what happens here is a look into a set.
+"""
+
+import time
+from typing import Annotated, Any
+
+from fastapi import Depends, Request
+
+from mev.auth.errors import ForbiddenError, FreshLoginRequiredError, UnauthorizedError
+from mev.auth.model import Kind, Permission, Principal
+
+PRINCIPAL = "mev.principal"
+FRESH_LOGIN_S = 3600
+
+
+class Requires:
+    """A dependency that gives the principal when it has `permission`; `fresh` asks for a password given within the hour."""
+
+    def __init__(self, permission: Permission, *, fresh: bool = False) -> None:
+        self.permission = permission
+        self.fresh = fresh
+
+    async def __call__(self, request: Request) -> Principal:
+        """Return who asks.
+
+        :raises ForbiddenError: when they may not.
+        """
+        return check(request.scope.get(PRINCIPAL), self.permission, fresh=self.fresh)
+
+
+def check(principal: Principal | None, permission: Permission, *, fresh: bool = False) -> Principal:
+    """Return `principal` if it has `permission`.
+
+    :raises UnauthorizedError, ForbiddenError, FreshLoginRequiredError: otherwise.
+    """
+    if principal is None:
+        raise UnauthorizedError("say who you are")
+    if permission not in principal.permissions:
+        raise ForbiddenError(f"this needs {permission.value}, which {principal.name} has not", permission=permission.value)
+    if fresh and principal.kind is not Kind.MASTER and time.time() - principal.authenticated_at_s > FRESH_LOGIN_S:
+        raise FreshLoginRequiredError("this needs a password given within the last hour; log in again")
+    return principal
+
+
+def permission_of(dependant: Any) -> Permission | None:
+    """Return the permission that a route asks for, given FastAPI's description of its dependencies."""
+    for dependency in dependant.dependencies:
+        if isinstance(dependency.call, Requires):
+            return dependency.call.permission
+    return None
+
+
+EventsRead = Annotated[Principal, Depends(Requires(Permission.EVENTS_READ))]
+EventsWrite = Annotated[Principal, Depends(Requires(Permission.EVENTS_WRITE))]
+StreamRead = Annotated[Principal, Depends(Requires(Permission.STREAM_READ))]
+DatasetsRead = Annotated[Principal, Depends(Requires(Permission.DATASETS_READ))]
+DatasetsExport = Annotated[Principal, Depends(Requires(Permission.DATASETS_EXPORT))]
+MetricsRead = Annotated[Principal, Depends(Requires(Permission.METRICS_READ))]
+ControlRead = Annotated[Principal, Depends(Requires(Permission.CONTROL_READ))]
+ControlCommand = Annotated[Principal, Depends(Requires(Permission.CONTROL_COMMAND))]
+ControlLower = Annotated[Principal, Depends(Requires(Permission.CONTROL_LOWER))]
+ControlRaise = Annotated[Principal, Depends(Requires(Permission.CONTROL_RAISE))]
+ControlApprove = Annotated[Principal, Depends(Requires(Permission.CONTROL_APPROVE))]
+AgentsRead = Annotated[Principal, Depends(Requires(Permission.AGENTS_READ))]
+AgentsEnrol = Annotated[Principal, Depends(Requires(Permission.AGENTS_ENROL))]
+AuditRead = Annotated[Principal, Depends(Requires(Permission.AUDIT_READ))]
+ModelsRead = Annotated[Principal, Depends(Requires(Permission.MODELS_READ))]
+ModelsTrain = Annotated[Principal, Depends(Requires(Permission.MODELS_TRAIN))]
+ModelsDeploy = Annotated[Principal, Depends(Requires(Permission.MODELS_DEPLOY))]
+DocsRead = Annotated[Principal, Depends(Requires(Permission.DOCS_READ))]
+SelfRead = Annotated[Principal, Depends(Requires(Permission.SELF_READ))]
+Self = Annotated[Principal, Depends(Requires(Permission.SELF))]
+KeysOwn = Annotated[Principal, Depends(Requires(Permission.KEYS_OWN))]
+KeysOwnFresh = Annotated[Principal, Depends(Requires(Permission.KEYS_OWN, fresh=True))]
+KeysManage = Annotated[Principal, Depends(Requires(Permission.KEYS_MANAGE))]
+UsersManage = Annotated[Principal, Depends(Requires(Permission.USERS_MANAGE))]
+UsersManageFresh = Annotated[Principal, Depends(Requires(Permission.USERS_MANAGE, fresh=True))]

@@ -1,0 +1,228 @@
+"""Users and their sessions: log in, refresh, log out, and what an administrator does."""
+
+import re
+import secrets
+import time
+from dataclasses import dataclass
+
+from prometheus_client import Counter
+
+from mev.auth import passwords as rules
+from mev.auth.audit import DONE, REFUSED, Audit, no_audit, note
+from mev.auth.errors import (
+    AccountsUnavailableError,
+    InvalidNameError,
+    LoginLockedError,
+    SessionEndedError,
+    UnknownUserError,
+    UserExistsError,
+    WrongPasswordError,
+)
+from mev.auth.model import Principal, Role
+from mev.auth.passwords import Passwords
+from mev.auth.records import Backoff, Session, User
+from mev.auth.store import AccountStore
+from mev.auth.tokens import BROWSER_PREFIX, REFRESH_PREFIX, Keyring, new_session_id
+from mev.store.redis import RedisUnavailableError
+
+LOGINS = Counter("mev_auth_logins_total", "Logins tried.", ["outcome"])
+REUSES = Counter("mev_auth_refresh_reuse_total", "Sessions ended because a refresh token was used twice.")
+FIRST_ADMIN = "admin"
+_NAME = re.compile(r"[a-z0-9][a-z0-9._@-]{0,63}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lifetimes:
+    """How long things last, in seconds."""
+
+    access_s: float = 600
+    session_s: float = 14 * 86_400
+    browser_s: float = 12 * 3600
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Login:
+    """A login's fruits: for programs an access and a refresh token, for browsers a cookie and the token to send beside it."""
+
+    user: User
+    session: Session
+    access_token: str = ""
+    refresh_token: str = ""
+    cookie: str = ""
+    csrf_token: str = ""
+
+
+class Accounts:
+    """The rules of users and sessions, over a store."""
+
+    def __init__(
+        self,
+        store: AccountStore,
+        keyring: Keyring,
+        passwords: Passwords,
+        *,
+        lifetimes: Lifetimes | None = None,
+        backoff: Backoff | None = None,
+        audit: Audit = no_audit,
+    ) -> None:
+        self._store = store
+        self._keyring = keyring
+        self._passwords = passwords
+        self.lifetimes = lifetimes or Lifetimes()
+        self._backoff = backoff or Backoff()
+        self._audit = audit
+
+    async def create_first_admin(self) -> str | None:
+        """Create the first administrator where there is no user yet; return the password, which is kept nowhere."""
+        if await self._store.any_user():
+            return None
+        password = secrets.token_urlsafe(18)
+        user = User(name=FIRST_ADMIN, role=Role.ADMIN, password=await self._passwords.hash(password), created_s=time.time())
+        if not await self._store.create_user(user):
+            return None  # another process was first
+        await note(self._audit, "system", "user.add", FIRST_ADMIN, role=user.role.value)
+        return password
+
+    async def login(self, name: str, password: str, *, browser: bool = False) -> Login:
+        """Open a session.
+
+        :raises WrongPasswordError: for a wrong password, an unknown name and a disabled user alike.
+        :raises LoginLockedError: when too many were wrong.
+        """
+        name = name.strip().lower()[:80]
+        try:
+            user = await self._verified(name, password)
+            await self._audit(f"user:{name}", "login", name, DONE, {"browser": browser})
+            login = await self._open(user, browser=browser)
+        except RedisUnavailableError as error:
+            raise unavailable(error) from None
+        LOGINS.labels("done").inc()
+        return login
+
+    async def refresh(self, token: str) -> Login:
+        """Exchange a refresh token for an access token and the next refresh token.
+
+        :raises SessionEndedError: when the session is over; a token that was used before ends it.
+        """
+        genuine = self._keyring.read_session_token(REFRESH_PREFIX, token)
+        try:
+            open_session = await self._store.session(genuine.session)
+            generation = await self._store.rotate(genuine.session, genuine.generation) if open_session else 0
+        except RedisUnavailableError as error:
+            raise unavailable(error) from None
+        if generation < 0:
+            REUSES.inc()
+            owner = open_session[1].name if open_session else ""
+            await note(self._audit, f"user:{owner}", "session.reuse", genuine.session, REFUSED)
+            raise SessionEndedError("this refresh token was used before: someone may have copied it, so the session is ended; log in again")
+        if not open_session or not generation:
+            raise SessionEndedError("the session has ended; log in again")
+        session, user = open_session
+        return self._tokens(user, session, generation)
+
+    async def logout(self, principal: Principal, *, everywhere: bool = False) -> None:
+        """End the session of `principal`, or all sessions of its user."""
+        if principal.user is None:
+            return
+        await (self._store.end_sessions(principal.user) if everywhere else self._store.end_session(principal.credential))
+        await note(self._audit, principal.id, "logout", principal.credential, everywhere=everywhere)
+
+    async def add_user(self, actor: Principal, name: str, password: str, role: Role) -> User:
+        """Create a user."""
+        name = name.strip().lower()
+        if not _NAME.fullmatch(name):
+            raise InvalidNameError("a name has 1 to 64 lower-case letters, digits and . _ @ -, and starts with a letter or digit")
+        rules.check_acceptable(password, name)
+        user = User(name=name, role=role, password=await self._passwords.hash(password), created_s=time.time())
+        await self._audit(actor.id, "user.add", name, DONE, {"role": role.value})
+        if not await self._store.create_user(user):
+            await note(self._audit, actor.id, "user.add", name, REFUSED)
+            raise UserExistsError(f"there is a user {name}")
+        return user
+
+    async def user(self, name: str) -> User:
+        """Return a user."""
+        user = await self._store.user(name)
+        if user is None:
+            raise UnknownUserError(f"there is no user {name[:64]!r}")
+        return user
+
+    async def users(self, after: float, limit: int) -> tuple[list[User], float | None]:
+        """Return users in order of creation, and where the next page starts."""
+        return await self._store.users(after, limit)
+
+    async def set_role(self, actor: Principal, name: str, role: Role) -> None:
+        """Change a user's role, with effect on their open sessions and keys."""
+        await self.user(name)
+        await self._audit(actor.id, "user.role", name, DONE, {"role": role.value})
+        await self._store.set_role(name, role)
+
+    async def set_disabled(self, actor: Principal, name: str, *, disabled: bool) -> None:
+        """Disable a user, which ends their sessions and suspends their keys, or enable them again."""
+        await self.user(name)
+        if not disabled:
+            await self._audit(actor.id, "user.enable", name, DONE, {})
+        await self._store.set_disabled(name, disabled=disabled)
+        if disabled:
+            await note(self._audit, actor.id, "user.disable", name)
+
+    async def set_password(self, actor: Principal, name: str, password: str) -> None:
+        """Give a user a new password; their sessions end."""
+        rules.check_acceptable(password, name)
+        await self.user(name)
+        hashed = await self._passwords.hash(password)
+        await self._audit(actor.id, "user.password", name, DONE, {})
+        await self._store.set_password(name, hashed)
+        await self._store.forgive(name)
+
+    async def change_password(self, principal: Principal, current: str, new: str) -> None:
+        """Change one's own password; all one's sessions end."""
+        if principal.user is None:
+            raise UnknownUserError("the master key has no password; set MASTER_API_KEY to change it")
+        await self._verified(principal.user, current)
+        await self.set_password(principal, principal.user, new)
+
+    async def _verified(self, name: str, password: str) -> User:
+        locked_s = await self._store.attempt(name, self._backoff)
+        if locked_s:
+            LOGINS.labels("locked").inc()
+            raise LoginLockedError(
+                f"too many wrong passwords; try again in {locked_s:.0f} s, or ask an administrator for a new one",
+                retry_after_s=int(locked_s) + 1,
+            )
+        user = await self._store.user(name)
+        matches = await self._passwords.verify(user.password if user else None, password)
+        if user is None or user.disabled or not matches:
+            LOGINS.labels("refused").inc()
+            await note(self._audit, f"user:{name}", "login", name, REFUSED)
+            raise WrongPasswordError("there is no such user with this password")
+        await self._store.forgive(name)
+        if self._passwords.outdated(user.password):
+            await self._store.rehash_password(name, await self._passwords.hash(password))
+        return user
+
+    async def _open(self, user: User, *, browser: bool) -> Login:
+        now = time.time()
+        lifetime_s = self.lifetimes.browser_s if browser else self.lifetimes.session_s
+        session = Session(
+            id=new_session_id(), user=user.name, epoch=user.epoch, generation=1, authenticated_s=now, expires_s=now + lifetime_s
+        )
+        await self._store.open_session(session)
+        if browser:
+            cookie = self._keyring.session_token(BROWSER_PREFIX, session.id, 0)
+            return Login(user=user, session=session, cookie=cookie, csrf_token=self._keyring.csrf_token(session.id))
+        return self._tokens(user, session, session.generation)
+
+    def _tokens(self, user: User, session: Session, generation: int) -> Login:
+        access = self._keyring.access_token(
+            user.name, user.role, session.id, authenticated_at_s=session.authenticated_s, lifetime_s=self.lifetimes.access_s
+        )
+        refresh = self._keyring.session_token(REFRESH_PREFIX, session.id, generation)
+        return Login(user=user, session=session, access_token=access, refresh_token=refresh)
+
+
+def unavailable(error: RedisUnavailableError) -> AccountsUnavailableError:
+    """Return what to tell a caller when the accounts cannot be read."""
+    return AccountsUnavailableError(
+        f"the accounts cannot be read now: {error.detail}; access tokens, keys used lately and the master key still work", retry_after_s=5
+    )

@@ -1,0 +1,103 @@
+"""Who is behind each connection, and whether they still may be: looked at again every few seconds for as long as it is open."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterable
+from typing import Protocol
+
+from mev.auth.credentials import Credential
+from mev.auth.dependencies import check
+from mev.auth.model import Permission, Principal
+from mev.realtime.client import Client
+from mev.realtime.errors import TooManyConnectionsError
+from mev.realtime.hub import Hub
+from mev.realtime.websocket import Close
+
+_AT_ONCE = 32
+
+
+class Doorkeeper(Protocol):
+    """Who answers for credentials; the HTTP application asks the same one."""
+
+    def known(self, credential: Credential) -> Principal | None:
+        """Return whose a credential is if that is known at once."""
+
+    async def identify(self, credential: Credential, peer: str, headers: Iterable[tuple[bytes, bytes]]) -> Principal:
+        """Return whose a credential is, or raise what to answer."""
+
+    async def renew(self, principal: Principal) -> Principal | None:
+        """Return a principal as it is now, None when it is good no longer."""
+
+
+class Guard:
+    """Lets principals in that may read the stream, so many connections each; looks again every `period_s`."""
+
+    def __init__(self, hub: Hub, doorkeeper: Doorkeeper, *, per_principal: int = 1000, period_s: float = 5) -> None:
+        self._hub = hub
+        self._doorkeeper = doorkeeper
+        self._per_principal = per_principal
+        self._period_s = period_s
+        self._inside: dict[int, tuple[Client, Principal]] = {}
+        self._counts: Counter[str] = Counter()
+
+    def known(self, credential: Credential) -> Principal | None:
+        """Return whose a credential is if that is known at once."""
+        return self._doorkeeper.known(credential)
+
+    async def identify(self, credential: Credential, peer: str, headers: Iterable[tuple[bytes, bytes]]) -> Principal:
+        """Return whose a credential is.
+
+        :raises MevError: what to answer when it is nobody's, or that cannot be said within the time a stranger has.
+        """
+        async with asyncio.timeout(self._hub.limits.auth_timeout_s):
+            return await self._doorkeeper.identify(credential, peer, headers)
+
+    def check(self, principal: Principal) -> None:
+        """Refuse a principal that may not read the stream, or has as many connections as it may.
+
+        :raises ForbiddenError, TooManyConnectionsError: then.
+        """
+        check(principal, Permission.STREAM_READ)
+        if self._counts[principal.id] >= self._per_principal:
+            raise TooManyConnectionsError(f"{principal.name} has {self._per_principal} connections, as many as one may", retry_after_s=5)
+
+    def let_in(self, client: Client, principal: Principal) -> None:
+        """Note who is behind a connection."""
+        self.leave(client)
+        client.principal = principal.name
+        self._counts[principal.id] += 1
+        self._inside[client.id] = (client, principal)
+
+    def leave(self, client: Client) -> None:
+        """Forget a connection."""
+        _, principal = self._inside.pop(client.id, (client, None))
+        if principal is not None:
+            self._counts[principal.id] -= 1
+            if not self._counts[principal.id]:
+                del self._counts[principal.id]
+
+    async def run(self) -> None:
+        """Look again and again until cancelled."""
+        while True:
+            await asyncio.sleep(self._period_s)
+            await self.look()
+
+    async def look(self) -> None:
+        """Close the connections of those that may read no longer."""
+        clients: dict[tuple[str, str], list[Client]] = {}
+        principals: dict[tuple[str, str], Principal] = {}
+        for client, principal in self._inside.values():
+            key = (principal.kind.value, principal.credential)
+            clients.setdefault(key, []).append(client)
+            principals[key] = principal
+        keys = list(principals)
+        for start in range(0, len(keys), _AT_ONCE):
+            some = keys[start : start + _AT_ONCE]
+            renewed = await asyncio.gather(*(self._doorkeeper.renew(principals[key]) for key in some))
+            for now, behind in zip(renewed, some, strict=True):
+                if now is None or not now.may(Permission.STREAM_READ):
+                    self._close(clients[behind])
+
+    def _close(self, clients: list[Client]) -> None:
+        for client in clients:
+            self._hub.dismiss(client, Close.UNAUTHORIZED, "the key or session has ended, or may not read the stream any more")
