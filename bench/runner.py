@@ -25,7 +25,7 @@ def _result(row: Row, pipe: Pipe) -> Result:
     try:
         answer: Figures | str = pipe.recv()
     except EOFError:
-        return Result(row, reason="its process ended early")
+        return Result(row, reason="its process failed, as printed above")
     return Result(row, reason=answer) if isinstance(answer, str) else Result(row, answer)
 
 

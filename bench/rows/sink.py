@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import clickhouse_connect
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 
 from bench import events
 from bench.harness import Clock, Row, Setting, Sides, SkippedError
@@ -167,9 +167,8 @@ class _Bench:
 
     def _wait_for_commits(self, sink: Sink, group: str) -> None:
         deadline = time.monotonic() + _ROUND_S
-        partitions = [TopicPartition(_TOPIC, number) for number in range(PARTITIONS)]
         with closing(Consumer(self._brokers.config(group_id=group, enable_auto_commit=False))) as observer:
-            while sum(max(0, at.offset) for at in observer.committed(partitions, timeout=_TIMEOUT_S)) < _ROWS:
+            while _committed(observer) < _ROWS:
                 if sink.failure or time.monotonic() > deadline:
                     raise RuntimeError(f"the sink did not store everything: {sink.failure}")
                 time.sleep(_LOOK_S)
@@ -179,6 +178,14 @@ class _Bench:
         if rows != _ROWS:
             raise RuntimeError(f"{rows} rows were stored, not {_ROWS}")
         return _ROWS / elapsed
+
+
+def _committed(observer: Consumer) -> int:
+    partitions = [TopicPartition(_TOPIC, number) for number in range(PARTITIONS)]
+    try:
+        return sum(max(0, at.offset) for at in observer.committed(partitions, timeout=_TIMEOUT_S))
+    except KafkaException:  # a group without a coordinator yet has committed nothing
+        return 0
 
 
 def _refuse(records: list[Record]) -> None:
