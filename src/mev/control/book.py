@@ -21,14 +21,14 @@ _WRITTEN: dict[str, type[Message]] = {payload_type(kind): kind for kind in (Comm
 
 
 class Book:
-    """Fleet, ledger and proposals. `on_command` hears every command when it is first seen."""
+    """Fleet, ledger and proposals. `on_command`, where it is set, hears every command when it is first seen."""
 
-    def __init__(self, keys: Keys, on_command: Callable[[Issued], None]) -> None:
+    def __init__(self, keys: Keys) -> None:
         self.keys = keys
+        self.on_command: Callable[[Issued], None] | None = None
         self.fleet = Fleet()
         self.ledger = Ledger()
         self.proposals = Proposals()
-        self._on_command = on_command
 
     def apply(self, raw: bytes, now_ns: int) -> bool:
         """Apply a message from the topics; say whether it is new and has to be kept. What cannot be trusted is logged and left out."""
@@ -66,7 +66,9 @@ class Book:
         if command.id in self.ledger.commands:
             return False
         meant = [agent.id for agent in self.fleet.meant(command.target)]
-        self._on_command(self.ledger.add(command, raw, meant))
+        issued = self.ledger.add(command, raw, meant)
+        if self.on_command:
+            self.on_command(issued)
         return True
 
     def _written(self, message: Message, raw: bytes) -> bool:

@@ -17,6 +17,7 @@ from mev.control.journal import Journal
 from mev.control.keys import Keys
 from mev.control.ledger import Issued
 from mev.control.service import SYSTEM, Audit, Control, Terms
+from mev.core.clock import now_ns
 from mev.core.errors import UnavailableError
 from mev.crypto.keys import load_or_create
 from mev.wire.pb.control_pb2 import Enrolment
@@ -47,9 +48,12 @@ async def running_control(
         tasks.add(task)
         task.add_done_callback(tasks.discard)
 
-    book = Book(keys, on_command)
+    book = Book(keys)
     control = Control(book, Journal(folder / "journal"), publisher, audit, terms)
     await control.start()
+    for issued in book.ledger.in_force(now_ns()):
+        on_command(issued)
+    book.on_command = on_command
     feed = Feed(brokers, control, timeout_s=timeout_s)
     await asyncio.to_thread(feed.start)
     await control.enrol(Enrolment(agent_id=replica.id, module=CONTROL_PLANE, public_key=replica.public_key), SYSTEM)

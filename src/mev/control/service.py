@@ -68,7 +68,7 @@ class Control:
 
     async def start(self) -> None:
         """Read the journal; at the very first start order everybody to stand still, so that only people ever raise."""
-        await asyncio.to_thread(self._read_journal)
+        self._replay(await asyncio.to_thread(lambda: list(self._journal.read())))
         if self.book.ledger.latest("level", "all") is None:
             draft = Command(target=Target(all=True), level=SetLevel(level=HALTED, reason="first start"), priority=9)
             draft.issuer.principal = SYSTEM
@@ -272,8 +272,7 @@ class Control:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    def _read_journal(self) -> None:
-        envelopes = list(self._journal.read())
+    def _replay(self, envelopes: list[bytes]) -> None:
         for envelope in envelopes:
             self.book.replay(envelope)
         kept = [envelope for envelope in envelopes if self.book.still_matters(envelope)]

@@ -1,0 +1,265 @@
+"""Orders in a running system: issued, delivered, answered, remembered."""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from mev import settings, wiring
+from mev.bus.kafka import Brokers
+from mev.core.clock import now_ns
+from mev.crypto.envelope import seal
+from mev.crypto.keys import SigningKey
+from mev.wire.pb.control_pb2 import Report
+from mev.wire.topics import REPORT
+from tests.services.system import RunningSystem
+
+HALT = {"scope": "all", "level": "HALTED", "reason": "test"}
+RAISE = {"scope": "all", "level": "ACTIVE", "reason": "test"}
+
+
+@pytest.fixture
+def own_system(tmp_path: Path) -> Iterator[RunningSystem]:
+    """Give a system that the test starts and stops itself."""
+    running = RunningSystem(tmp_path / "data", REPORT_INTERVAL_S="0.2")
+    yield running
+    running.kill()
+
+
+def eventually(http: httpx.Client, path: str, wanted: Any) -> dict[str, Any]:
+    """Return the document behind `path` once `wanted` holds for it."""
+    deadline = time.monotonic() + 20
+    while not wanted(document := http.get(path).raise_for_status().json()):
+        assert time.monotonic() < deadline, document
+        time.sleep(0.05)
+    return dict(document)
+
+
+def replica(http: httpx.Client) -> str:
+    """Return the name of the only replica once it reports."""
+    fleet = eventually(http, "/api/control/agents", lambda page: page["items"] and page["items"][0]["online"])
+    return str(fleet["items"][0]["agent_id"])
+
+
+def enrolled(http: httpx.Client, agent_id: str, module: str = "arbitrage") -> SigningKey:
+    """Enrol an agent and return its key."""
+    key = SigningKey.generate()
+    body = {
+        "agent_id": agent_id,
+        "module": module,
+        "public_key": key.public_key.hex(),
+        "actions": [
+            {
+                "name": "set_min_profit",
+                "params": {"type": "object", "required": ["lamports"], "properties": {"lamports": {"type": "integer", "minimum": 0}}},
+            }
+        ],
+        "policy_types": ["risk"],
+    }
+    answer = http.post("/api/control/agents", json=body)
+    assert answer.status_code == 201, answer.text
+    assert {"key_set", "snapshot", "control_offset", "lease_ttl_s", "report_interval_s"} <= set(answer.json())
+    return key
+
+
+def test_hot_configuration_is_applied_and_acknowledged_by_every_replica(system: RunningSystem, http: httpx.Client) -> None:
+    name = replica(http)
+    issued = http.post("/api/control/config", json={"config_key": "batch_window_ms", "config_value": 11, "hot_reload": True})
+    assert issued.status_code == 202
+    done = eventually(http, f"/api/control/commands/{issued.json()['id']}", lambda c: c["states"]["SYNCED"] == 1)
+    (delivery,) = done["deliveries"]
+    assert (delivery["agent_id"], delivery["state"]) == (name, "SYNCED")
+    assert delivery["latency_ms"] > 0
+    assert "batch_window_ms is now 11" in system.log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"config_key": "batch_window_ms", "config_value": 0}, "config_value"),
+        ({"config_key": "batch_window_ms", "config_value": "x"}, "config_value"),
+        ({"config_key": "kafka_brokers", "config_value": "x:1"}, "config_key"),
+        ({"config_key": "batch_window_ms", "config_value": 20, "hot_reload": False}, "hot_reload"),
+    ],
+)
+def test_configuration_is_checked_before_it_is_published(http: httpx.Client, body: dict[str, Any], field: str) -> None:
+    answer = http.post("/api/control/config", json=body)
+    assert (answer.status_code, answer.json()["code"], answer.json()["field"]) == (422, "invalid_command", field)
+
+
+def test_a_command_must_be_what_the_module_declared(http: httpx.Client) -> None:
+    enrolled(http, "declared-1", "declared")
+
+    def refused(body: dict[str, Any]) -> str:
+        answer = http.post("/api/control/command", json=body)
+        assert (answer.status_code, answer.json()["code"]) == (422, "invalid_command"), answer.text
+        return str(answer.json()["field"])
+
+    good = {"module": "declared", "action": "set_min_profit", "params": {"lamports": 5}}
+    assert refused(good | {"module": "nobody"}) == "module"
+    assert refused(good | {"action": "format_disk"}) == "action"
+    assert refused(good | {"params": {"lamports": -1}}) == "params['lamports']"
+    assert refused(good | {"params": {}}) == "params"
+    assert refused(good | {"target": {"agent_ids": ["nobody"]}}) == "target.agent_ids"
+    issued = http.post("/api/control/command", json=good)
+    assert issued.status_code == 202
+    assert [d["agent_id"] for d in issued.json()["deliveries"]] == ["declared-1"]
+
+
+def test_silence_is_stale_and_a_forged_report_changes_nothing(system: RunningSystem, http: httpx.Client) -> None:
+    key = enrolled(http, "silent-1", "silent")
+    order = {"module": "silent", "action": "set_min_profit", "params": {"lamports": 5}}
+    command_id = http.post("/api/control/command", json=order).json()["id"]
+    path = f"/api/control/commands/{command_id}"
+    assert http.get(path).json()["deliveries"][0]["state"] == "STALE"
+
+    runtime = json.loads((system.data_dir / "runtime.json").read_text())
+    with closing(wiring.open_publisher(settings.load(), Brokers(servers=runtime["kafka"], embedded=True))) as publisher:
+
+        def report(signer: SigningKey, counter: int, result: str) -> None:
+            answer = Report(agent_id="silent-1", agent_counter=counter, command_id=command_id, result=result, reported_at_ns=now_ns())
+            publisher.publish_and_wait(REPORT, [{"key": b"silent-1", "value": seal(answer, signer).SerializeToString()}])
+
+        report(SigningKey.generate(), 1, "ACK")
+        report(key, 2, "NACK")
+        assert eventually(http, path, lambda c: c["states"]["ERROR"] == 1)["deliveries"][0]["state"] == "ERROR"
+        report(key, 2, "ACK")  # a counter that was used before: a copy, whatever it says
+        report(key, 1, "ACK")
+        report(key, 3, "STATUS")
+        eventually(http, "/api/control/agents", lambda page: any(a["agent_id"] == "silent-1" and a["online"] for a in page["items"]))
+        assert http.get(path).json()["deliveries"][0]["state"] == "ERROR"
+
+
+def test_the_same_idempotency_key_is_the_same_command(http: httpx.Client) -> None:
+    enrolled(http, "idempotent-1", "idempotent")
+    order = {"module": "idempotent", "action": "set_min_profit", "params": {"lamports": 5}}
+    headers = {"Idempotency-Key": "once"}
+    first = http.post("/api/control/command", json=order, headers=headers).json()["id"]
+    assert http.post("/api/control/command", json=order, headers=headers).json()["id"] == first
+    other = http.post("/api/control/command", json=order | {"params": {"lamports": 6}}, headers=headers)
+    assert (other.status_code, other.json()["code"]) == (409, "idempotency_conflict")
+
+
+def test_policies_show_what_changes_and_roll_back(http: httpx.Client) -> None:
+    enrolled(http, "policy-1", "policied")
+    policy = {
+        "policy_id": "limits",
+        "policy_type": "risk",
+        "thresholds": {"min_profit_lamports": 1000},
+        "target": {"modules": ["policied"]},
+    }
+    assert http.post("/api/control/policy", json=policy).status_code == 202
+    changed = http.post("/api/control/policy", json=policy | {"thresholds": {"min_profit_lamports": 2000}, "enabled": False}).json()
+    assert changed["diff"] == {"enabled": [True, False], "thresholds.min_profit_lamports": [1000.0, 2000.0]}
+    back = http.post("/api/control/policies/limits/rollback").json()
+    assert back["diff"] == {"enabled": [False, True], "thresholds.min_profit_lamports": [2000.0, 1000.0]}
+    versions = http.get("/api/control/policies/limits/versions").json()["items"]
+    assert [v["body"]["thresholds"] for v in versions] == [{"min_profit_lamports": p} for p in (1000.0, 2000.0, 1000.0)]
+    for wrong, field in (
+        ({"policy_type": "other"}, "policy_type"),
+        ({"rules": [{"field": "nope", "operator": "==", "value": 1}]}, "rules[0].field"),
+        ({"rules": [{"field": "tip_lamports", "operator": "<", "value": "much"}]}, "rules[0].value"),
+    ):
+        assert http.post("/api/control/policy", json=policy | wrong).json()["field"] == field
+
+
+@pytest.mark.parametrize("path", ["../../etc/passwd", "/etc/passwd", "a/../../b", "~/x", "a\\..\\b"])
+def test_a_model_path_stays_in_its_folder(http: httpx.Client, path: str) -> None:
+    answer = http.post("/api/control/model-swap", json={"model_id": "m", "model_path": path, "version": "1"})
+    assert (answer.status_code, answer.json()["field"]) == (422, "model_path")
+
+
+def test_an_agents_name_belongs_to_its_key(http: httpx.Client) -> None:
+    enrolled(http, "named-1")
+    body = {"agent_id": "named-1", "module": "arbitrage", "public_key": SigningKey.generate().public_key.hex()}
+    assert http.post("/api/control/agents", json=body).json()["code"] == "agent_exists"
+    assert http.delete("/api/control/agents/named-1").status_code == 204
+    assert http.post("/api/control/agents", json=body).status_code == 201
+    assert http.delete("/api/control/agents/nobody").json()["code"] == "unknown_agent"
+
+
+def test_commands_and_agents_are_paged(http: httpx.Client) -> None:
+    for number in range(5):
+        http.post("/api/control/kill-switch", json=HALT | {"reason": f"page {number}"})
+    seen, cursor = [], ""
+    while True:
+        page = http.get("/api/control/commands", params={"limit": 2} | ({"cursor": cursor} if cursor else {})).json()
+        seen += [item["id"] for item in page["items"]]
+        if not (cursor := page["next_cursor"]):
+            break
+    assert len(seen) == len(set(seen)) >= 5
+    assert seen == sorted(seen, reverse=True)
+
+
+def test_raising_needs_two_people_where_two_are_required(own_system: RunningSystem) -> None:
+    own_system.environment["APPROVALS_REQUIRED"] = "2"
+    own_system.start()
+    with own_system.client() as master:
+        accounts = {}
+        for name in ("ann", "bob"):
+            answer = master.post("/api/auth/users", json={"name": name, "password": "correct horse battery", "role": "operator"})
+            assert answer.is_success, answer.text
+            login = master.post("/api/auth/login", json={"name": name, "password": "correct horse battery"}, headers={"X-API-Key": ""})
+            accounts[name] = {"Authorization": f"Bearer {login.json()['access_token']}"}
+        with httpx.Client(base_url=own_system.url) as people:
+            proposed = people.post("/api/control/kill-switch", json=RAISE, headers=accounts["ann"])
+            assert (proposed.status_code, proposed.json()["state"]) == (202, "pending")
+            assert "/api/control/approvals/" in proposed.headers["location"]
+            path = proposed.headers["location"]
+            same = people.post(path, json={"approve": True}, headers=accounts["ann"])
+            assert (same.status_code, same.json()["code"]) == (403, "same_person")
+            other = people.post(path, json={"approve": True}, headers=accounts["bob"]).json()
+            assert (other["state"], other["approvers"]) == ("issued", ["ann", "bob"])
+            issued = people.get(f"/api/control/commands/{other['command_id']}", headers=accounts["bob"]).json()
+            assert issued["body"]["level"] == "ACTIVE"
+            assert people.post(path, json={"approve": True}, headers=accounts["bob"]).json()["code"] == "unknown_proposal"
+            lowered = people.post("/api/control/kill-switch", json=HALT, headers=accounts["ann"])
+            assert lowered.json()["kind"] == "level"
+    own_system.stop()
+
+
+def test_what_is_in_force_outlives_kill_9_and_nothing_is_raised_by_itself(own_system: RunningSystem) -> None:
+    own_system.start()
+    with own_system.client() as http:
+        enrolled(http, "lasting-1")
+        http.post("/api/control/kill-switch", json=RAISE)
+        http.post("/api/control/config", json={"config_key": "batch_window_ms", "config_value": 13})
+        halted = http.post("/api/control/kill-switch", json=HALT).json()["id"]
+        before = http.get("/api/control/commands").json()["items"]
+    own_system.kill()
+    own_system.start()
+    with own_system.client() as http:
+        after = http.get("/api/control/commands").json()["items"]
+        assert [item["id"] for item in after] == [item["id"] for item in before]
+        assert after[0]["id"] == halted
+        assert "lasting-1" in {item["agent_id"] for item in http.get("/api/control/agents").json()["items"]}
+    own_system.stop()
+
+
+def test_the_command_line_orders_and_shows(system: RunningSystem, http: httpx.Client) -> None:
+    replica(http)
+    halted = json.loads(system.run("kill", "--reason", "from the terminal", "--json").stdout)
+    assert halted["body"]["level"] == "HALTED"
+    shown = json.loads(system.run("command", "show", halted["id"], "--json").stdout)
+    assert shown["id"] == halted["id"]
+    assert halted["id"] in system.run("command", "list").stdout
+    assert "control-plane" in system.run("agents", "list").stdout
+    changed = json.loads(system.run("command", "config", "batch_window_ms", "17", "--json").stdout)
+    eventually(http, f"/api/control/commands/{changed['id']}", lambda command: command["states"]["SYNCED"] == 1)
+
+
+def test_a_rotated_key_orders_again_what_is_in_force(own_system: RunningSystem) -> None:
+    own_system.start()
+    with own_system.client() as http:
+        http.post("/api/control/kill-switch", json=RAISE)
+        own_system.run("rotate-key")
+        newest = http.get("/api/control/commands?limit=1").json()["items"][0]
+        assert (newest["body"]["level"], newest["version"]["epoch"]) == ("ACTIVE", 2)
+        old = http.post("/api/control/key-set", json={"key_set": "AAAA"})
+        assert old.json()["code"] == "malformed_envelope"
+    own_system.stop()
