@@ -53,7 +53,11 @@ class Writer:
     cluster: str
 
     def prepare(self) -> None:
-        """Create the database and every table that does not exist."""
+        """Create the database and every table that does not exist.
+
+        :raises ClickHouseTooOldError: when the blocks to come could not be inserted.
+        """
+        self.clickhouse.check_version()
         database = self.clickhouse.database
         self.clickhouse.command(f"CREATE DATABASE IF NOT EXISTS `{database}`")
         for event in BY_TOPIC.values():

@@ -1,7 +1,8 @@
 """ClickHouse: a server over HTTP, or the engine inside this process on a folder of ours. The same client for both."""
 
+import math
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,15 @@ from typing import Any
 import clickhouse_connect
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError
+from clickhouse_connect.driver.httpclient import HttpClient
+from urllib3 import Timeout
 
 from mev.core.errors import UnavailableError
 
 # What the engine says of bytes it cannot read as the schema: cannot parse, cut short, incorrect data, all of Protobuf's.
 _DATA_ERRORS = {6, 27, 32, 33, 117, 131, *range(432, 448)}
+_AUTHENTICATION_FAILED = 516
+_INLINE_SCHEMAS = "format_schema_source"  # the setting that came with them
 
 
 class ClickHouseUnavailableError(UnavailableError):
@@ -22,13 +27,23 @@ class ClickHouseUnavailableError(UnavailableError):
     code = "clickhouse_unavailable"
 
 
+class ClickHouseTooOldError(UnavailableError):
+    """ClickHouse is too old."""
+
+    code = "clickhouse_too_old"
+
+
 class UnreadableBlockError(Exception):
     """A block holds a record that is not a message of its schema."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Address:
-    """Where ClickHouse is: `path` for the embedded engine, else a server."""
+    """Where ClickHouse is: `path` for the embedded engine, else a server.
+
+    A server has `timeout_s` to take a connection and to answer a ping, and then the time of what it is asked; the embedded engine,
+    which cannot go away, has no limits.
+    """
 
     database: str
     path: Path | None = None
@@ -38,6 +53,8 @@ class Address:
     password: str = ""
     secure: bool = False
     timeout_s: float = 10.0
+    query_timeout_s: float = 20.0
+    insert_timeout_s: float = 60.0
 
     @property
     def place(self) -> str:
@@ -68,19 +85,35 @@ class ClickHouse:
 
         :raises ClickHouseUnavailableError: when it does not come.
         """
-        self.rows("SELECT 1")
+        try:
+            self._client(self._address.timeout_s).query("SELECT 1")
+        except (ClickHouseError, OSError) as error:
+            raise self._unavailable(error) from None
+
+    def check_version(self) -> None:
+        """Ask whether blocks can be inserted at all.
+
+        :raises ClickHouseTooOldError: when the server cannot be given a Protobuf schema with the data.
+        """
+        if self.rows("SELECT 1 FROM system.settings WHERE name = {name:String}", {"name": _INLINE_SCHEMAS}):
+            return
+        ((version,),) = self.rows("SELECT version()")
+        raise ClickHouseTooOldError(
+            f"ClickHouse at {self.place} is version {version}, which does not know the setting {_INLINE_SCHEMAS}: events are inserted "
+            "with inline Protobuf schemas; use a newer server, or none (unset CLICKHOUSE_HOST) for the embedded engine"
+        )
 
     def command(self, sql: str) -> None:
         """Run one statement that returns nothing."""
         try:
-            self._client().command(sql)
+            self._client(self._address.insert_timeout_s).command(sql)
         except (ClickHouseError, OSError) as error:
             raise self._unavailable(error) from None
 
     def rows(self, sql: str, parameters: Mapping[str, Any] | None = None) -> Sequence[Sequence[Any]]:
         """Return the rows of a query; values are bound as ``{name:Type}``."""
         try:
-            return self._client().query(sql, parameters=dict(parameters or {})).result_rows
+            return self._client(self._address.query_timeout_s).query(sql, parameters=dict(parameters or {})).result_rows
         except (ClickHouseError, OSError) as error:
             raise self._unavailable(error) from None
 
@@ -88,7 +121,8 @@ class ClickHouse:
         """Return each row of a query as a JSON object, 64-bit integers as numbers."""
         settings = {"output_format_json_quote_64bit_integers": 0, "output_format_json_quote_denormals": 0}
         try:
-            answer = self._client().raw_query(sql, parameters=dict(parameters or {}), settings=settings, fmt="JSONEachRow")
+            client = self._client(self._address.query_timeout_s)
+            answer = client.raw_query(sql, parameters=dict(parameters or {}), settings=settings, fmt="JSONEachRow")
         except (ClickHouseError, OSError) as error:
             raise self._unavailable(error) from None
         return bytes(answer).splitlines()
@@ -107,18 +141,18 @@ class ClickHouse:
             "async_insert": 0,
         }
         try:
-            self._client().raw_insert(
-                f"`{self.database}`.`{table}`", column_names=columns, insert_block=block, fmt="Protobuf", settings=settings
-            )
+            client = self._client(self._address.insert_timeout_s)
+            client.raw_insert(f"`{self.database}`.`{table}`", column_names=columns, insert_block=block, fmt="Protobuf", settings=settings)
         except (ClickHouseError, OSError) as error:
             if getattr(error, "code", None) in _DATA_ERRORS:
-                raise UnreadableBlockError(_first_line(error)) from None
+                raise UnreadableBlockError(_said(error)) from None
             raise self._unavailable(error) from None
 
     def insert_row(self, table: str, row: Mapping[str, Any]) -> None:
         """Insert one row."""
         try:
-            self._client().insert(table, [list(row.values())], column_names=list(row), database=self.database)
+            client = self._client(self._address.insert_timeout_s)
+            client.insert(table, [list(row.values())], column_names=list(row), database=self.database)
         except (ClickHouseError, OSError) as error:
             raise self._unavailable(error) from None
 
@@ -127,30 +161,58 @@ class ClickHouse:
         for client in self._clients:
             client.close()
 
-    def _client(self) -> Client:
+    def _client(self, answer_s: float) -> Client:
+        """Return this thread's connection, whose next answer may take `answer_s`."""
         client: Client | None = getattr(self._local, "client", None)
         if client is None:
             client = self._local.client = _connect(self._address)
             self._clients.append(client)
+        if isinstance(client, HttpClient):
+            client.timeout = Timeout(connect=self._address.timeout_s, read=answer_s)
         return client
 
     def _unavailable(self, error: Exception) -> ClickHouseUnavailableError:
-        return ClickHouseUnavailableError(f"ClickHouse at {self._address.place}: {_first_line(error)}", retry_after_s=5)
+        return ClickHouseUnavailableError(f"ClickHouse at {self._address.place}: {_reason(error)}", retry_after_s=5)
 
 
 def _connect(address: Address) -> Client:
     if address.path:
         return clickhouse_connect.get_client(dsn=f"chdb://{address.path}")
+    seconds = math.ceil(address.timeout_s)  # the client takes whole ones
     return clickhouse_connect.get_client(
         host=address.host,
         port=address.port,
         username=address.user,
         password=address.password,
         secure=address.secure,
-        connect_timeout=int(address.timeout_s),
+        connect_timeout=seconds,
+        send_receive_timeout=seconds,
         autogenerate_session_id=False,
+        dedicated_pool=True,  # so that to close the client closes its connection
     )
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:500]
+def _reason(error: Exception) -> str:
+    """Return why `error` came about: what the server said, or what became of the connection to it."""
+    if getattr(error, "code", None) == _AUTHENTICATION_FAILED:
+        return f"{_said(error)}; check CLICKHOUSE_USER and CLICKHOUSE_PASSWORD"
+    for cause in _causes(error):
+        if isinstance(cause, TimeoutError):
+            return "no answer in time"
+        if isinstance(cause, OSError):
+            return f"no answer ({cause.strerror or cause}); check CLICKHOUSE_HOST and CLICKHOUSE_PORT"
+    return _said(error)
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _said(error: Exception) -> str:
+    """Return the first line of `error`, without what the client puts around the server's words."""
+    text = str(error).strip() or type(error).__name__
+    line = text.splitlines()[0].partition(" (for url ")[0]
+    said = line.partition("server response: ")[2] if line.startswith("Received ClickHouse exception") else line
+    return said[:500]
