@@ -7,6 +7,7 @@ record that was acknowledged is ever cut, because the whole of it was on the dis
 import fcntl
 import logging
 import os
+import re
 import secrets
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +25,8 @@ from mev.crypto.keys import SigningKey
 from mev.wire.pb.audit_pb2 import AuditRecord, Checkpoint
 
 LOG = logging.getLogger(__name__)
+_LOG_ID = re.compile(r"[A-Za-z0-9_-]+")
+_MAX_HEADS = 4096
 
 
 class Journal:
@@ -48,10 +51,14 @@ class Journal:
             self._lock.close()
             raise JournalInUseError(f"another process writes the audit journal {role!r} in {folder}") from None
         self.damage: JournalDamagedError | None = None
-        self._log = self._open_log(role)
         self._file = -1
         self._dirty = True
-        self._heal()
+        try:
+            self._log = self._open_log(role)
+            self._heal()
+        except BaseException:
+            self._lock.close()
+            raise
 
     def _open_log(self, role: str) -> Log:
         """Read the log of `role`. A damaged one is left as it is, for people to look at, and a new one is begun."""
@@ -59,7 +66,7 @@ class Journal:
         known = trust(self._folder, self._key)
         try:
             if name.exists():
-                return read_log(self._folder, name.read_text().strip(), known)
+                return read_log(self._folder, _log_id_in(name), known)
         except JournalDamagedError as error:
             LOG.error("%s; a new log is begun, the old one is left as it is", error.detail, extra={"action": "audit_damaged"})
             self.damage = error
@@ -120,6 +127,10 @@ class Journal:
                 return None
             head = self._sign()
             with self._failing_clearly():
+                if len(self._log.heads) >= _MAX_HEADS:
+                    # The older, the fewer: each time this happens, every second one of the older half goes.
+                    heads = self._log.heads
+                    self._rewrite_heads(heads[: len(heads) // 2 : 2] + heads[len(heads) // 2 :])
                 self._keep_head(head)
         return head
 
@@ -177,6 +188,11 @@ class Journal:
             sync_folder(self._folder)
         self._log.heads_bytes += len(data)
         self._log.heads.append(head)
+
+    def _rewrite_heads(self, heads: list[SignedHead]) -> None:
+        data = b"".join(frame.encode(frame.CHECKPOINT, head.envelope)[0] for head in heads)
+        write_atomically(self._heads_path, data)
+        self._log.heads, self._log.heads_bytes = heads, len(data)
 
     @property
     def _signed_size(self) -> int:
@@ -249,10 +265,7 @@ class Journal:
             segment.path.unlink()
             # One checkpoint for each segment that is gone is enough to say later which of them was changed.
             gone = range(segment.first + 1, segment.next_index)
-            self._log.heads = [head for head in self._log.heads if head.checkpoint.size not in gone]
-            data = b"".join(frame.encode(frame.CHECKPOINT, head.envelope)[0] for head in self._log.heads)
-            write_atomically(self._heads_path, data)
-            self._log.heads_bytes = len(data)
+            self._rewrite_heads([head for head in self._log.heads if head.checkpoint.size not in gone])
 
     def _drop_file(self) -> None:
         if self._file >= 0:
@@ -268,6 +281,13 @@ class Journal:
                 f"the audit trail in {self._folder} cannot be written ({error.strerror}); nothing that needs it is done until it can",
                 retry_after_s=5,
             ) from None
+
+
+def _log_id_in(path: Path) -> str:
+    log_id = path.read_bytes().decode(errors="replace").strip()
+    if not _LOG_ID.fullmatch(log_id):
+        raise JournalDamagedError("this is no name of a log", place=path.name, offset=0, index=None)
+    return log_id
 
 
 def _write_at(descriptor: int, data: bytes, offset: int) -> None:

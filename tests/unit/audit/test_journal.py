@@ -109,6 +109,47 @@ def test_retention_removes_old_segments_and_keeps_every_proof(tmp_path: Path) ->
     assert verdict(tmp_path).damage is None
 
 
+def test_old_checkpoints_grow_fewer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mev.audit.journal._MAX_HEADS", 16)
+    log = journal(tmp_path, segment_bytes=600)
+    for number in range(100):
+        log.append(records(1, number))
+        log.checkpoint()
+    sizes = [head.checkpoint.size for head in log.heads]
+    assert len(sizes) <= 20
+    assert sizes[-8:] == list(range(93, 101))
+    assert sizes[0] == 1
+    log.close()
+    found = verdict(tmp_path)
+    assert found.damage is None
+    assert found.log is not None
+    assert [head.checkpoint.size for head in found.log.heads] == sizes
+
+
+@pytest.mark.parametrize("name", [b"", b"../api", b"\xff", b"a b"])
+def test_a_name_that_is_none_begins_a_new_log(tmp_path: Path, name: bytes) -> None:
+    log = journal(tmp_path)
+    log.append(records(1))
+    log.close()
+    (tmp_path / "api.log-id").write_bytes(name)
+    again = journal(tmp_path)
+    assert again.damage is not None
+    assert again.damage.fields["place"] == "api.log-id"
+    assert again.log_id != log.log_id
+    again.close()
+
+
+def test_a_journal_that_cannot_be_opened_is_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("mev.audit.journal.write_atomically", fail)
+    with pytest.raises(OSError, match="No space"):
+        journal(tmp_path)
+    monkeypatch.undo()
+    journal(tmp_path).close()
+
+
 @pytest.mark.parametrize("cut", [1, 10, 60, 75])
 def test_a_torn_write_is_cut_and_nothing_else(tmp_path: Path, cut: int) -> None:
     log = journal(tmp_path)

@@ -70,6 +70,14 @@ def test_a_changed_leaf_changes_every_root_from_there_on(size: int, place: int) 
     assert (changed.root(size) == TREE.root(size)) == (place >= size)
 
 
+def test_a_proof_of_another_height_is_refused_though_its_hashes_lead_to_the_root() -> None:
+    pair = TREE.inclusion(2, 4)[1]  # the node over the leaves 0 and 1
+    assert not verify_inclusion(pair, 0, 4, [TREE.inclusion(0, 4)[1]], TREE.root(4))
+    assert not verify_inclusion(TREE.leaf(1), 0, 1, [TREE.leaf(0)], TREE.root(2))
+    assert not verify_consistency(2, 8, [TREE.inclusion(0, 4)[1]], TREE.root(2), TREE.root(4))
+    assert not verify_consistency(1, 2, TREE.consistency(1, 4), TREE.root(1), TREE.root(4))
+
+
 def test_nothing_precedes_every_tree() -> None:
     assert TREE.consistency(0, 5) == []
     assert verify_consistency(0, 5, [], EMPTY_ROOT, TREE.root(5))
