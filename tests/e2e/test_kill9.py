@@ -1,8 +1,11 @@
 """A system that is killed under load loses nothing it acknowledged, stores nothing twice, and starts again by itself."""
 
 import contextlib
+import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -75,6 +78,18 @@ class Load:
         self.acknowledged.add(number)
 
 
+@contextlib.contextmanager
+def frozen(kafka: RealKafka) -> Iterator[None]:
+    """Keep the broker from answering, so that what is under way piles up in the system; goes on a moment later."""
+    assert kafka.pid is not None
+    os.kill(kafka.pid, signal.SIGSTOP)
+    time.sleep(0.3)
+    try:
+        yield
+    finally:
+        os.kill(kafka.pid, signal.SIGCONT)
+
+
 def valkeys(data_dir: Path) -> set[int]:
     """Return the process ids of the Valkey servers of a data folder, read from /proc."""
     socket = str(data_dir / "valkey" / "valkey.sock").encode()
@@ -102,12 +117,14 @@ def stored_ids(data_dir: Path) -> list[str]:
 @pytest.mark.timeout(300)
 def test_what_was_acknowledged_is_stored_once_through_a_kill(real_kafka: RealKafka, tmp_path: Path) -> None:
     renew(real(real_kafka), SINK_GROUP, [*BY_TOPIC, DEAD_LETTER])
-    system = RunningSystem(tmp_path / "data", KAFKA_BROKERS=real_kafka.brokers)
+    # Blocks that fill while the rest of them waits: at the kill the sink holds what it has read and not stored.
+    system = RunningSystem(tmp_path / "data", KAFKA_BROKERS=real_kafka.brokers, SINK_BLOCK_ROWS="5000", SINK_BLOCK_AGE_S="1")
     load = Load()
     system.start()
     with load.running(system):
         until(lambda: len(load.acknowledged) >= BODIES // 3)
-        system.kill()
+        with frozen(real_kafka):
+            system.kill()
     assert BODIES // 3 <= len(load.acknowledged) < BODIES
     orphans = valkeys(system.data_dir)
     assert len(orphans) == 1
