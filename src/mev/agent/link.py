@@ -22,7 +22,7 @@ T = TypeVar("T")
 _WAITING_BATCHES = 4
 _QUEUE_MESSAGES = 100_000
 _QUEUE_KBYTES = 65_536
-_PUBLISH_TIMEOUT_S = 5.0
+_PUBLISH_TIMEOUT_S = 3.0
 _LINGER_MS = 0.5
 
 
@@ -75,6 +75,7 @@ class Link:
         self._follower = Follower(CONTROL, self._deliver, self._lost, timeout_s=timeout_s)
         self._publisher: Publisher | None = None
         self._tail: Tail | None = None
+        self._moved: asyncio.Future[None] = self._loop.create_future()
         self._closing: set[asyncio.Task[None]] = set()
 
     async def open(self, brokers: Brokers, offset: int) -> None:
@@ -84,6 +85,8 @@ class Link:
         """
         await asyncio.to_thread(self._follower.follow, brokers, offset)
         before, self._publisher = self._publisher, self._new_publisher(brokers)
+        moved, self._moved = self._moved, self._loop.create_future()
+        moved.set_result(None)
         if before is not None:
             self._let_go(before)
         if self._tail is not None:
@@ -102,12 +105,15 @@ class Link:
         """
         if self._publisher is None:
             raise PublishError("not connected yet")
+        # The brokers that were left behind may never answer.
+        publishing = asyncio.ensure_future(self._publisher.publish(topic, records))
         try:
-            # The future of a publisher that was let go meanwhile may never be done.
-            async with asyncio.timeout(_PUBLISH_TIMEOUT_S * 2):
-                await self._publisher.publish(topic, records)
-        except TimeoutError:
-            raise PublishError(f"{topic}: the connection was given up") from None
+            await asyncio.wait((publishing, self._moved), return_when=asyncio.FIRST_COMPLETED)
+            if not publishing.done():
+                raise PublishError(f"{topic}: the brokers were left before they answered")
+            publishing.result()
+        finally:
+            publishing.cancel()
 
     async def close(self) -> None:
         """Stop reading and let everything go."""
