@@ -174,7 +174,6 @@ def _read_leaves(log: Log, folder: Path, first_kept: int | None) -> None:
         raise JournalDamagedError(f"records {known} to {log.removed - 1} are missing", place=path.name, offset=len(leaves), index=known)
     for at in range(0, log.removed * HASH_BYTES, HASH_BYTES):
         log.tree.append(leaves[at : at + HASH_BYTES])
-    _check_heads(log, folder, log.removed)
 
 
 def _read_segment(log: Log, segment: Segment, trust: TrustStore, *, last: bool) -> None:

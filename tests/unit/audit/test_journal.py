@@ -182,14 +182,15 @@ def test_space_that_was_never_written_counts_as_torn(tmp_path: Path) -> None:
     again.close()
 
 
-def test_a_torn_start_of_a_segment_and_of_a_checkpoint_are_cut(tmp_path: Path) -> None:
+@pytest.mark.parametrize("torn", [b"\x01" * 20, bytes(2000)])
+def test_a_torn_start_of_a_segment_and_of_a_checkpoint_are_cut(tmp_path: Path, torn: bytes) -> None:
     log = journal(tmp_path)
     log.append(records(2))
     log.checkpoint()
     log._lock.close()
     heads = tmp_path / f"{log.log_id}.checkpoints"
     whole = heads.read_bytes()
-    heads.write_bytes(whole + whole[:50])
+    heads.write_bytes(whole + torn)
     again = journal(tmp_path)
     again.append(records(1, 2))
     again.checkpoint()

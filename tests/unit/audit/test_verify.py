@@ -83,6 +83,49 @@ def _whole(data: bytes, size: int) -> list[tuple[int, int, bytes]]:
     return [(end, kind, body) for end, (_, kind, body) in zip(ends, pieces, strict=True) if end <= size]
 
 
+def test_seals_alone_tell_of_a_replaced_record(folder: Path) -> None:
+    (heads,) = folder.glob("*.checkpoints")
+    heads.unlink()
+    path = segments(folder)[0]
+    pieces = [(kind, body) for _, kind, body in frames(path)]
+    record = AuditRecord.FromString(pieces[1][1])
+    record.actor = "mallory"
+    pieces[1] = (frame.RECORD, record.SerializeToString(deterministic=True))
+    rewrite(path, pieces)
+    found = damage(folder)
+    assert "not those that were signed" in found.detail
+    assert (found.fields["place"], found.fields["offset"]) == (path.name, frames(path)[-1][0])
+
+
+def test_a_seal_taken_away_is_named(folder: Path) -> None:
+    path = segments(folder)[0]
+    size = frames(path)[-1][0]
+    path.write_bytes(path.read_bytes()[:size])
+    found = damage(folder)
+    assert "without its seal" in found.detail
+    assert (found.fields["place"], found.fields["offset"]) == (path.name, size)
+
+
+def test_checkpoints_in_another_order_are_named(folder: Path) -> None:
+    (path,) = folder.glob("*.checkpoints")
+    pieces = [(kind, body) for _, kind, body in frames(path)]
+    pieces[1], pieces[2] = pieces[2], pieces[1]
+    rewrite(path, pieces)
+    assert (damage(folder).fields["place"], damage(folder).fields["offset"]) == (path.name, frames(path)[2][0])
+
+
+def test_nothing_stands_behind_a_seal(folder: Path) -> None:
+    path = segments(folder)[-1]
+    log = journal(folder)
+    log._seal()
+    log.close()
+    data = path.read_bytes()
+    assert verdict(folder).damage is None
+    for more in (b"\x01", frame.encode(frame.RECORD, b"")[0]):
+        path.write_bytes(data + more)
+        assert (damage(folder).fields["place"], damage(folder).fields["offset"]) == (path.name, len(data))
+
+
 def test_a_missing_segment_is_named(folder: Path) -> None:
     first, second, third = segments(folder)
     second.rename(folder / "away")

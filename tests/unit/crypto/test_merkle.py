@@ -76,6 +76,7 @@ def test_a_proof_of_another_height_is_refused_though_its_hashes_lead_to_the_root
     assert not verify_inclusion(TREE.leaf(1), 0, 1, [TREE.leaf(0)], TREE.root(2))
     assert not verify_consistency(2, 8, [TREE.inclusion(0, 4)[1]], TREE.root(2), TREE.root(4))
     assert not verify_consistency(1, 2, TREE.consistency(1, 4), TREE.root(1), TREE.root(4))
+    assert not verify_consistency(3, 4, TREE.consistency(7, 8), TREE.root(7), TREE.root(8))
 
 
 def test_nothing_precedes_every_tree() -> None:
