@@ -11,6 +11,9 @@ import uvloop
 
 from mev import settings as settings_module
 from mev import wiring
+from mev.agent import Site
+from mev.agent.commands import Places
+from mev.agent.commands import make_command as make_agent
 from mev.audit.commands import audit
 from mev.auth.commands import keys, login, logout, users
 from mev.auth.service import FIRST_ADMIN
@@ -52,6 +55,23 @@ def main() -> None:
     except MevError as error:
         sys.stderr.write(f"mev: {error.detail}\n")
         sys.exit(2 if isinstance(error, InvalidInputError) else 1)
+
+
+def _site(api: str | None) -> Site:
+    """Return where an agent finds its control plane: the API that was named, or the system that runs on this machine now."""
+    settings = settings_module.load()
+    folder = DataFolder(settings.mev_data_dir)
+    brokers = wiring.find_brokers(settings, folder)
+    return Site(api=api or folder.read_runtime().api, api_key=wiring.master_key(settings, folder), brokers=brokers)
+
+
+def _places() -> Places:
+    settings = settings_module.load()
+    models = settings.model_dir or settings.mev_data_dir / "models"
+    return Places(agents=settings.mev_data_dir / "agents", models=models, log_level=settings.log_level)
+
+
+app.add_typer(make_agent(_site, _places), name="agent")
 
 
 @app.command()

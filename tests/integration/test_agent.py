@@ -134,7 +134,7 @@ async def test_an_agent_steps_down_alone_and_stays_down(site: FakeSite, tmp_path
         site.reports.clear()
         await site.send(site.plane.lease(seconds=100))
         renewed = await site.until(lambda report: report.running.lease_expires_at_ns > site.plane.clock())
-        assert (held(renewed), renewed.running.ordered_level) == (Level.HALTED, Level.ACTIVE)
+        assert (held(renewed), renewed.running.ordered_level) == (Level.HALTED, ACTIVE)
         await site.order(site.plane.level(Level.ACTIVE))
         await site.until(at(Level.ACTIVE))
 

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated
@@ -49,8 +50,17 @@ class UnknownAgentError(NotFoundError):
     code = "unknown_agent"
 
 
-def make_command(locate: LocateApi, folder: Callable[[], Path], model_dir: Callable[[], Path], log_level: Callable[[], str]) -> typer.Typer:
-    """Return the ``agent`` command: `locate` finds the control plane, given the URL of its API or none; `folder` keeps agents."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Places:
+    """What this machine's settings say: the folder that keeps agents, the folder of models, the least level that is logged."""
+
+    agents: Path
+    models: Path
+    log_level: str
+
+
+def make_command(locate: LocateApi, places: Callable[[], Places]) -> typer.Typer:
+    """Return the ``agent`` command; `locate` finds the control plane, given the URL of its API or none."""
     agent = typer.Typer(help="Run a bot under this control plane.", no_args_is_help=True)
 
     @agent.command()
@@ -61,23 +71,24 @@ def make_command(locate: LocateApi, folder: Callable[[], Path], model_dir: Calla
         trust: Annotated[Path | None, typer.Option(help="Key set to trust at first; else the one given.", show_default=False)] = None,
     ) -> None:
         """Run a bot until interrupted: it obeys, trades on paper, reports."""
-        log.configure(log_level())
+        here = places()
+        log.configure(here.log_level)
         if module not in STRATEGIES:
             raise UnknownModuleError(f"no module {module!r}; there are {', '.join(STRATEGIES)}")
         bot = Agent(
             STRATEGIES[module](),
             agent_id,
             locate=lambda: locate(api),
-            folder=folder(),
+            folder=here.agents,
             trust=read_key_set(trust) if trust else None,
-            models=ModelFolder(model_dir()),
+            models=ModelFolder(here.models),
         )
         _run(_until_interrupted(bot))
 
     @agent.command()
     def show(agent_id: Annotated[str, typer.Option("--id", help="The agent's name.")]) -> None:
         """Print what an agent keeps on disk: what it obeys, and how it answered."""
-        state = AgentFolder(folder(), agent_id).load()
+        state = AgentFolder(places().agents, agent_id).load()
         if state is None:
             raise UnknownAgentError(f"no agent {agent_id!r} ran here")
         _show(state)
@@ -106,7 +117,8 @@ async def _until_interrupted(bot: Agent) -> None:
     finally:
         shown.cancel()
         if bot.session is not None:
-            console.print(f"\r\x1b[K{status_text(bot.session)}" if console.is_terminal else status_text(bot.session), markup=False)
+            before = "\r\x1b[K" if console.is_terminal else ""
+            sys.stderr.write(f"{before}{status_text(bot.session)}\n")
 
 
 async def _status_line(bot: Agent, console: Console) -> None:
@@ -114,8 +126,7 @@ async def _status_line(bot: Agent, console: Console) -> None:
     last = ""
     while True:
         if (session := bot.session) is not None:
-            now = session.governor.standing()
-            key = f"{now} {session.connection.problem}"
+            key = f"{session.governor.standing()} {session.connection.problem}"
             if console.is_terminal:
                 sys.stderr.write(f"\r\x1b[K{status_text(session)}")
                 sys.stderr.flush()

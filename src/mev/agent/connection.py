@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 
 import mev
@@ -14,6 +15,7 @@ from mev.core.errors import MevError
 LOG = logging.getLogger(__name__)
 _FIRST_PAUSE_S = 0.2
 _LONGEST_PAUSE_S = 5.0
+_STEADY_S = 10.0
 
 
 class Connection:
@@ -51,13 +53,16 @@ class Connection:
 
     async def run(self) -> None:
         """Connect whenever that is asked for, until cancelled."""
-        pause_s = _FIRST_PAUSE_S
+        pause_s, tried_at = _FIRST_PAUSE_S, 0.0
         while True:
             await self._wanted.wait()
-            if await self._attempt():
+            # What was connected for a moment only is not tried more often than what was not connected at all.
+            if time.monotonic() - tried_at > _STEADY_S:
                 pause_s = _FIRST_PAUSE_S
+            tried_at = time.monotonic()
+            await self._attempt()
             await asyncio.sleep(pause_s)
-            pause_s = min(pause_s * 2, _LONGEST_PAUSE_S) if self._wanted.is_set() else _FIRST_PAUSE_S
+            pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
 
     async def ask(self) -> tuple[Site, Welcome]:
         """Return where the control plane is and what it says.
@@ -75,7 +80,7 @@ class Connection:
         self._enrolled = True
         return site, welcome
 
-    async def _attempt(self) -> bool:
+    async def _attempt(self) -> None:
         # What is lost from here on is a new loss.
         self._wanted.clear()
         try:
@@ -90,8 +95,6 @@ class Connection:
         else:
             self.problem = ""
             LOG.info("connected to %s", site.api, extra={"action": "connected"})
-            return True
-        return False
 
     def _failed(self, reason: str) -> None:
         if reason != self.problem:
