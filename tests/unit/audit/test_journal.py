@@ -249,6 +249,24 @@ def test_a_full_disk_leaves_the_journal_as_it_was(tmp_path: Path, monkeypatch: p
     assert (found.damage, found.notes) == (None, [])
 
 
+def test_what_the_disk_did_not_confirm_is_not_acknowledged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = journal(tmp_path)
+    log.append(records(2))
+
+    def fail(_: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(AuditUnavailableError, match="Input/output error"):
+        log.append(records(1, 2))
+    assert log.size == 2
+    monkeypatch.undo()
+    assert log.append(records(1, 9)) == 2
+    log.close()
+    found = verdict(tmp_path)
+    assert (found.damage, found.notes) == (None, [])
+
+
 def test_a_segment_that_cannot_be_begun_is_begun_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log = journal(tmp_path, segment_bytes=200)
     log.append(records(2))
