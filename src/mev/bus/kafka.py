@@ -28,10 +28,13 @@ class Brokers:
 
     def config(self, **properties: str | int | float | bool) -> dict[str, str | int | float | bool]:
         """Return a client's configuration; `properties` are named with underscores for dots."""
-        # The embedded broker does not wake a waiting fetch when data arrives, so its fetches must not wait long.
-        wait = {"fetch.wait.max.ms": 5} if self.embedded and "group_id" in properties else {}
+        consumer: dict[str, int] = {}
+        if "group_id" in properties:
+            consumer["fetch.queue.backoff.ms"] = 10  # of a full queue; the client's own second would starve a fast reader
+            if self.embedded:
+                consumer["fetch.wait.max.ms"] = 5  # the embedded broker does not wake a waiting fetch when data arrives
         named = {name.replace("_", "."): value for name, value in properties.items()}
-        return {"bootstrap.servers": self.servers, "client.id": CLIENT_ID, "log_level": 3, **wait, **named, **self.options}
+        return {"bootstrap.servers": self.servers, "client.id": CLIENT_ID, "log_level": 3, **consumer, **named, **self.options}
 
 
 class Cluster:

@@ -3,7 +3,8 @@
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterator
+import weakref
+from collections.abc import Iterator
 from concurrent.futures import Future
 from typing import Any, cast
 
@@ -24,22 +25,20 @@ _RETRY_PAUSE_S = 0.2
 _ROOM_PAUSE_S = 0.02
 
 
-class _Batch:
-    """Counts the acknowledgements of one batch; called by the poll thread, once a message."""
+class _Failures:
+    """Hears of each message of one batch that was not delivered.
 
-    __slots__ = ("_done", "_error", "_missing")
+    The client holds it once for each message that is under way and lets go as they are settled. When nobody holds it any more the
+    batch is done: that costs nothing for a message, where a call for each would cost as much as publishing it.
+    """
 
-    def __init__(self, size: int, done: "Callable[[Any | None], None]") -> None:
-        self._missing = size
-        self._error: Any | None = None
-        self._done = done
+    __slots__ = ("__weakref__", "_heard")
 
-    def __call__(self, error: Any | None, _message: object) -> None:
-        if error is not None:
-            self._error = error
-        self._missing -= 1
-        if not self._missing:
-            self._done(self._error)
+    def __init__(self, heard: list[Any]) -> None:
+        self._heard = heard
+
+    def __call__(self, error: Any, _message: object) -> None:
+        self._heard.append(error)
 
 
 class Publisher:
@@ -62,6 +61,7 @@ class Publisher:
         self._producer = Producer(
             brokers.config(
                 enable_idempotence=True,
+                delivery_report_only_error=True,
                 linger_ms=linger_ms,
                 message_timeout_ms=int(timeout_s * 1000),
                 queue_buffering_max_messages=queue_messages,
@@ -103,6 +103,7 @@ class Publisher:
         self._producer.flush(self._timeout_s)
         self._closing.set()
         self._poller.join()
+        self._producer.close()
         if self._backlog:
             self._backlog.close()
 
@@ -155,21 +156,25 @@ class Publisher:
 
     def _produce(self, topic: str, records: list[Record], size_bytes: int, future: Future[None]) -> int:
         started, size = time.perf_counter(), len(records)
+        failures: list[Any] = []
 
-        def done(error: Any | None) -> None:
+        def settled() -> None:
             if self._backlog:
                 self._backlog.settled(topic, size_bytes)
-            if error is None:
+            if not failures:
                 PUBLISHED.labels(topic).inc(size)
                 SECONDS.observe(time.perf_counter() - started)
                 future.set_result(None)
             else:
-                FAILED.labels(topic).inc(size)
-                future.set_exception(PublishError(f"{topic}: {error.str()}; publish the same records again", retry_after_s=1))
+                FAILED.labels(topic).inc(len(failures))
+                future.set_exception(PublishError(f"{topic}: {failures[0].str()}; publish the same records again", retry_after_s=1))
 
+        hears = _Failures(failures)
+        weakref.finalize(hears, settled).atexit = False
         try:
-            return self._producer.produce_batch(topic, cast("list[dict[str, Any]]", records), on_delivery=_Batch(size, done))
+            return self._producer.produce_batch(topic, cast("list[dict[str, Any]]", records), on_delivery=hears)
         except KafkaException as error:
+            failures.append(error.args[0])
             raise PublishError(f"{topic}: {error.args[0].str()}", retry_after_s=5) from None
 
     def _poll(self) -> None:

@@ -6,6 +6,7 @@ A body that cannot be split into records is refused whole; a record that is wron
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import cast
 
 import orjson
@@ -76,20 +77,27 @@ def split_delimited(body: bytes) -> Iterator[bytes]:
     """
     position, end = 0, len(body)
     while position < end:
-        start, length, shift = position, 0, 0
-        while True:
-            if position == end or shift == 7 * _MAX_VARINT_BYTES:
-                raise MalformedBodyError(f"the length at byte {start} is not a varint", byte=start)
-            byte = body[position]
+        start, length = position, body[position]
+        if length < 0x80:
             position += 1
-            length |= (byte & 0x7F) << shift
-            if byte < 0x80:
-                break
-            shift += 7
+        elif start + 1 < end and (second := body[start + 1]) < 0x80:
+            length, position = length & 0x7F | second << 7, position + 2
+        else:
+            length, position = _long_varint(body, start)
         if length > end - position:
             raise MalformedBodyError(f"the length at byte {start} says {length} bytes, {end - position} are left", byte=start)
         yield body[position : position + length]
         position += length
+
+
+def _long_varint(body: bytes, start: int) -> tuple[int, int]:
+    """Return the varint at `start` and where it ends."""
+    length = 0
+    for place, byte in enumerate(body[start : start + _MAX_VARINT_BYTES]):
+        length |= (byte & 0x7F) << 7 * place
+        if byte < 0x80:
+            return length, start + place + 1
+    raise MalformedBodyError(f"the length at byte {start} is not a varint", byte=start)
 
 
 class Encoder:
@@ -99,53 +107,68 @@ class Encoder:
         self._event = event
         self._max_record_bytes = max_record_bytes
         self._exact_types = _exact_types(event.descriptor)
+        self._key = attrgetter(event.key)
+        self._also_required = set(event.required) - {event.key}
 
     def encode(self, raw: Sequence[object], content_type: str, into: Encoded, *, first_index: int = 0) -> None:
         """Encode `raw`, as :func:`split` gave it, appending to `into`; the index of ``raw[0]`` is `first_index`."""
-        convert = {PROTOBUF: self._from_bytes, NDJSON: self._from_line, JSON: self._from_object}[content_type]
-        message_type, key = self._event.message, self._event.key
-        required = [name for name in self._event.required if name != key]
-        limit, accept = self._max_record_bytes, into.records.append
-        for index, item in enumerate(raw, first_index):
-            try:
-                message, value = convert(item, message_type)
-                key_bytes = getattr(message, key).encode()
-                if not key_bytes:
-                    raise _missing(key)
-                for name in required:
-                    if not getattr(message, name):
-                        raise _missing(name)
-                if len(key_bytes) + len(value) > limit:
-                    raise _too_large(len(key_bytes) + len(value), limit)
-            except ValueError as error:
-                into.rejected.append(Rejection(index, str(error)))
+        encode = {PROTOBUF: self._from_bytes, NDJSON: self._from_lines, JSON: self._from_objects}[content_type]
+        reject, accept, message_key = into.rejected.append, into.records.append, self._key
+        # One loop, nothing called that need not be: this is the path that carries the load.
+        for index, (message, value) in enumerate(encode(raw), first_index):
+            if isinstance(message, str):
+                reject(Rejection(index, message))
+                continue
+            key = message_key(message).encode()
+            if key and len(key) + len(value) <= self._max_record_bytes and not self._also_required:
+                accept({"key": key, "value": value})
+            elif (objection := self._objection(message, key, value)) is not None:
+                reject(Rejection(index, objection))
             else:
-                accept({"key": key_bytes, "value": value})
+                accept({"key": key, "value": value})
 
-    @staticmethod
-    def _from_bytes(item: object, message_type: type[Message]) -> tuple[Message, bytes]:
-        assert isinstance(item, bytes)  # noqa: S101 - narrows for the type checker
-        try:
-            return message_type.FromString(item), item
-        except DecodeError as error:
-            raise ValueError(f"not a {message_type.DESCRIPTOR.name}: {error}") from None
+    def _objection(self, message: Message, key: bytes, value: bytes) -> str | None:
+        for name in self._event.required:
+            if not getattr(message, name):
+                return f"{name}: missing or empty"
+        size = len(key) + len(value)
+        return f"the record has {size} bytes, {self._max_record_bytes} are allowed" if size > self._max_record_bytes else None
 
-    def _from_line(self, item: object, message_type: type[Message]) -> tuple[Message, bytes]:
-        assert isinstance(item, bytes)  # noqa: S101 - narrows for the type checker
-        try:
-            return self._from_object(orjson.loads(item), message_type)
-        except orjson.JSONDecodeError as error:
-            raise ValueError(f"not JSON at column {error.colno}: {error.msg}") from None
+    def _from_bytes(self, raw: Sequence[object]) -> Iterator[tuple[Message | str, bytes]]:
+        message = self._event.message()
+        parse = message.ParseFromString
+        for item in cast("Sequence[bytes]", raw):
+            try:
+                parse(item)
+            except DecodeError as error:
+                yield f"not a {self._event.descriptor.name}: {error}", b""
+            else:
+                yield message, item
 
-    def _from_object(self, item: object, message_type: type[Message]) -> tuple[Message, bytes]:
-        try:
-            for name, types in self._exact_types:
-                if type(item.get(name)) not in types:  # type: ignore[attr-defined]
-                    raise TypeError  # noqa: TRY301 - one way out for all that is not plain
-            message = message_type(**item)  # type: ignore[arg-type]
-        except (AttributeError, TypeError, ValueError):
-            message = _from_canonical_json(item, message_type)
-        return message, message.SerializeToString()
+    def _from_lines(self, raw: Sequence[object]) -> Iterator[tuple[Message | str, bytes]]:
+        for line in cast("Sequence[bytes]", raw):
+            try:
+                item = orjson.loads(line)
+            except orjson.JSONDecodeError as error:
+                yield f"not JSON at column {error.colno}: {error.msg}", b""
+            else:
+                yield from self._from_objects((item,))
+
+    def _from_objects(self, raw: Sequence[object]) -> Iterator[tuple[Message | str, bytes]]:
+        message_type, exact_types = self._event.message, self._exact_types
+        for item in raw:
+            try:
+                for name, types in exact_types:
+                    if type(item.get(name)) not in types:  # type: ignore[attr-defined]
+                        raise TypeError  # noqa: TRY301 - one way out for all that is not plain
+                message = message_type(**item)  # type: ignore[arg-type]
+            except (AttributeError, TypeError, ValueError):
+                try:
+                    message = _from_canonical_json(item, message_type)
+                except ValueError as error:
+                    yield str(error), b""
+                    continue
+            yield message, message.SerializeToString()
 
 
 def _exact_types(descriptor: Descriptor) -> tuple[tuple[str, tuple[type, ...]], ...]:
@@ -158,14 +181,6 @@ def _exact_types(descriptor: Descriptor) -> tuple[tuple[str, tuple[type, ...]], 
         elif inner.type == FieldDescriptor.TYPE_BOOL:
             exact.append((inner.name, (bool, type(None))))
     return tuple(exact)
-
-
-def _missing(name: str) -> ValueError:
-    return ValueError(f"{name}: missing or empty")
-
-
-def _too_large(size: int, limit: int) -> ValueError:
-    return ValueError(f"the record has {size} bytes, {limit} are allowed")
 
 
 def _from_canonical_json(item: object, message_type: type[Message]) -> Message:
