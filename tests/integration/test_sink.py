@@ -65,6 +65,7 @@ class Rig:
         self.publisher = publisher
         self.store = Moody(Address(database=f"test_{uuid.uuid4().hex}", path=folder))
         self.cluster = uuid.uuid4().hex
+        self.sinks: list[Sink] = []
         renew(brokers, SINK_GROUP, [*BY_TOPIC, DEAD_LETTER])
 
     def start(self, *, limits: BlockLimits = LIMITS, buffer_bytes: int = 64 << 20) -> Sink:
@@ -78,6 +79,7 @@ class Rig:
             retry_max_s=0.2,
             timeout_s=TIMEOUT_S,
         )
+        self.sinks.append(sink)
         sink.start()
         return sink
 
@@ -130,8 +132,12 @@ def rig_on(brokers: Brokers, folder: Path) -> Iterator[Rig]:
     publisher = Publisher(brokers, queue_messages=200_000, queue_kbytes=65_536, linger_ms=1, timeout_s=30, backlog=backlog)
     with closing(publisher):
         found = Rig(brokers, folder, publisher)
-        yield found
-        found.store.close()
+        try:
+            yield found
+        finally:
+            for sink in found.sinks:
+                sink.close(0)  # a failed test may have left it running
+            found.store.close()
 
 
 @pytest.fixture(params=BOTH)
