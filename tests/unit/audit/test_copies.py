@@ -101,6 +101,19 @@ def test_services_that_were_away_are_caught_up_with(running: Running) -> None:
     until(lambda: running.published[-1][1] == running.audit.journal.heads[-1].envelope)
 
 
+def test_a_clickhouse_that_lost_everything_gets_everything_again(running: Running) -> None:
+    running.write(5)
+    until(lambda: running.copied_sizes == [5])
+    running.clickhouse.away = True
+    for rows in running.clickhouse.rows_by_table.values():
+        rows.clear()
+    running.write(1)
+    time.sleep(0.2)
+    running.clickhouse.away = False
+    until(lambda: running.copied_sizes[-1:] == [6])
+    assert running.copied == list(range(6))
+
+
 def test_a_checkpoint_is_copied_only_behind_its_records(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise UnavailableError("no room")
@@ -111,6 +124,13 @@ def test_a_checkpoint_is_copied_only_behind_its_records(running: Running, monkey
     assert running.copied_sizes == []
     monkeypatch.undo()
     until(lambda: running.copied_sizes == [4])
+    monkeypatch.setattr(running.audit.journal, "records", lambda *_: [])  # as if the segment was sealed a moment later
+    running.write(2)
+    until(lambda: len(running.published) > 1)
+    time.sleep(0.2)
+    assert running.copied_sizes == [4]
+    monkeypatch.undo()
+    until(lambda: running.copied_sizes[-1] == 6)
 
 
 def test_copying_goes_on_where_it_was_left(tmp_path: Path) -> None:

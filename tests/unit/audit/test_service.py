@@ -5,6 +5,7 @@ import os
 import resource
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -147,6 +148,54 @@ async def test_a_disk_that_hangs_refuses_in_time(tmp_path: Path, monkeypatch: py
         await audit.record("a", "b", "c")
     monkeypatch.undo()
     await asyncio.to_thread(audit.close)
+
+
+@pytest.fixture
+def held_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Give what lets a disk go on that holds every write."""
+    go_on = threading.Event()
+    sync = os.fsync
+
+    def held(descriptor: int) -> None:
+        go_on.wait(10)
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", held)
+    yield go_on
+    go_on.set()
+
+
+async def test_everyone_is_told_the_index_of_their_own_record(audit: Audit, held_disk: threading.Event) -> None:
+    tasks = [asyncio.create_task(audit.record("a", "raise", "first"))]
+    await asyncio.sleep(0.1)
+    for number in range(3):
+        audit.record_later("a", "lower", f"later-{number}")
+        tasks.append(asyncio.create_task(audit.record("a", "raise", f"now-{number}")))
+    await asyncio.sleep(0.1)
+    held_disk.set()
+    indexes = await asyncio.gather(*tasks)
+    assert [written(audit)[index].object for index in indexes] == ["first", "now-0", "now-1", "now-2"]
+    assert audit.journal.size == 7
+
+
+async def test_no_more_wait_than_may(audit: Audit, held_disk: threading.Event, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mev.audit.service._MAX_WAITING", 3)
+    tasks = [asyncio.create_task(audit.record("a", "raise", "first"))]
+    await asyncio.sleep(0.1)
+    tasks += [asyncio.create_task(audit.record("a", "raise", str(number))) for number in range(3)]
+    await asyncio.sleep(0.1)
+    with pytest.raises(AuditUnavailableError, match="too many"):
+        await audit.record("a", "raise", "more")
+    held_disk.set()
+    assert await asyncio.gather(*tasks) == [0, 1, 2, 3]
+
+
+def test_a_long_spool_is_written_whole(audit: Audit, full_disk: Callable[[], None]) -> None:
+    for number in range(2500):
+        audit.record_later("a", "lower", str(number))
+    full_disk()
+    until(lambda: audit.journal.size >= 2500)
+    assert [record.object for record in written(audit)] == [str(number) for number in range(2500)]
 
 
 def test_the_spool_is_bounded_and_what_is_lost_is_counted(tmp_path: Path, full_disk: Callable[[], None]) -> None:

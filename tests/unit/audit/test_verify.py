@@ -247,6 +247,13 @@ def test_a_dropped_or_changed_row_is_named(folder: Path, index: int) -> None:
     assert "ClickHouse audit_log" in changed.detail
 
 
+def test_a_gap_among_rows_above_the_copied_checkpoints_is_named(folder: Path) -> None:
+    found = copies(folder, drop=5)
+    outcome = compared(folder, Copies(records=found.records, heads={}, published=[])).damage
+    assert outcome is not None
+    assert (outcome.fields["index"], "missing" in outcome.detail) == (5, True)
+
+
 def test_rows_that_are_not_copied_yet_are_a_note(folder: Path) -> None:
     found = copies(folder, drop=11)
     (heads,) = found.heads.values()
