@@ -93,29 +93,42 @@ class _Front:
         self._app = app
         self._lanes = lanes
         self._gate = gate
+        self._counters: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}  # looking labels up costs as much as the rest
 
     async def __call__(self, scope: asgi.Scope, receive: asgi.Receive, send: asgi.Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         started, status = time.perf_counter(), 500
-        lane = next((lane for lane in self._lanes if lane.takes(scope["method"], scope["path"])), None)
-        more = self._gate.answer_headers(scope)
+        lane = self._lane(scope["method"], scope["path"])
+        more = [] if lane and lane.permission is None else self._gate.answer_headers(scope)
 
         async def counted(message: asgi.Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message = {**message, "headers": [*message["headers"], *more]}
+                if more:
+                    message = {**message, "headers": [*message["headers"], *more]}
             await send(message)
 
         try:
             await self._answer(scope, receive, counted, lane, more)
         finally:
             route = lane.path if lane else getattr(scope.get("route"), "path", _OTHER)
-            method = scope["method"] if scope["method"] in _METHODS else _OTHER
-            REQUESTS.labels(route, method, status).inc()
-            SECONDS.labels(route).observe(time.perf_counter() - started)
+            self._count(route, scope["method"], status, time.perf_counter() - started)
+
+    def _lane(self, method: str, path: str) -> Lane | None:
+        for lane in self._lanes:
+            if lane.takes(method, path):
+                return lane
+        return None
+
+    def _count(self, route: str, method: str, status: int, seconds: float) -> None:
+        key = route, method if method in _METHODS else _OTHER, status
+        if (counters := self._counters.get(key)) is None:
+            counters = self._counters[key] = REQUESTS.labels(*key), SECONDS.labels(route)
+        counters[0].inc()
+        counters[1].observe(seconds)
 
     async def _answer(self, scope: asgi.Scope, receive: asgi.Receive, send: asgi.Send, lane: Lane | None, more: Headers) -> None:
         if lane is None or lane.permission is not None:
