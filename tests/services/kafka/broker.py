@@ -71,7 +71,7 @@ class RealKafka(Service):
     def _format(self) -> None:
         self._settings.write_text(SETTINGS.format(port=self.port, controller_port=free_port(), data=self.folder / "data"))
         cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-        command = [*self._java, "kafka.tools.StorageTool", "format", "--cluster-id", cluster_id, "--config", str(self._settings)]
+        command = [*self._java, "kafka.tools.StorageTool", "format", f"--cluster-id={cluster_id}", "--config", str(self._settings)]
         with self.log.open("ab") as log:
             ended = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, check=False, timeout=60)
         if ended.returncode:
