@@ -4,6 +4,7 @@ import pytest
 
 from mev.audit import frame
 from mev.audit.errors import JournalDamagedError
+from mev.audit.journal import Journal
 from mev.audit.trusted import read_trusted, trusted_file
 from mev.audit.verify import Copies, Verdict, compare
 from mev.crypto.envelope import seal
@@ -279,6 +280,24 @@ def test_a_journal_rolled_back_with_its_checkpoints_is_named_by_the_copies(folde
     rows = compared(folder, Copies(records=found.records, heads={}, published=[])).damage
     assert rows is not None
     assert "a record that the journal does not have" in rows.detail
+
+
+def test_a_checkpoint_of_another_log_among_the_copies_is_named(folder: Path) -> None:
+    found = verdict(folder)
+    assert found.log is not None
+    other = seal(Checkpoint(log_id="other", size=3, root_hash=found.log.tree.root(3)), KEY).SerializeToString()
+    outcome = compared(folder, Copies(records={}, heads={found.log_id: [other]}, published=[])).damage
+    assert outcome is not None
+    assert "ClickHouse audit_checkpoints" in outcome.detail
+
+
+def test_what_an_earlier_key_signed_stays_valid(folder: Path) -> None:
+    log = Journal(folder, "api", SigningKey("audit-2", b"\x07" * 32))
+    log.append(records(1, 12))
+    log.close()
+    found = verdict(folder)
+    assert (found.damage, found.notes) == (None, [])
+    assert {key.key_id for key in read_trusted(trusted_file(folder)).key_set.keys} == {"audit-1", "audit-2"}
 
 
 def test_a_copied_checkpoint_over_other_records_is_named(folder: Path) -> None:
