@@ -1,9 +1,10 @@
 """What every Kafka client here shares: where the brokers are, and asking them."""
 
+import logging
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any, cast
 
 from confluent_kafka import KafkaError, KafkaException, Message
 from confluent_kafka.admin import AdminClient
@@ -12,6 +13,7 @@ from confluent_kafka.cimpl import NewTopic
 
 from mev.bus.errors import BrokerUnavailableError
 
+LOG = logging.getLogger(__name__)
 Options = Mapping[str, str | int | float | bool]
 Position = tuple[str, int]  # topic and partition
 CLIENT_ID = "mev"
@@ -26,15 +28,23 @@ class Brokers:
     options: Options = field(default_factory=dict)
     embedded: bool = False
 
-    def config(self, **properties: str | int | float | bool) -> dict[str, str | int | float | bool]:
-        """Return a client's configuration; `properties` are named with underscores for dots."""
+    def config(self, **properties: str | int | float | bool) -> dict[str, Any]:
+        """Return a client's configuration; `properties` are named with underscores for dots. What clients log goes to our log."""
         consumer: dict[str, int] = {}
         if "group_id" in properties:
             consumer["fetch.queue.backoff.ms"] = 10  # of a full queue; the client's own second would starve a fast reader
             if self.embedded:
                 consumer["fetch.wait.max.ms"] = 5  # the embedded broker does not wake a waiting fetch when data arrives
         named = {name.replace("_", "."): value for name, value in properties.items()}
-        return {"bootstrap.servers": self.servers, "client.id": CLIENT_ID, "log_level": 3, **consumer, **named, **self.options}
+        return {
+            "bootstrap.servers": self.servers,
+            "client.id": CLIENT_ID,
+            "log_level": 3,
+            "logger": LOG,
+            **consumer,
+            **named,
+            **self.options,
+        }
 
 
 class Cluster:
