@@ -150,6 +150,13 @@ def bring_back(service: Service) -> None:
     service.start()
 
 
+def refusal(client: httpx.Client, path: str) -> tuple[int, str]:
+    """Return the status and code of a problem, which says when to ask again."""
+    answer = client.get(path)
+    assert int(answer.headers["retry-after"]) > 0
+    return answer.status_code, answer.json()["code"]
+
+
 def check_without_kafka(site: Site, client: httpx.Client, poster: Poster, subscriber: Subscriber) -> None:
     before = len(poster.refused)
     assert client.get("/api/events/tick?limit=5").status_code == 200
@@ -158,14 +165,14 @@ def check_without_kafka(site: Site, client: httpx.Client, poster: Poster, subscr
     assert (answer.status_code, answer.json()["code"]) == (503, "publish_failed")
     assert "publish the same records again" in answer.json()["detail"]
     assert int(answer.headers["retry-after"]) > 0
+    assert refusal(client, "/api/sink/reconcile") == (503, "kafka_unavailable")
     assert site.ready()[0] == 503
 
 
 def check_without_clickhouse(site: Site, client: httpx.Client, poster: Poster, subscriber: Subscriber) -> None:
     refused, acknowledged = len(poster.refused), set(poster.acknowledged)
-    answer = client.get("/api/events/tick?limit=5")
-    assert (answer.status_code, answer.json()["code"]) == (503, "clickhouse_unavailable")
-    assert int(answer.headers["retry-after"]) > 0
+    for path in ("/api/events/tick?limit=5", "/api/sink/reconcile"):
+        assert refusal(client, path) == (503, "clickhouse_unavailable")
     until(lambda: len(poster.acknowledged) > len(acknowledged) + 200, "publishing stopped")
     now = set(poster.acknowledged)
     until(lambda: now <= subscriber.received, "the stream stopped")
@@ -176,6 +183,7 @@ def check_without_clickhouse(site: Site, client: httpx.Client, poster: Poster, s
 def check_without_redis(site: Site, client: httpx.Client, poster: Poster, subscriber: Subscriber) -> None:
     refused, acknowledged = len(poster.refused), set(poster.acknowledged)
     assert client.get("/api/events/tick?limit=5").status_code == 200
+    assert refusal(client, "/api/auth/users") == (503, "redis_unavailable")
     until(lambda: len(poster.acknowledged) > len(acknowledged) + 200, "publishing stopped")
     now = set(poster.acknowledged)
     until(lambda: now <= subscriber.received, "the stream stopped")
