@@ -58,8 +58,8 @@ class AgentFolder:
             self._lock = None
 
     def key(self) -> SigningKey:
-        """Return the key that signs the agent's reports, made at its first start."""
-        return load_or_create(self.path / "key", self.agent_id)
+        """Return the key that signs the agent's reports, made at its first start; its name follows from the public key."""
+        return load_or_create(self.path / "key")
 
     def load(self) -> State | None:
         """Return the state, if the agent ever had one.

@@ -26,12 +26,14 @@ from mev.crypto.envelope import parse, payload_type
 from mev.crypto.errors import EnvelopeError, OldKeySetError, WrongPayloadTypeError
 from mev.crypto.trust import COMMAND, TrustStore
 from mev.wire.orders import is_for, order, scopes, subject
-from mev.wire.pb.control_pb2 import Command, Snapshot, Target
+from mev.wire.pb.control_pb2 import Command, Enrolment, Proposal, Snapshot, Target, Vote
 from mev.wire.pb.control_pb2 import Lease as SignedLease
 from mev.wire.pb.envelope_pb2 import Envelope, KeySet
 
 M = TypeVar("M", bound=Message)
 SECOND_NS = 1_000_000_000
+# The control plane's own bookkeeping travels on the same topic.
+_NOT_FOR_AGENTS = frozenset(payload_type(kind) for kind in (Enrolment, Proposal, Vote))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +103,7 @@ class _Case:
             self.snapshot(self._open(envelope, Snapshot))
         elif envelope.payload_type == payload_type(KeySet):
             self.key_set(envelope)
-        else:
+        elif envelope.payload_type not in _NOT_FOR_AGENTS:
             raise WrongPayloadTypeError(f"{envelope.payload_type[:80]!r} has no place on the control topic")
 
     def key_set(self, envelope: Envelope) -> None:

@@ -158,7 +158,9 @@ class Bench:
         """Begin with what is on disk, as a new process does."""
         folder = AgentFolder(self.folder, ME)
         folder.path.mkdir(exist_ok=True, parents=True)
-        state = folder.load() or State(key_set=self.plane.key_set)
+        if (state := folder.load()) is None:
+            state = State(key_set=self.plane.key_set)
+            folder.save(state)
         trust = TrustStore(KeySet.FromString(Envelope.FromString(state.key_set).payload))
         self.strategy = Recorder()
         self.governor = Governor(

@@ -15,6 +15,7 @@ from mev.bus.follow import Followed
 from mev.bus.kafka import Brokers, Cluster
 from mev.bus.tail import Batch, Tail
 from mev.core.errors import UnavailableError
+from mev.crypto.keys import default_key_id
 from mev.crypto.trust import AGENT, TrustStore
 from mev.wire.pb.control_pb2 import Command, Report
 from mev.wire.pb.envelope_pb2 import KeySet, TrustedKey
@@ -118,9 +119,8 @@ class FakeSite:
         if topic == BUNDLES:
             self.bundles.append(Bundle.FromString(value))
             return
-        keys = [
-            TrustedKey(key_id=name, public_key=bytes.fromhex(str(one["public_key"])), roles=[AGENT]) for name, one in self.enrolled.items()
-        ]
+        known = [bytes.fromhex(str(one["public_key"])) for one in self.enrolled.values()]
+        keys = [TrustedKey(key_id=default_key_id(key), public_key=key, roles=[AGENT]) for key in known]
         self.reports.append(TrustStore(KeySet(epoch=1, keys=keys)).open(value, Report, AGENT, self.plane.clock()))
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

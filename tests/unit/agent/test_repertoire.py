@@ -1,0 +1,183 @@
+"""What an agent can be asked: actions, configuration, policies; and what the reference strategy does with them."""
+
+import pytest
+
+from mev.agent.level import Level
+from mev.agent.policy import Policies
+from mev.agent.strategies.arbitrage import Arbitrage
+from mev.agent.strategy import Desk
+from mev.simulate.model import Market
+from mev.wire.pb.control_pb2 import ModuleAction, PolicyRule, SetConfig, SetPolicy
+from mev.wire.pb.events_pb2 import Bundle, Opportunity, RouteStep
+from tests.unit.agent.plane import MODULE, Bench, Clock
+
+
+def action(bench: Bench, name: str, params: str = "{}") -> list[str]:
+    return bench.send(bench.plane.command(ModuleAction(module=MODULE, action=name, params_json=params)))
+
+
+def policy(**fields: object) -> SetPolicy:
+    return SetPolicy(policy_id="p", policy_type="risk", enabled=True, **fields)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "code"),
+    [
+        ("set_min_profit", '{"lamports": 5}', ""),
+        ("unheard_of", "{}", "unknown_action"),
+        ("set_min_profit", "{}", "bad_params"),
+        ("set_min_profit", '{"lamports": -1}', "bad_params"),
+        ("set_min_profit", '{"lamports": 1.5}', "bad_params"),
+        ("set_min_profit", '{"lamports": true}', "bad_params"),
+        ("set_min_profit", '{"lamports": 1, "more": 2}', "bad_params"),
+        ("set_min_profit", "[]", "bad_params"),
+        ("set_min_profit", "{", "bad_params"),
+        ("cancel_all", "", ""),
+        ("enter", "{}", "level_forbids"),
+    ],
+)
+def test_an_action_is_done_when_it_was_declared_so(bench: Bench, name: str, params: str, code: str) -> None:
+    assert action(bench, name, params) == [code]
+    assert len(bench.strategy.done) == (code == "")
+
+
+def test_a_refused_action_can_be_ordered_again(bench: Bench) -> None:
+    """What is refused leaves no version behind."""
+    command = bench.plane.command(ModuleAction(module=MODULE, action="enter"))
+    assert bench.send(command) == ["level_forbids"]
+    bench.activate()
+    assert bench.send(command) == [""]
+
+
+def test_an_action_that_fails_is_answered_and_ends_nothing(bench: Bench) -> None:
+    bench.strategy.fails = True
+    assert action(bench, "cancel_all") == ["failed"]
+    assert "ZeroDivisionError" in bench.reports[-1][1].detail
+    bench.strategy.fails = False
+    assert action(bench, "cancel_all") == [""]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "code"),
+    [
+        ("pace", "2", ""),
+        ("pace", "11", "bad_params"),
+        ("pace", "NaN", "bad_params"),
+        ("pace", '"fast"', "bad_params"),
+        ("pace", "", "bad_params"),
+        ("batch_window_ms", "20", "unsupported_config"),
+    ],
+)
+def test_configuration_is_checked(bench: Bench, key: str, value: str, code: str) -> None:
+    assert bench.send(bench.plane.command(SetConfig(config_key=key, config_value_json=value, hot_reload=True))) == [code]
+    assert bench.strategy.configured == ([(key, 2)] if not code else [])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "code"),
+    [
+        (SetPolicy(policy_id="p", policy_type="other"), "unknown_policy_type"),
+        (SetPolicy(policy_type="risk"), "bad_policy"),
+        (policy(thresholds={"profit_lamports": 1}), "bad_policy"),
+        (policy(thresholds={"min_unheard_of": 1}), "bad_policy"),
+        (policy(thresholds={"min_kind": 1}), "bad_policy"),
+        (policy(thresholds={"min_slot": float("nan")}), "bad_policy"),
+        (policy(rules=[PolicyRule(field="slot", operator="~", value="1")]), "bad_policy"),
+        (policy(rules=[PolicyRule(field="slot", operator=">", value="many")]), "bad_policy"),
+        (policy(rules=[PolicyRule(field="probability", operator=">", value="nan")]), "bad_policy"),
+        (policy(rules=[PolicyRule(field="kind", operator=">", value="a")]), "bad_policy"),
+        (policy(rules=[PolicyRule(field="simulated", operator="==", value="yes")]), "bad_policy"),
+        (policy(rules=[PolicyRule(field="features", operator=">", value="1")]), "bad_policy"),
+        (policy(rules=[PolicyRule(field="route", operator="==", value="1")]), "bad_policy"),
+        (policy(rules=[PolicyRule(field="route.dex.name", operator="==", value="1")]), "bad_policy"),
+        (policy(rules=[PolicyRule(field="", operator="==", value="1")]), "bad_policy"),
+    ],
+)
+def test_a_policy_that_cannot_be_applied_is_refused(bench: Bench, wrong: SetPolicy, code: str) -> None:
+    assert bench.send(bench.plane.command(wrong)) == [code]
+    assert not bench.governor.state.accepted
+
+
+@pytest.mark.parametrize(
+    ("rules", "passes"),
+    [
+        ([("kind", "==", "arbitrage")], True),
+        ([("kind", "!=", "arbitrage")], False),
+        ([("simulated", "==", "true")], False),
+        ([("slot", ">=", "18446744073709551615")], True),
+        ([("slot", "<", "18446744073709551615")], False),
+        ([("probability", "<=", "0.5")], True),
+        ([("probability", "<", "0.5"), ("kind", "==", "arbitrage")], False),
+        ([("route.dex", "==", "Orca")], False),
+        ([("route.dex", "!=", "Phoenix")], True),
+        ([("route.amount_in", ">", "5")], True),
+    ],
+)
+def test_rules_hold_of_every_field(rules: list[tuple[str, str, str]], passes: bool) -> None:
+    opportunity = Opportunity(
+        kind="arbitrage",
+        slot=2**64 - 1,
+        probability=0.5,
+        route=[RouteStep(dex="Orca", amount_in=6), RouteStep(dex="Raydium", amount_in=7)],
+    )
+    compiled = Policies([policy(rules=[PolicyRule(field=field, operator=operator, value=value) for field, operator, value in rules])])
+    assert (compiled.refusal(opportunity) is None) is passes
+
+
+def test_thresholds_name_what_refuses() -> None:
+    limits = Policies([policy(thresholds={"min_profit_lamports": 100, "max_tip_lamports": 10})])
+    assert limits.refusal(Opportunity(expected_profit_lamports=100, tip_lamports=10)) is None
+    assert limits.refusal(Opportunity(expected_profit_lamports=99)) == "p: min_profit_lamports 100"
+    assert limits.refusal(Opportunity(expected_profit_lamports=100, tip_lamports=11)) == "p: max_tip_lamports 10"
+
+
+def test_a_policy_that_is_off_refuses_nothing() -> None:
+    off = policy(thresholds={"min_profit_lamports": 100})
+    off.enabled = False
+    assert Policies([off]).refusal(Opportunity()) is None
+
+
+def started(level: Level = Level.ACTIVE) -> Arbitrage:
+    strategy = Arbitrage()
+    strategy.on_start(Desk("a1", Clock(), lambda: level))
+    return strategy
+
+
+def bundles(strategy: Arbitrage, count: int = 300) -> list[Bundle]:
+    market = Market(1, 100.0)
+    decisions = [decision for _ in range(count) for decision in strategy.on_opportunity(market.step()[1])]
+    return [decision.event for decision in decisions if isinstance(decision.event, Bundle)]
+
+
+def test_arbitrage_makes_the_same_paper_bundles_of_the_same_opportunities() -> None:
+    made = bundles(started())
+    assert made == bundles(started())
+    assert 0 < sum(bundle.landed for bundle in made) < len(made)
+    assert all(bundle.simulated and bundle.agent_id == "a1" and bool(bundle.error) is not bundle.landed for bundle in made)
+    assert all((bundle.profit_lamports >= 0) for bundle in made)
+
+
+def test_arbitrage_takes_less_when_more_is_asked() -> None:
+    strategy = started()
+    everything = len(bundles(strategy))
+    assert strategy.on_action("set_min_profit", {"lamports": 10_000_000})
+    assert 0 < len(bundles(strategy)) < everything
+    assert strategy.on_action("reset_counters", {}) == f"had seen 600 and taken {everything + strategy_taken(everything, strategy)}"
+    strategy.on_config("min_profit_lamports", 0)
+    strategy.on_policies(Policies([policy(thresholds={"min_probability": 2})]))
+    assert bundles(strategy) == []
+
+
+def strategy_taken(everything: int, strategy: Arbitrage) -> int:
+    again = started()
+    again.on_action("set_min_profit", {"lamports": strategy.min_profit_lamports})
+    return len(bundles(again))
+
+
+def test_arbitrage_lets_late_and_unallowed_ones_go() -> None:
+    late = Opportunity(id="o", deadline_ns=1, expected_profit_lamports=10)
+    assert not list(started().on_opportunity(late))
+    good = Opportunity(id="o", expected_profit_lamports=10)
+    assert list(started().on_opportunity(good))
+    assert not list(started(Level.NO_NEW).on_opportunity(good))
+    assert started().on_action("cancel_all", {})
