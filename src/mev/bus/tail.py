@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 from prometheus_client import Counter
 
+from mev.bus.errors import BrokerUnavailableError
 from mev.bus.kafka import Brokers, Position, position
 
 LOG = logging.getLogger(__name__)
@@ -17,6 +18,7 @@ LOST = Counter("mev_tail_lost_total", "Messages that were gone before they could
 _MAX_MESSAGES = 1000
 _POLL_S = 0.1
 _REFRESH_S = 30.0
+_RETRY_PAUSE_S = 0.1
 
 
 @dataclass(slots=True)
@@ -55,14 +57,26 @@ class Tail:
         self._thread = threading.Thread(target=self._run, name="bus-tail", daemon=True)
 
     def start(self) -> None:
-        """Find where the topics end now, and read from there."""
-        self._assign_new_partitions()
+        """Find where the topics end now, and read from there.
+
+        :raises BrokerUnavailableError: when the brokers do not say it in time.
+        """
+        deadline = time.monotonic() + self._timeout_s
+        while True:
+            try:
+                self._assign_new_partitions()
+                break
+            except KafkaException as error:  # a leader that is being elected is a moment away
+                if time.monotonic() > deadline:
+                    raise BrokerUnavailableError(f"topics cannot be followed: {error.args[0].str()}", retry_after_s=5) from None
+                time.sleep(_RETRY_PAUSE_S)
         self._thread.start()
 
     def close(self) -> None:
         """Stop reading."""
         self._closing.set()
-        self._thread.join(self._timeout_s)
+        if self._thread.is_alive():
+            self._thread.join(self._timeout_s)
         self._consumer.close()
 
     def _run(self) -> None:
@@ -90,9 +104,9 @@ class Tail:
             # A partition found after the start is read from its beginning: all of it is new.
             low, high = self._consumer.get_watermark_offsets(at, timeout=self._timeout_s)
             at.offset = low if self._thread.is_alive() or at.topic in self._from_beginning else high
-            self._next[at.topic, at.partition] = at.offset
         if fresh:
             self._consumer.incremental_assign(fresh)
+            self._next.update({(at.topic, at.partition): at.offset for at in fresh})
 
     def _group(self, messages: list[Message]) -> list[Batch]:
         batches: dict[Position, Batch] = {}
