@@ -320,6 +320,8 @@ def test_brokers_that_do_not_answer_are_named() -> None:
         Cluster(nobody, timeout_s=0.2).ping()
     with pytest.raises(BrokerUnavailableError):
         all_group_offsets(nobody, "nobody", ["topic"], timeout_s=0.2)
+    with closing(Tail(nobody, ["topic"], lambda _: None, timeout_s=0.2)) as tail, pytest.raises(BrokerUnavailableError):
+        tail.start()
 
 
 GROUP = "the-sink"
