@@ -21,6 +21,7 @@ FAILED = Counter("mev_publish_failed_total", "Messages the brokers did not ackno
 SECONDS = Histogram(
     "mev_publish_seconds", "From publish to the last acknowledgement of a batch.", buckets=[0.0005 * 2**n for n in range(16)]
 )
+BY_KEY = -1  # the message key chooses the partition
 _RETRY_PAUSE_S = 0.2
 _ROOM_PAUSE_S = 0.02
 
@@ -75,7 +76,7 @@ class Publisher:
         self._poller = threading.Thread(target=self._poll, name="publisher-poll", daemon=True)
         self._poller.start()
 
-    async def publish(self, topic: str, records: list[Record]) -> None:
+    async def publish(self, topic: str, records: list[Record], *, partition: int = BY_KEY) -> None:
         """Publish `records` and return when the brokers have them all.
 
         :raises QueueFullError: nothing or only a part was taken; publish the same records again later.
@@ -84,7 +85,7 @@ class Publisher:
         for number, part in enumerate(self._parts(records)):
             if number:  # the embedded broker takes a large batch as the sink makes room for it
                 await self._room(topic)
-            await asyncio.wrap_future(self._enqueue(topic, part))
+            await asyncio.wrap_future(self._enqueue(topic, part, partition))
 
     def publish_and_wait(self, topic: str, records: list[Record]) -> None:
         """Publish `records` from a thread, waiting while the queue is full, and return when the brokers have them all.
@@ -111,7 +112,7 @@ class Publisher:
         deadline = time.monotonic() + self._timeout_s
         while True:
             try:
-                self._enqueue(topic, part).result(self._timeout_s * 2)
+                self._enqueue(topic, part, BY_KEY).result(self._timeout_s * 2)
             except QueueFullError:
                 if time.monotonic() > deadline:
                     raise
@@ -137,7 +138,7 @@ class Publisher:
         while self._backlog and self._backlog.is_full(topic) and time.monotonic() < deadline:  # noqa: ASYNC110 - a thread's news
             await asyncio.sleep(_ROOM_PAUSE_S)
 
-    def _enqueue(self, topic: str, records: list[Record]) -> Future[None]:
+    def _enqueue(self, topic: str, records: list[Record], partition: int) -> Future[None]:
         future: Future[None] = Future()
         future.set_running_or_notify_cancel()  # nobody can cancel it: what is queued is sent
         if not records:
@@ -148,13 +149,13 @@ class Publisher:
         if len(self._producer) + len(records) > self._queue_messages:
             raise _queue_full()
         size_bytes = sum(len(record["value"]) for record in records) if self._backlog else 0
-        if self._produce(topic, records, size_bytes, future) < len(records):
+        if self._produce(topic, records, partition, size_bytes, future) < len(records):
             raise _queue_full()
         if self._backlog:
             self._backlog.sent(topic, len(records), size_bytes)
         return future
 
-    def _produce(self, topic: str, records: list[Record], size_bytes: int, future: Future[None]) -> int:
+    def _produce(self, topic: str, records: list[Record], partition: int, size_bytes: int, future: Future[None]) -> int:
         started, size = time.perf_counter(), len(records)
         failures: list[Any] = []
 
@@ -172,7 +173,7 @@ class Publisher:
         hears = _Failures(failures)
         weakref.finalize(hears, settled).atexit = False
         try:
-            return self._producer.produce_batch(topic, cast("list[dict[str, Any]]", records), on_delivery=hears)
+            return self._producer.produce_batch(topic, cast("list[dict[str, Any]]", records), partition=partition, on_delivery=hears)
         except KafkaException as error:
             failures.append(error.args[0])
             raise PublishError(f"{topic}: {error.args[0].str()}", retry_after_s=5) from None

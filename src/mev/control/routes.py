@@ -123,7 +123,7 @@ def _policies(control: Control) -> APIRouter:
     async def policy_versions(_: ControlRead, policy_id: str, limit: Limit = 100, cursor: str | None = None) -> Json:
         """Each with what it changed."""
         history = book.ledger.history(f"policy:{policy_id}")
-        befores = [*(issued.command.policy for issued in history[1:]), None]
+        befores = [*(issued.command.policy for issued in history[1:]), None][: len(history)]
         views_ = [
             (i.command.id, views.command(i, deliveries=False) | {"diff": changes(before, i.command.policy)})
             for i, before in zip(history, befores, strict=True)

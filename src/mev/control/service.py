@@ -111,9 +111,11 @@ class Control:
         return issued
 
     def raises(self, draft: Command) -> bool:
-        """Say whether a level command allows more than is ordered now for any scope it names."""
-        now = now_ns()
-        return any(draft.level.level > self.book.ledger.ordered_level(scope, now) for scope in scopes(draft.target))
+        """Say whether a level command allows more than is ordered now for a scope it names, or calls back who stepped down."""
+        now, level = now_ns(), draft.level.level
+        ordered = [self.book.ledger.ordered_level(scope, now) for scope in scopes(draft.target)]
+        stepped_down = any(agent.last_seen_ns and agent.running.level < level for agent in self.book.fleet.meant(draft.target))
+        return level > min(ordered) or (level == min(ordered) and stepped_down)
 
     async def raise_level(self, draft: Command) -> Issued | Pending:
         """Issue a command that raises, or, when more people have to agree, propose it."""
@@ -177,7 +179,7 @@ class Control:
         """
         await self._audit.record(principal, "control.key-set", f"{len(envelope)} bytes")
         self.book.keys.adopt(envelope, now_ns())
-        await self._publisher.publish(CONTROL, [_record("key-set", envelope)])
+        await self._publisher.publish(CONTROL, [_record("key-set", envelope)], partition=0)
         for issued in self.book.ledger.in_force(now_ns()):
             again = Command.FromString(issued.command.SerializeToString())
             again.idempotency_key = ""
@@ -195,7 +197,7 @@ class Control:
             now = now_ns()
             lease = Lease(version=self._next_version(), target=Target(all=True), issued_at_ns=now, expires_at_ns=now + ttl_ns)
             try:
-                await self._publisher.publish(CONTROL, [_record("lease", self._seal(lease))])
+                await self._publisher.publish(CONTROL, [_record("lease", self._seal(lease))], partition=0)
                 await self._publish_again()
             except UnavailableError as error:
                 LOG.warning("lease not renewed: %s", error, extra={"action": "lease_failed"})
@@ -248,10 +250,10 @@ class Control:
         envelope = self._seal(message)
         await asyncio.to_thread(self._journal.append, envelope)
         self.book.apply(envelope, now_ns())
-        await self._publisher.publish(CONTROL, [_record(key, envelope)])
+        await self._publisher.publish(CONTROL, [_record(key, envelope)], partition=0)
 
     async def _publish(self, command: Command, envelope: bytes) -> None:
-        await self._publisher.publish(CONTROL, [_record(f"{subject(command)}@{','.join(scopes(command.target))}", envelope)])
+        await self._publisher.publish(CONTROL, [_record(f"{subject(command)}@{','.join(scopes(command.target))}", envelope)], partition=0)
 
     async def _note_published(self, publishing: "asyncio.Task[None]", issued: Issued) -> None:
         try:
@@ -283,7 +285,7 @@ class Control:
 
 
 def _record(key: str, envelope: bytes) -> Record:
-    return {"key": key.encode(), "value": envelope, "partition": 0}
+    return {"key": key.encode(), "value": envelope}
 
 
 def _about(command: Command) -> str:

@@ -6,8 +6,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from itertools import islice
 
-from mev.bus.errors import QueueFullError
 from mev.bus.publisher import Publisher
+from mev.core.errors import UnavailableError
 from mev.simulate.model import Market
 from mev.wire.registry import EVENT_TYPES, EventType, Record
 
@@ -42,12 +42,12 @@ def publish(market: Market, publisher: Publisher, opportunities: int | None, *, 
 
 
 async def demonstrate(market: Market, publisher: Publisher) -> None:
-    """Publish `market` in real time until cancelled; what is refused for want of room is left out."""
+    """Publish `market` in real time until cancelled; what the brokers do not take is left out."""
     started, done = time.monotonic(), 0
     for records in batches(market, None):
         try:
             await asyncio.gather(*(publisher.publish(event.topic, batch) for event, batch in records.items()))
-        except QueueFullError:
+        except UnavailableError:
             await asyncio.sleep(_PAUSE_S)
         done += len(records[EVENT_TYPES["opportunity"]])
         await asyncio.sleep(max(0.0, started + done / market.rate_per_s - time.monotonic()))

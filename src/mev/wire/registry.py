@@ -7,7 +7,7 @@ its class to :data:`EVENT_TYPES`.
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NotRequired, TypedDict, cast
+from typing import Any, TypedDict, cast
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
@@ -28,11 +28,10 @@ _SCALARS: dict[int, tuple[str, str]] = {
 
 
 class Record(TypedDict):
-    """One Kafka message to publish: key and value as bytes, and the partition where the key shall not choose it."""
+    """One Kafka message to publish: key and value as bytes."""
 
     key: bytes
     value: bytes
-    partition: NotRequired[int]
 
 
 class UnknownEventTypeError(NotFoundError):
