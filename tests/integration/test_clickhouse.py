@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import clickhouse_connect
+import httpx
 import orjson
 import pytest
 
@@ -264,9 +265,10 @@ def test_an_orderly_restart_needs_nothing_either(clickhouse_http: ClickHouseHttp
 
 
 @pytest.fixture
-def stopped(clickhouse_http: ClickHouseHttp, http_store: ClickHouse) -> Iterator[ClickHouse]:
-    """Give a connection, made before, to a server that takes connections and never answers."""
-    address = replace(http_store._address, timeout_s=1, query_timeout_s=1, insert_timeout_s=1)
+def stopped(request: pytest.FixtureRequest, clickhouse_http: ClickHouseHttp, http_store: ClickHouse) -> Iterator[ClickHouse]:
+    """Give a connection, made before, to a server that takes connections and never answers; only the time-out named is short."""
+    bounds = {"timeout_s": 3600, "query_timeout_s": 3600, "insert_timeout_s": 3600, getattr(request, "param", "insert_timeout_s"): 1}
+    address = replace(http_store._address, **bounds)  # type: ignore[arg-type]
     with closing(ClickHouse(address)) as impatient:
         impatient.ping()
         assert clickhouse_http.pid is not None
@@ -276,16 +278,17 @@ def stopped(clickhouse_http: ClickHouseHttp, http_store: ClickHouse) -> Iterator
 
 
 @pytest.mark.parametrize(
-    "ask",
+    ("stopped", "ask"),
     [
-        lambda store: store.ping(),
-        lambda store: store.rows("SELECT 1"),
-        lambda store: store.json_lines("SELECT 1"),
-        lambda store: store.command("SELECT 1"),
-        lambda store: insert(store, ticks([1]), "1"),
-        lambda store: store.insert_row("ingest_blocks", {"cluster": "c"}),
+        ("timeout_s", lambda store: store.ping()),
+        ("query_timeout_s", lambda store: store.rows("SELECT 1")),
+        ("query_timeout_s", lambda store: store.json_lines("SELECT 1")),
+        ("insert_timeout_s", lambda store: store.command("SELECT 1")),
+        ("insert_timeout_s", lambda store: insert(store, ticks([1]), "1")),
+        ("insert_timeout_s", lambda store: store.insert_row("ingest_blocks", {"cluster": "c"})),
     ],
     ids=["ping", "rows", "json_lines", "command", "insert_protobuf", "insert_row"],
+    indirect=["stopped"],
 )
 def test_a_server_that_never_answers_is_given_up(stopped: ClickHouse, ask: Callable[[ClickHouse], object]) -> None:
     with pytest.raises(ClickHouseUnavailableError, match=r": no answer in time$"):
@@ -339,6 +342,15 @@ def test_every_compression_of_the_client_is_spoken(clickhouse_http: ClickHouseHt
     with closing(client):
         assert client.insert(table, rows, column_names=["n", "text"]).written_rows == len(rows)
         assert client.query(f"SELECT * FROM {table} ORDER BY n").result_rows == rows
+
+
+@pytest.mark.parametrize("method", ["lz4", "zstd", "gzip"])
+def test_answers_are_compressed_as_asked(clickhouse_http: ClickHouseHttp, method: str) -> None:
+    url, login = f"http://{clickhouse_http.host}:{clickhouse_http.port}/", (clickhouse_http.user, clickhouse_http.password)
+    with httpx.stream("POST", url, content=b"SELECT 1", auth=login, headers={"Accept-Encoding": method}) as answer:
+        assert answer.headers["content-encoding"] == method
+    with httpx.stream("POST", url, content=b"SELECT 1", auth=login, headers={"Accept-Encoding": "identity"}) as answer:
+        assert b"".join(answer.iter_raw()) == b"1\n"
 
 
 def test_what_was_stored_is_on_disk(clickhouse_http: ClickHouseHttp, http_store: ClickHouse) -> None:

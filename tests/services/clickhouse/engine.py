@@ -46,7 +46,8 @@ class Engine:
         self._lock = threading.Lock()
         # The engine lives as long as any connection.
         self._keeper = chdb.connect(self._path)  # type: ignore[no-untyped-call]
-        self.version, self.timezone = self._keeper.query("SELECT version(), timezone()", "TSV").bytes().decode().split()
+        sql = "SELECT version(), timezone(), value FROM system.settings WHERE name = 'enable_http_compression'"
+        self.version, self.timezone, self.compresses = self._keeper.query(sql, "TSV").bytes().decode().split()
 
     def run(self, statement: bytes, settings: Mapping[str, str], parameters: Mapping[str, str], database: str) -> Result:
         """Run `statement`; what follows FORMAT in an INSERT is its data.

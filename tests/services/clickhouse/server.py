@@ -83,7 +83,7 @@ class Interface:
         if result.format:
             headers["X-ClickHouse-Format"] = result.format
         body = result.body
-        if request.query_params.get("enable_http_compression") == "1":
+        if request.query_params.get("enable_http_compression", self._engine.compresses) == "1":
             body, encoding = compression.encode(body, request.headers.get("accept-encoding", ""))
             if encoding:
                 headers["Content-Encoding"] = encoding
