@@ -1,0 +1,50 @@
+"""What docs/agents.md shows works as it stands, and names every code there is."""
+
+import asyncio
+import re
+import time
+from pathlib import Path
+
+from mev.agent import Agent, Level, refusal
+from mev.crypto import errors
+from mev.wire.pb.events_pb2 import Opportunity
+from tests.unit.agent.plane import Clock
+from tests.unit.agent.site import FakeSite
+
+PAGE = (Path(__file__).parents[3] / "docs" / "agents.md").read_text()
+NOT_OF_COMMANDS = {"refused", "rejected_by_policy", "envelope_refused", "old_key_set", "invalid_key_set"}
+
+
+async def test_the_example_trades(tmp_path: Path) -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    code, _, last = example.strip().rpartition("\n")
+    assert last == "asyncio.run(agent.run())"
+    site = FakeSite(Clock(time.time_ns()))
+    await site.start()
+    names: dict[str, object] = {"locate": site.locate, "folder": tmp_path}
+    exec(compile(code, "docs/agents.md", "exec"), names)
+    agent, stop = names["agent"], asyncio.Event()
+    assert isinstance(agent, Agent)
+    running = asyncio.create_task(agent.run(stop))
+    await site.order(site.plane.level(Level.ACTIVE))
+    await site.until(lambda report: bool(report.running.ordered_level == Level.ACTIVE.value))
+    await site.send(site.plane.lease(seconds=100))
+    await site.until(lambda report: report.running.level == Level.ACTIVE.value)
+    await site.see([Opportunity(id="small", expected_profit_lamports=1), Opportunity(id="good", expected_profit_lamports=6_000_000)])
+    async with asyncio.timeout(10):
+        while not site.bundles:  # noqa: ASYNC110 - callbacks of a thread
+            await asyncio.sleep(0.005)
+    stop.set()
+    await running
+    await site.stop()
+    assert [bundle.bundle_id for bundle in site.bundles] == ["b-good"]
+
+
+def test_every_code_of_a_refusal_is_explained() -> None:
+    codes = {
+        cls.code
+        for module in (refusal, errors)
+        for cls in vars(module).values()
+        if isinstance(cls, type) and issubclass(cls, refusal.RefusedError | errors.EnvelopeError)
+    }
+    assert {code for code in codes - NOT_OF_COMMANDS if f"`{code}`" not in PAGE} == set()
