@@ -59,13 +59,13 @@ class Origins:
         return [(b"access-control-allow-origin", origin.encode("latin-1")), (b"vary", b"origin"), _EXPOSED]
 
     def preflight_headers(self, origin: str) -> Headers:
-        """Return what lets a page of a listed origin send its request.
+        """Return what, beside :meth:`answer_headers`, lets a page of a listed origin send its request.
 
         :raises CrossSiteError: for another origin.
         """
         if not self.listed(origin):
             raise CrossSiteError(f"pages of {origin[:80]} may not use this API; CORS_ALLOWED_ORIGINS names those that may")
-        return [*self.answer_headers(origin), *_PREFLIGHT]
+        return _PREFLIGHT
 
 
 def check_same_site(

@@ -7,6 +7,7 @@ bytes to it. This module is the only one that knows about that, and about asynci
 import asyncio
 import logging
 from collections.abc import Coroutine, MutableSet
+from functools import partial
 from typing import Any, cast
 
 from mev.auth.browser import Origins
@@ -17,9 +18,9 @@ from mev.realtime import handshake, websocket
 from mev.realtime.client import Client
 from mev.realtime.errors import TooManyConnectionsError
 from mev.realtime.guard import Guard
-from mev.realtime.handshake import Policy, Request, Upgrade
+from mev.realtime.handshake import Policy, Upgrade
 from mev.realtime.hub import Hub
-from mev.realtime.session import Session
+from mev.realtime.session import Identify, Session
 from mev.realtime.websocket import Close, Message, Opcode, Parser, ProtocolError
 
 PATH = "/api/realtime/ws"
@@ -134,29 +135,30 @@ class WebSocket(asyncio.Protocol):
             upgrade = handshake.negotiate(request, self._policy)
             if self._hub.full:
                 raise TooManyConnectionsError("the server has as many connections as it may; try again later", retry_after_s=5)
+            peer = _remote(self._transport).rpartition(":")[0]
+            identify = partial(self._guard.identify, peer=peer, headers=request.raw_headers())
             principal = self._guard.known(upgrade.credential) if upgrade.credential else None
             if upgrade.credential is None or principal is not None:
-                self._accept(upgrade, principal)
+                self._accept(upgrade, identify, principal)
             else:
-                self._await(self._identify(request, upgrade, upgrade.credential))
+                self._await(self._identify(upgrade, identify, upgrade.credential))
         except MevError as error:
             self._decline(error)
 
-    async def _identify(self, request: Request, upgrade: Upgrade, credential: Credential) -> None:
-        peer = _remote(self._transport).rpartition(":")[0]
+    async def _identify(self, upgrade: Upgrade, identify: Identify, credential: Credential) -> None:
         try:
-            self._accept(upgrade, await self._guard.identify(credential, peer, request.raw_headers()))
+            self._accept(upgrade, identify, await identify(credential))
         except MevError as error:
             self._decline(error)
         except TimeoutError:
             self._decline(UnavailableError("who you are could not be found out in time; try again", retry_after_s=5))
 
-    def _accept(self, upgrade: Upgrade, principal: Principal | None) -> None:
+    def _accept(self, upgrade: Upgrade, identify: Identify, principal: Principal | None) -> None:
         if principal is not None:
             self._guard.check(principal)
         self._transport.write(handshake.accepted(upgrade))
         self._client = self._hub.admit(self, upgrade.encoding, _remote(self._transport))
-        self._session = Session(self._hub, self._client, self._guard, principal)
+        self._session = Session(self._hub, self._client, self._guard, identify, principal)
 
     def _decline(self, error: MevError) -> None:
         self._deaf = True

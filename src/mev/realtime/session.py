@@ -1,10 +1,8 @@
 """The conversation with one client: who it is, what it asks, what it is answered."""
 
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 
 from mev.auth.credentials import Credential
-from mev.auth.errors import SessionEndedError
-from mev.auth.errors import UnauthorizedError as UnknownKeyError
 from mev.auth.model import Principal
 from mev.core.errors import MevError, UnavailableError
 from mev.realtime import messages
@@ -14,14 +12,17 @@ from mev.realtime.guard import Guard
 from mev.realtime.hub import Hub
 from mev.realtime.websocket import Close
 
+Identify = Callable[[Credential], Awaitable[Principal]]
+
 
 class Session:
-    """Answer a client's messages; until it is authenticated, only `auth` is heard."""
+    """Answer a client's messages; until it is authenticated, only `auth` is heard, and `identify` says whose credential it gives."""
 
-    def __init__(self, hub: Hub, client: Client, guard: Guard, principal: Principal | None) -> None:
+    def __init__(self, hub: Hub, client: Client, guard: Guard, identify: Identify, principal: Principal | None) -> None:
         self._hub = hub
         self._client = client
         self._guard = guard
+        self._identify_sender = identify
         if principal is not None:
             guard.let_in(client, principal)
 
@@ -67,19 +68,29 @@ class Session:
 
     async def _identify(self, credential: Credential) -> None:
         try:
-            self._welcome(await self._guard.identify(credential, self._client.remote.rpartition(":")[0], ()))
-        except (UnknownKeyError, SessionEndedError) as error:
-            self._refuse(UnauthorizedError(error.detail), {})
+            principal = await self._identify_sender(credential)
         except TimeoutError:
-            self._refuse(UnavailableError("who you are could not be found out in time; try again"), {})
+            self._turn_away(UnavailableError("who you are could not be found out in time; try again"))
         except MevError as error:
-            self._refuse(error, {})
+            self._turn_away(error)
+        else:
+            self._welcome(principal)
 
     def _welcome(self, principal: Principal) -> None:
-        if not self._client.closing:
+        if self._client.closing:
+            return
+        try:
             self._guard.check(principal)
+        except MevError as error:
+            self._turn_away(error)
+        else:
             self._guard.let_in(self._client, principal)
             self._client.answer(messages.authenticated())
+
+    def _turn_away(self, error: MevError) -> None:
+        """Tell who wanted in why not, and close."""
+        self._client.answer(messages.error(error))
+        self._hub.dismiss(self._client, _CLOSE_CODES.get(error.status, Close.TRY_AGAIN_LATER), error.detail)
 
     def _refuse(self, error: MevError, fields: messages.Fields) -> None:
         if self._client.principal is None and not isinstance(error, UnauthorizedError):
@@ -90,4 +101,5 @@ class Session:
             self._hub.dismiss(self._client, Close.UNAUTHORIZED, error.detail)
 
 
+_CLOSE_CODES = {401: Close.UNAUTHORIZED, 403: Close.POLICY}
 _AUTH_FIRST = 'first say who you are: {"op": "auth", "api_key": "..."}, or send X-API-Key with the request'

@@ -36,6 +36,7 @@ class Close(IntEnum):
     POLICY = 1008
     TOO_BIG = 1009
     INTERNAL = 1011
+    TRY_AGAIN_LATER = 1013
     UNAUTHORIZED = 4401
 
 

@@ -19,8 +19,8 @@ def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> M
 async def start() -> AsyncIterator[Callable[..., Any]]:
     services: list[Service] = []
 
-    async def starter(**limits: float) -> Service:
-        service = Service(Limits(**{"batch_window_ms": 2, "tick_s": 0.01, **limits}))  # type: ignore[arg-type]
+    async def starter(per_principal: int = 100, **limits: float) -> Service:
+        service = Service(Limits(**{"batch_window_ms": 2, "tick_s": 0.01, **limits}), per_principal)  # type: ignore[arg-type]
         services.append(service)
         await service.started()
         return service

@@ -77,7 +77,11 @@ class Service:
         offsets = list(range(first, first + number))
         self.hub.push("mev.tick.v1", 0, offsets, [Tick(market_id="m" * size, timestamp_ns=i).SerializeToString() for i in offsets])
 
-    async def raw(self, **headers: str) -> "RawClient":
+    async def raw_stranger(self) -> "RawClient":
+        """Open such a connection that does not say who it is."""
+        return await self.raw(X_API_Key=None)
+
+    async def raw(self, **headers: str | None) -> "RawClient":
         """Open a connection without a WebSocket library, so that nothing happens unless the test does it."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port, limit=1 << 26)
         client = RawClient(reader, writer)
@@ -91,7 +95,7 @@ class Service:
             **HEADERS,
             **{name.replace("_", "-"): value for name, value in headers.items()},
         }
-        lines = [f"GET {PATH} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items()), "", ""]
+        lines = [f"GET {PATH} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items() if value is not None), "", ""]
         writer.write("\r\n".join(lines).encode())
         client.head = await reader.readuntil(b"\r\n\r\n")
         return client

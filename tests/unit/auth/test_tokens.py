@@ -122,7 +122,7 @@ def test_session_tokens_name_session_and_generation() -> None:
         KEYRING.session_token(REFRESH_PREFIX, "abc", 7).removeprefix(REFRESH_PREFIX),
         "",
         "mevr_",
-        "mevr_abc_٧_x",
+        "mevr_abc_\u0667_x",
         "mevr_abc_7_\udcff",
     ],
 )

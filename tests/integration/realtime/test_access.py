@@ -1,0 +1,94 @@
+"""Who may connect, when finding out takes a while, and what happens when they may no longer."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+from mev.auth.model import Kind, Permission, Principal
+from tests.integration.realtime.service import HEADERS, KEY, Service, until
+from tests.unit.realtime.links import client_frame
+
+AUTH = json.dumps({"op": "auth", "api_key": KEY}).encode()
+READER = Principal(id="key:r", name="alice/reader", kind=Kind.KEY, permissions=frozenset({Permission.STREAM_READ}), credential="r")
+
+
+async def test_messages_after_an_auth_are_handled_after_it(service: Service) -> None:
+    service.keys.at_once = False
+    async with connect(service.url) as ws:
+        service.keys.answers.clear()
+        for text in (AUTH.decode(), '{"op": "ping", "id": "1"}', '{"op": "ping", "id": "2"}'):
+            await ws.send(text)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(ws.recv(), 0.05)
+        service.keys.answers.set()
+        answers = [json.loads(await ws.recv()) for _ in range(3)]
+    assert answers == [{"op": "authenticated"}, {"op": "pong", "id": "1"}, {"op": "pong", "id": "2"}]
+
+
+async def test_a_handshake_waits_for_the_answer_and_holds_up_nobody(service: Service) -> None:
+    service.keys.at_once = False
+    service.keys.answers.clear()
+    opening = asyncio.create_task(connect(service.url, additional_headers=HEADERS).__aenter__())
+    async with connect(service.url) as other:
+        await other.send('{"op": "nope"}')
+        assert json.loads(await other.recv())["op"] == "error"
+    assert not opening.done()
+    service.keys.answers.set()
+    ws = await opening
+    await ws.send('{"op": "ping"}')
+    assert json.loads(await ws.recv()) == {"op": "pong"}
+    await ws.close()
+
+
+async def test_an_answer_that_never_comes_is_a_problem(start: Callable[..., Any]) -> None:
+    service: Service = await start(auth_timeout_s=0.05)
+    service.keys.at_once = False
+    service.keys.answers.clear()
+    with pytest.raises(InvalidStatus) as caught:
+        await connect(service.url, additional_headers=HEADERS)
+    assert caught.value.response.status_code == 503
+
+
+async def test_who_goes_away_while_being_looked_up_leaves_nothing(service: Service) -> None:
+    service.keys.at_once = False
+    service.keys.answers.clear()
+    client = await service.raw_stranger()
+    client.send(client_frame(1, AUTH))
+    await asyncio.sleep(0.02)
+    client.writer.transport.abort()
+    service.keys.answers.set()
+    await until(lambda: not service.hub.connections())
+
+
+async def test_a_principal_is_shown_and_dismissed_when_it_may_read_no_longer(service: Service) -> None:
+    service.keys.principal = READER
+    async with connect(service.url, additional_headers=HEADERS) as ws:
+        assert [info.principal for info in service.hub.connections()] == ["alice/reader"]
+        service.keys.principal = None
+        with pytest.raises(ConnectionClosed):
+            await ws.recv()
+        assert ws.close_code == 4401
+    await until(lambda: not service.hub.connections())
+
+
+async def test_a_principal_has_so_many_connections_and_no_more(start: Callable[..., Any]) -> None:
+    service: Service = await start(per_principal=1)
+    async with connect(service.url, additional_headers=HEADERS):
+        with pytest.raises(InvalidStatus) as caught:
+            await connect(service.url, additional_headers=HEADERS)
+        assert caught.value.response.status_code == 503
+        async with connect(service.url) as ws:
+            await ws.send(AUTH.decode())
+            assert json.loads(await ws.recv())["code"] == "too_many_connections"
+            with pytest.raises(ConnectionClosed):
+                await ws.recv()
+            assert ws.close_code == 1013
+    await until(lambda: not service.hub.connections())
+    async with connect(service.url, additional_headers=HEADERS) as ws:
+        await ws.send('{"op": "ping"}')
+        assert json.loads(await ws.recv()) == {"op": "pong"}
