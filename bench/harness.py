@@ -6,9 +6,9 @@ round measures both sides, the next one in the opposite order, and its ratio cou
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
@@ -29,10 +29,11 @@ class Clock(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Sides:
-    """Both sides of a row, ready to run."""
+    """Both sides of a row, ready to run; `notes` is asked at the end for lines that say what the rates cannot."""
 
     baseline: Side
     ours: Side
+    notes: Callable[["Figures"], Sequence[str]] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +46,10 @@ class Setting:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One comparison; `open` makes its two sides, or raises :class:`SkippedError`."""
+    """One comparison; `open` makes its two sides, or raises :class:`SkippedError`.
+
+    `expected_cost_us` is what a unit of work may take longer than the baseline's, `expected_ms` what it may take at all.
+    """
 
     name: str
     unit: str
@@ -55,14 +59,17 @@ class Row:
     open: Callable[[Setting], AbstractContextManager[Sides]]
     expected_ratio: float | None = None
     expected_rate: float | None = None
+    expected_cost_us: float | None = None
+    expected_ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """One row's figures of each round, in work per second."""
+    """One row's figures of each round, in work per second, and its notes."""
 
     baseline: tuple[float, ...]
     ours: tuple[float, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def ratios(self) -> list[float]:
@@ -77,8 +84,12 @@ class Figures:
     @property
     def quartiles(self) -> tuple[float, float]:
         """The range that holds the middle half of the ratios."""
-        low, _, high = statistics.quantiles(self.ratios, n=4, method="inclusive")
-        return low, high
+        return middle_half(self.ratios)
+
+    @property
+    def costs_us(self) -> list[float]:
+        """How many microseconds a unit of work takes longer than the baseline's, round by round."""
+        return [1e6 / ours - 1e6 / baseline for baseline, ours in zip(self.baseline, self.ours, strict=True)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +104,15 @@ class Result:
     def as_expected(self) -> bool | None:
         """Whether the figures reach what is expected, where something is."""
         row, figures = self.row, self.figures
-        if figures is None or (row.expected_ratio is None and row.expected_rate is None):
+        if figures is None:
             return None
-        enough = row.expected_ratio is None or figures.ratio >= row.expected_ratio
-        return enough and (row.expected_rate is None or statistics.median(figures.ours) >= row.expected_rate)
+        rate = statistics.median(figures.ours)
+        least = ((figures.ratio, row.expected_ratio), (rate, row.expected_rate))
+        most = ((statistics.median(figures.costs_us), row.expected_cost_us), (1000 / rate, row.expected_ms))
+        kept = [found >= bound for found, bound in least if bound is not None] + [
+            found <= bound for found, bound in most if bound is not None
+        ]
+        return all(kept) if kept else None
 
 
 def measure(sides: Sides, rounds: int) -> Figures:
@@ -111,7 +127,8 @@ def measure(sides: Sides, rounds: int) -> Figures:
         else:
             baseline.append(sides.baseline())
             ours.append(sides.ours())
-    return Figures(tuple(baseline), tuple(ours))
+    figures = Figures(tuple(baseline), tuple(ours))
+    return replace(figures, notes=tuple(sides.notes(figures))) if sides.notes else figures
 
 
 def rate(work: Callable[[], object], amount: int, *, clock: Clock, at_least_s: float = 0.4) -> float:
@@ -122,3 +139,9 @@ def rate(work: Callable[[], object], amount: int, *, clock: Clock, at_least_s: f
         work()
         done += amount
     return done / elapsed
+
+
+def middle_half(samples: Sequence[float]) -> tuple[float, float]:
+    """Return the range of the quartiles."""
+    low, _, high = statistics.quantiles(samples, n=4, method="inclusive")
+    return low, high

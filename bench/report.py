@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from bench.harness import Result, Row
+from bench.harness import Result, Row, middle_half
 
 
 def print_rows(console: Console, rows: Iterable[Row]) -> None:
@@ -20,7 +20,7 @@ def print_rows(console: Console, rows: Iterable[Row]) -> None:
 
 
 def print_results(console: Console, results: Sequence[Result]) -> None:
-    """Print the figures, then why some rows have none."""
+    """Print the figures, then what else there is to say of a row, or why it has none."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in ("row", "unit", "clock"):
         table.add_column(name, no_wrap=True)
@@ -30,8 +30,8 @@ def print_results(console: Console, results: Sequence[Result]) -> None:
         table.add_row(*_cells(result))
     console.print(table)
     for result in results:
-        if result.figures is None:
-            console.print(f"{result.row.name} was not measured: {result.reason}")
+        for line in _lines(result):
+            console.print(f"{result.row.name}{line}")
 
 
 def write_json(path: Path, results: Iterable[Result]) -> None:
@@ -56,12 +56,27 @@ def _cells(result: Result) -> list[str]:
     ]
 
 
+def _lines(result: Result) -> list[str]:
+    figures = result.figures
+    if figures is None:
+        return [f" was not measured: {result.reason}"]
+    lines = [f": {note}" for note in figures.notes]
+    if result.row.expected_cost_us is not None:
+        low, high = middle_half(figures.costs_us)
+        lines.insert(0, f": {statistics.median(figures.costs_us):.1f} us more than the baseline (middle half {low:.1f} to {high:.1f})")
+    return lines
+
+
 def _expected(row: Row) -> str:
     parts = []
     if row.expected_ratio is not None:
         parts.append(f">= {row.expected_ratio:.2f}")
     if row.expected_rate is not None:
         parts.append(f">= {row.expected_rate:,.0f}")
+    if row.expected_cost_us is not None:
+        parts.append(f"<= {row.expected_cost_us:g} us more")
+    if row.expected_ms is not None:
+        parts.append(f"<= {row.expected_ms:g} ms")
     return ", ".join(parts)
 
 
@@ -80,6 +95,8 @@ def _document(result: Result) -> dict[str, object]:
         "clock": row.clock.value,
         "expected_ratio": row.expected_ratio,
         "expected_rate": row.expected_rate,
+        "expected_cost_us": row.expected_cost_us,
+        "expected_ms": row.expected_ms,
     }
     if figures is None:
         return {**document, "not_measured": result.reason}
@@ -89,6 +106,8 @@ def _document(result: Result) -> dict[str, object]:
         "ours": statistics.median(figures.ours),
         "ratio": figures.ratio,
         "ratio_quartiles": figures.quartiles,
+        "cost_us": statistics.median(figures.costs_us),
+        "notes": figures.notes,
         "as_expected": result.as_expected,
         "rounds": {"baseline": figures.baseline, "ours": figures.ours, "ratio": figures.ratios},
     }

@@ -1,6 +1,17 @@
 """Every row, by name, in the order of the table."""
 
 from bench.harness import Row
-from bench.rows import capture, codec, health, publish, sink, websocket
+from bench.rows import auth, capture, codec, control, crypto, health, publish, sink, websocket
 
-ROWS: dict[str, Row] = {row.name: row for row in (*codec.ROWS, *publish.ROWS, sink.ROW, *websocket.ROWS, capture.ROW, health.ROW)}
+_ALL = (
+    *codec.ROWS,
+    *publish.ROWS,
+    sink.ROW,
+    *websocket.ROWS,
+    capture.ROW,
+    health.ROW,
+    *auth.ROWS,
+    *crypto.ROWS,
+    control.ROW,
+)
+ROWS: dict[str, Row] = {row.name: row for row in _ALL}
