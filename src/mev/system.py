@@ -28,10 +28,11 @@ from mev.audit.service import Audit
 from mev.auth import routes as auth_routes
 from mev.auth.browser import Origins
 from mev.auth.model import Permission
+from mev.bus.batch import Batch
 from mev.bus.embedded import EmbeddedBroker
 from mev.bus.kafka import Brokers, Cluster
 from mev.bus.publisher import Publisher
-from mev.bus.tail import Batch, Tail
+from mev.bus.tail import Tail
 from mev.control import routes as control_routes
 from mev.control.boot import running_control
 from mev.control.hot import HotSettings

@@ -7,18 +7,18 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 
 import pytest
-from confluent_kafka import Message
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewPartitions
 
 from mev.bus import tail as tail_module
+from mev.bus.batch import Batch
 from mev.bus.embedded import Backlog, EmbeddedBroker
 from mev.bus.errors import BrokerUnavailableError, PublishError, QueueFullError
 from mev.bus.group import GroupConsumer
-from mev.bus.kafka import Brokers, Cluster, Position, position
+from mev.bus.kafka import Brokers, Cluster, Position
 from mev.bus.offsets import all_group_offsets
 from mev.bus.publisher import Publisher
-from mev.bus.tail import Batch, Tail
+from mev.bus.tail import Tail
 from mev.wire.registry import Record
 from mev.wire.topics import DEAD_LETTER
 from tests.integration.brokers import BOTH, TIMEOUT_S, new_topic, opened, read_all, real, records, until, values
@@ -156,13 +156,14 @@ class Member:
             self._consumer.close,
         )
 
-    def read(self) -> list[Message]:
+    def read(self) -> list[Batch]:
         found = self._consumer.read(0.05)
-        for message in found:
-            at, offset = position(message)
-            assert offset >= self.next_offsets.get(at, 0)
-            self.next_offsets[at] = offset + 1
-            self.values.append(message.value() or b"")
+        for batch in found:
+            at = batch.topic, batch.partition
+            assert batch.offsets[0] >= self.next_offsets.get(at, 0)
+            assert batch.offsets == sorted(set(batch.offsets))
+            self.next_offsets[at] = batch.offsets[-1] + 1
+            self.values += batch.values
         return found
 
     def commit(self) -> bool:

@@ -10,11 +10,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
 from mev.agent.clock import Clock
+from mev.bus.batch import Batch
 from mev.bus.errors import PublishError
 from mev.bus.follow import Followed, Follower
 from mev.bus.kafka import Brokers
 from mev.bus.publisher import Publisher
-from mev.bus.tail import Batch, Tail
+from mev.bus.tail import Tail
 from mev.wire.registry import Record
 from mev.wire.topics import CONTROL
 

@@ -4,12 +4,12 @@ import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from mev.bus.errors import BrokerUnavailableError
-from mev.bus.kafka import Brokers, position
+from mev.bus.kafka import Brokers
 
 LOG = logging.getLogger(__name__)
 _MAX_MESSAGES = 1000
@@ -111,7 +111,7 @@ class _Reading:
             else:
                 LOG.warning("reading: %s", error.str(), extra={"action": "follow_error"})
         if good:
-            offsets = [position(message)[1] for message in good]
+            offsets = cast("list[int]", [message.offset() for message in good])
             lost = sum(offset - expected for expected, offset in zip([self._next, *(one + 1 for one in offsets)], offsets, strict=False))
             self._next = offsets[-1] + 1
             self._deliver(Followed(offsets, [message.value() or b"" for message in good], lost))

@@ -3,8 +3,9 @@
 import logging
 from collections.abc import Callable, Iterable
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
+from mev.bus.batch import Batch, by_partition
 from mev.bus.errors import BrokerUnavailableError
 from mev.bus.kafka import Brokers, Position
 
@@ -45,7 +46,7 @@ class GroupConsumer:
         self.has_joined = False
         self._consumer.subscribe(list(topics), on_assign=assigned, on_revoke=revoked, on_lost=revoked)
 
-    def read(self, timeout_s: float) -> list[Message]:
+    def read(self, timeout_s: float) -> list[Batch]:
         """Return the next messages: at once when there are some, else after at most `timeout_s`."""
         first = self._consumer.poll(timeout_s)
         if first is None:
@@ -55,10 +56,7 @@ class GroupConsumer:
         # The client drops what it held of a partition that goes, but not the message it gave out already.
         if (first.topic(), first.partition()) not in self._just_revoked:
             messages.insert(0, first)
-        good = [message for message in messages if message.error() is None]
-        for error in {str(message.error()) for message in messages if message.error() is not None}:
-            LOG.warning("reading: %s", error, extra={"action": "consumer_error"})
-        return good
+        return by_partition(messages)
 
     def committed(self, at: Position) -> int | None:
         """Return the group's offset of `at`, None when it has none. Blocks.

@@ -4,9 +4,9 @@ import logging
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException, Message
+from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._metadata import ClusterMetadata
 from confluent_kafka.cimpl import NewTopic
@@ -91,8 +91,3 @@ class Cluster:
                 f"({error.args[0].str()}); check KAFKA_BROKERS",
                 retry_after_s=5,
             ) from None
-
-
-def position(message: Message) -> tuple[Position, int]:
-    """Return where a message without error stands: its topic and partition, and its offset."""
-    return cast("tuple[Position, int]", ((message.topic(), message.partition()), message.offset()))

@@ -4,13 +4,13 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
-from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 from prometheus_client import Counter
 
+from mev.bus.batch import Batch, by_partition
 from mev.bus.errors import BrokerUnavailableError
-from mev.bus.kafka import Brokers, Position, position
+from mev.bus.kafka import Brokers, Position
 
 LOG = logging.getLogger(__name__)
 RECEIVED = Counter("mev_tail_messages_total", "Messages read from the end of topics.", ["topic"])
@@ -19,16 +19,6 @@ _MAX_MESSAGES = 1000
 _POLL_S = 0.1
 _REFRESH_S = 30.0
 _RETRY_PAUSE_S = 0.1
-
-
-@dataclass(slots=True)
-class Batch:
-    """Consecutive messages of one partition: their offsets and values."""
-
-    topic: str
-    partition: int
-    offsets: list[int]
-    values: list[bytes]
 
 
 class Tail:
@@ -84,7 +74,10 @@ class Tail:
         while not self._closing.is_set():
             first = self._consumer.poll(_POLL_S)
             if first is not None:
-                self._deliver(self._group([first, *self._consumer.consume(_MAX_MESSAGES - 1, 0)]))
+                batches = by_partition([first, *self._consumer.consume(_MAX_MESSAGES - 1, 0)])
+                for batch in batches:
+                    self._account(batch)
+                self._deliver(batches)
             if time.monotonic() > refresh_at:
                 refresh_at = time.monotonic() + _REFRESH_S
                 self._refresh()
@@ -108,21 +101,8 @@ class Tail:
             self._consumer.incremental_assign(fresh)
             self._next.update({(at.topic, at.partition): at.offset for at in fresh})
 
-    def _group(self, messages: list[Message]) -> list[Batch]:
-        batches: dict[Position, Batch] = {}
-        for message in messages:
-            if (error := message.error()) is not None:
-                LOG.warning("reading: %s", error.str(), extra={"action": "tail_error"})
-                continue
-            at, offset = position(message)
-            batch = batches.get(at) or batches.setdefault(at, Batch(*at, [], []))
-            batch.offsets.append(offset)
-            batch.values.append(message.value() or b"")
-        for at, batch in batches.items():
-            self._account(at, batch)
-        return list(batches.values())
-
-    def _account(self, at: Position, batch: Batch) -> None:
+    def _account(self, batch: Batch) -> None:
+        at = batch.topic, batch.partition
         lost = batch.offsets[0] - self._next[at]
         if lost > 0 and batch.topic not in self._from_beginning:  # a compacted topic has gaps by design
             LOST.labels(batch.topic).inc(lost)

@@ -3,8 +3,9 @@
 import asyncio
 import threading
 
+from mev.bus.batch import Batch
 from mev.bus.kafka import Brokers
-from mev.bus.tail import Batch, Tail
+from mev.bus.tail import Tail
 from mev.control.service import Control
 from mev.wire.topics import CONTROL, REPORT
 

@@ -3,6 +3,14 @@
 import logging
 import sys
 
+# What these say below that level, we say ourselves, once and with the remedy.
+_LIBRARIES = {
+    "uvicorn.error": logging.WARNING,
+    "httpx": logging.WARNING,
+    "clickhouse_connect": logging.CRITICAL,
+    "urllib3": logging.ERROR,
+}
+
 
 class _Formatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
@@ -15,5 +23,5 @@ def configure(level: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Formatter("%(asctime)s %(levelname)s %(action)s: %(message)s"))
     logging.basicConfig(level=level, handlers=[handler], force=True)
-    for name in ("uvicorn.error", "httpx"):
-        logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLevelName(level)))
+    for name, least in _LIBRARIES.items():
+        logging.getLogger(name).setLevel(max(least, logging.getLevelName(level)))

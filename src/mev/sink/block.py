@@ -50,6 +50,13 @@ class Block:
         self.values.append(value)
         self.size_bytes += len(value)
 
+    def extend(self, offsets: list[int], keys: list[bytes], values: list[bytes], size_bytes: int) -> None:
+        """Add the next records, whose values have `size_bytes` together."""
+        self.offsets += offsets
+        self.keys += keys
+        self.values += values
+        self.size_bytes += size_bytes
+
     @property
     def next_offset(self) -> int:
         """Offset to read after this block."""

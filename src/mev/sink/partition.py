@@ -38,6 +38,19 @@ class Partition:
     next_offset: int | None = None
     held_bytes: int = 0
 
+    def extend(self, offsets: list[int], keys: list[bytes], values: list[bytes]) -> None:
+        """Take the next records, at once where they follow each other and fit into the block that is being filled."""
+        size_bytes = sum(map(len, values))
+        block = self.blocks[-1] if len(self.blocks) > bool(self.insert) else None
+        follows = offsets[0] == self.next_offset and offsets[-1] - offsets[0] == len(offsets) - 1
+        if block and follows and self._has_room(block, len(values), size_bytes):
+            block.extend(offsets, keys, values, size_bytes)
+            self.next_offset = offsets[-1] + 1
+            self.held_bytes += size_bytes
+        else:
+            for offset, key, value in zip(offsets, keys, values, strict=True):
+                self.append(offset, key, value)
+
     def append(self, offset: int, key: bytes, value: bytes) -> None:
         """Take the next record."""
         lost = offset - self.next_offset if self.next_offset is not None else 0
@@ -74,6 +87,9 @@ class Partition:
         block = self.blocks.popleft()
         self.held_bytes -= block.size_bytes
         return block.next_offset
+
+    def _has_room(self, block: Block, rows: int, size_bytes: int) -> bool:
+        return len(block.values) + rows <= self.limits.rows and block.size_bytes + size_bytes < self.limits.size_bytes
 
     def _is_full(self, block: Block) -> bool:
         return len(block.values) >= self.limits.rows or block.size_bytes >= self.limits.size_bytes

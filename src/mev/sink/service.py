@@ -15,7 +15,7 @@ from prometheus_client import Gauge
 
 from mev.bus.errors import BrokerUnavailableError, PublishError, QueueFullError
 from mev.bus.group import GroupConsumer
-from mev.bus.kafka import Brokers, Position, position
+from mev.bus.kafka import Brokers, Position
 from mev.sink.block import Block
 from mev.sink.partition import BlockLimits, Partition
 from mev.sink.writer import Writer
@@ -114,9 +114,8 @@ class Sink:
     def _read(self, consumer: GroupConsumer) -> None:
         lag_at = 0.0
         while not self._closing.is_set():
-            for message in consumer.read(_POLL_S):
-                at, offset = position(message)
-                self._partition(at).append(offset, message.key() or b"", message.value() or b"")
+            for batch in consumer.read(_POLL_S):
+                self._partition((batch.topic, batch.partition)).extend(batch.offsets, batch.keys, batch.values)
             self._joined = consumer.has_joined
             self._settle()
             self._throttle(consumer)

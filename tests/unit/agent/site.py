@@ -10,10 +10,11 @@ from confluent_kafka import Producer
 from google.protobuf.message import Message
 
 from mev.agent import Site
+from mev.bus.batch import Batch
 from mev.bus.embedded import EmbeddedBroker
 from mev.bus.follow import Followed
 from mev.bus.kafka import Brokers, Cluster
-from mev.bus.tail import Batch, Tail
+from mev.bus.tail import Tail
 from mev.core.errors import UnavailableError
 from mev.crypto.keys import default_key_id
 from mev.crypto.trust import AGENT, TrustStore
