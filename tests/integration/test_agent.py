@@ -2,24 +2,31 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
-from mev.agent import Agent, Level
+from mev.agent import Agent, Decision, Level, Strategy
 from mev.agent.agent import UntrustedKeySetError
 from mev.agent.enrolment import EnrolmentRefusedError
 from mev.agent.folder import AgentRunsError
+from mev.agent.link import Inbox, Link
 from mev.agent.strategies.arbitrage import Arbitrage
+from mev.agent.strategy import Exposure
+from mev.bus.errors import PublishError
 from mev.crypto.envelope import seal
 from mev.crypto.keys import SigningKey
 from mev.simulate.model import Market
 from mev.wire.pb.control_pb2 import ACK, ACTIVE, NACK, STATUS, ModuleAction, Report
-from mev.wire.pb.events_pb2 import Opportunity
+from mev.wire.pb.events_pb2 import Bundle, Opportunity
+from mev.wire.registry import Record
+from mev.wire.topics import REPORT
 from tests.unit.agent.plane import ME, MODULE, Clock
 from tests.unit.agent.site import TIMEOUT_S, FakeSite
+
+ALL = ("OPENS", "REDUCES", "CANCELS")
 
 
 @pytest.fixture
@@ -31,14 +38,25 @@ async def site() -> AsyncIterator[FakeSite]:
     await found.stop()
 
 
-def agent(site: FakeSite, folder: Path, trust: bytes | None = None) -> Agent:
-    return Agent(Arbitrage(), ME, locate=site.locate, folder=folder, trust=trust, clock=site.plane.clock, timeout_s=TIMEOUT_S)
+class Eager(Strategy):
+    """Opens, reduces and cancels whatever level is in force."""
+
+    module = MODULE
+
+    def on_opportunity(self, opportunity: Opportunity) -> Iterable[Decision]:
+        for exposure in Exposure:
+            name = f"{exposure.name}-{opportunity.id}"
+            yield Decision(exposure, Bundle(bundle_id=name, opportunity_id=opportunity.id, simulated=True))
+
+
+def agent(site: FakeSite, folder: Path, trust: bytes | None = None, strategy: Strategy | None = None) -> Agent:
+    return Agent(strategy or Arbitrage(), ME, locate=site.locate, folder=folder, trust=trust, clock=site.plane.clock, timeout_s=TIMEOUT_S)
 
 
 @asynccontextmanager
-async def running(site: FakeSite, folder: Path, trust: bytes | None = None) -> AsyncIterator[Agent]:
+async def running(site: FakeSite, folder: Path, trust: bytes | None = None, strategy: Strategy | None = None) -> AsyncIterator[Agent]:
     """Run an agent, and stop it in order."""
-    bot, stop = agent(site, folder, trust), asyncio.Event()
+    bot, stop = agent(site, folder, trust, strategy), asyncio.Event()
     async with asyncio.TaskGroup() as group:
         group.create_task(bot.run(stop))
         try:
@@ -120,6 +138,47 @@ async def test_bundles_are_published_only_while_active(site: FakeSite, tmp_path:
         assert {bundle.agent_id for bundle in site.bundles} == {ME}
         assert {bundle.opportunity_id for bundle in site.bundles} <= {one.id for one in opportunities(20)}
         assert all(bundle.simulated for bundle in site.bundles)
+
+
+@pytest.mark.parametrize(
+    ("level", "allowed"),
+    [
+        (Level.HALTED, {"CANCELS"}),
+        (Level.REDUCING, {"CANCELS", "REDUCES"}),
+        (Level.NO_NEW, {"CANCELS", "REDUCES"}),
+        (Level.ACTIVE, set(ALL)),
+    ],
+)
+async def test_a_strategy_cannot_go_beyond_its_level(site: FakeSite, tmp_path: Path, level: Level, allowed: set[str]) -> None:
+    async with running(site, tmp_path, strategy=Eager()) as bot:
+        assert bot.session is not None
+        counts = bot.session.trader.counts
+        await activate(site)
+        answered = await site.answer(await site.order(site.plane.level(level)))
+        assert held(answered) == level
+        await site.see(opportunities(1))
+        await until(lambda: len(site.bundles) == len(allowed) and counts.opportunities == 1)
+        assert {bundle.bundle_id.split("-")[0] for bundle in site.bundles} == allowed
+        assert counts.withheld == len(ALL) - len(allowed)
+
+
+async def test_what_waits_for_brokers_that_were_left_is_given_back(site: FakeSite) -> None:
+    inbox: Inbox[object] = Inbox()
+    link = Link(inbox, [], lambda _: None, site.plane.clock, timeout_s=TIMEOUT_S)
+    record: list[Record] = [{"key": b"", "value": b"report"}]
+    with pytest.raises(PublishError, match="not connected yet"):
+        await link.publish(REPORT, record)
+    await link.open(site.brokers, 0)
+    await link.publish(REPORT, record)
+    await site.stop()
+    waiting = asyncio.create_task(link.publish(REPORT, record))
+    await asyncio.sleep(0)
+    await site.start()
+    await link.open(site.brokers, 0)
+    with pytest.raises(PublishError, match="were left"):
+        await waiting
+    await link.publish(REPORT, record)
+    await link.close()
 
 
 async def test_an_agent_steps_down_alone_and_stays_down(site: FakeSite, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mev.agent.clock import steady_clock
 from mev.agent.level import EVERYONE, Level, Order, Temporary, ordered_level
 from mev.wire.pb.control_pb2 import SetLevel, Target
 from tests.unit.agent.plane import ME, MODULE, SECOND, START_NS, Bench
@@ -129,6 +130,42 @@ def test_a_lowering_order_does_not_lift_the_latch(bench: Bench) -> None:
     assert bench.wait(10) == Level.NO_NEW
 
 
+def test_an_order_that_ends_does_not_lift_the_latch(bench: Bench) -> None:
+    bench.activate()
+    bench.wait(200)
+    bench.send(bench.plane.lease(seconds=1000))
+    assert bench.send(bench.plane.level(Level.NO_NEW, until_s=10)) == [""]
+    assert bench.level() == Level.HALTED
+    assert bench.wait(10) == Level.HALTED
+
+
+def test_a_second_lease_that_runs_out_does_not_raise(bench: Bench) -> None:
+    bench.activate()
+    assert bench.wait(200) == Level.HALTED
+    bench.send(bench.plane.lease(seconds=5))
+    assert bench.wait(6) == Level.HALTED
+
+
+def test_a_step_down_to_what_is_ordered_anyway_is_none(bench: Bench) -> None:
+    bench.activate()
+    bench.send(bench.plane.level(Level.NO_NEW))
+    assert bench.wait(15) == Level.NO_NEW
+    assert bench.governor.standing().stepped_down == ""
+    assert bench.wait(100) == Level.REDUCING
+    assert bench.governor.standing().stepped_down
+
+
+def test_setting_the_clock_back_does_not_lengthen_a_lease(monkeypatch: pytest.MonkeyPatch) -> None:
+    day, passed = [START_NS], [5 * SECOND]
+    monkeypatch.setattr("mev.agent.clock.now_ns", lambda: day[0])
+    monkeypatch.setattr("mev.agent.clock.time.monotonic_ns", lambda: passed[0])
+    clock = steady_clock()
+    day[0], passed[0] = START_NS - 3600 * SECOND, 15 * SECOND
+    assert clock() == START_NS + 10 * SECOND
+    day[0] = START_NS + 20 * SECOND
+    assert clock() == START_NS + 20 * SECOND
+
+
 def test_a_level_returns_by_itself(bench: Bench) -> None:
     bench.activate()
     bench.send(bench.plane.lease(seconds=300))
@@ -202,8 +239,9 @@ class Model:
             self.until.setdefault(scope, []).append((level, until_ns))
             return
         self.lasting[scope], self.until[scope] = level, []
-        if self.lease_ns is None or now_ns < self.lease_ns:
-            self.latch = max(self.latch, Level.ACTIVE if level > self.latch else self.latch)
+        if level > self.latch:
+            self.latch = Level.ACTIVE
+            self.age(now_ns)
 
     def most(self, now_ns: int) -> Level:
         """Return the highest level that may be in force."""
