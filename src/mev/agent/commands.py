@@ -5,6 +5,7 @@ The composition root makes it with :func:`make_command`, which is told how to fi
 """
 
 import asyncio
+import logging
 import signal
 import sys
 import time
@@ -73,6 +74,9 @@ def make_command(locate: LocateApi, places: Callable[[], Places]) -> typer.Typer
         """Run a bot until interrupted: it obeys, trades on paper, reports."""
         here = places()
         log.configure(here.log_level)
+        if here.log_level != "DEBUG":
+            # The agent says itself, once, that the brokers are gone; the clients would say so many times a second.
+            logging.getLogger("mev.bus.kafka").setLevel(logging.CRITICAL)
         if module not in STRATEGIES:
             raise UnknownModuleError(f"no module {module!r}; there are {', '.join(STRATEGIES)}")
         bot = Agent(

@@ -1,0 +1,79 @@
+"""``mev agent``, as its user types it."""
+
+import asyncio
+import time
+from base64 import b64encode
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from mev.agent import Agent, Level, Site
+from mev.agent.agent import UntrustedKeySetError, read_key_set
+from mev.agent.commands import Places, UnknownAgentError, UnknownModuleError, make_command, status_text
+from mev.agent.strategies.arbitrage import Arbitrage
+from mev.core.errors import MevError, UnavailableError
+from tests.unit.agent.plane import ME, Bench, Clock
+from tests.unit.agent.site import FakeSite
+
+
+def nowhere(_api: str | None) -> Site:
+    raise UnavailableError("nothing runs here")
+
+
+def invoke(folder: Path, *arguments: str) -> str:
+    """Run the command; raise what it raises."""
+    places = Places(agents=folder, models=folder / "models", log_level="INFO")
+    done = CliRunner().invoke(make_command(nowhere, lambda: places), arguments)
+    if isinstance(done.exception, MevError):
+        raise done.exception
+    return done.output
+
+
+def test_show_prints_what_is_obeyed_and_how_it_was_answered(bench: Bench) -> None:
+    bench.activate()
+    bench.send(bench.plane.level(Level.NO_NEW))
+    bench.governor.save(bench.governor.state)
+    shown = invoke(bench.folder, "show", "--id", ME)
+    assert "ordered   NO_NEW" in shown
+    (row,) = [line.split() for line in shown.splitlines() if line.startswith("level:all")]
+    assert (row[1], row[-1]) == ("1.1002", "applied")
+
+
+def test_an_agent_that_never_ran_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UnknownAgentError, match="a9"):
+        invoke(tmp_path, "show", "--id", "a9")
+
+
+def test_an_unknown_module_is_named_with_those_there_are(tmp_path: Path) -> None:
+    with pytest.raises(UnknownModuleError, match="there are arbitrage"):
+        invoke(tmp_path, "run", "--module", "magic", "--id", ME)
+
+
+def test_keys_to_trust_are_read_raw_or_as_text(bench: Bench, tmp_path: Path) -> None:
+    file, envelope = tmp_path / "keys", bench.plane.key_set
+    for content in (envelope, b64encode(envelope) + b"\n"):
+        file.write_bytes(content)
+        assert read_key_set(file) == envelope
+    for content in (b"", b"no key set"):
+        file.write_bytes(content)
+        with pytest.raises(UntrustedKeySetError, match=str(file)):
+            read_key_set(file)
+    with pytest.raises(UntrustedKeySetError, match="No such file"):
+        read_key_set(tmp_path / "none")
+
+
+async def test_the_status_line_says_what_matters(tmp_path: Path) -> None:
+    site = FakeSite(Clock(time.time_ns()))
+    await site.start()
+    bot, stop = Agent(Arbitrage(), ME, locate=site.locate, folder=tmp_path, clock=site.plane.clock), asyncio.Event()
+    running = asyncio.create_task(bot.run(stop))
+    await site.order(site.plane.level(Level.ACTIVE))
+    await site.until(lambda report: bool(report.running.ordered_level == Level.ACTIVE.value))
+    assert bot.session is not None
+    assert status_text(bot.session).startswith(
+        "a1 (arbitrage) HALTED: no lease since the agent started | no lease | 0 opportunities | 0 decisions"
+    )
+    stop.set()
+    await running
+    await site.stop()
