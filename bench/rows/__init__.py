@@ -6,7 +6,7 @@ from bench.rows import auth, capture, codec, control, crypto, health, publish, s
 _ALL = (
     *codec.ROWS,
     *publish.ROWS,
-    sink.ROW,
+    *sink.ROWS,
     *websocket.ROWS,
     capture.ROW,
     health.ROW,
