@@ -3,6 +3,7 @@
 from typing import Literal
 
 from argon2 import PasswordHasher
+from argon2.exceptions import VerifyMismatchError
 
 SECRET = "a-secret-of-the-tests-with-40-characters"
 
@@ -15,5 +16,10 @@ class CountingHasher(PasswordHasher):
         self.verified = 0
 
     def verify(self, hash: str | bytes, password: str | bytes) -> Literal[True]:  # noqa: A002
+        try:
+            super().verify(hash, password)
+        except VerifyMismatchError:
+            self.verified += 1  # what is no hash at all costs no work, and is not counted
+            raise
         self.verified += 1
-        return super().verify(hash, password)
+        return True

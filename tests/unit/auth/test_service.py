@@ -77,6 +77,7 @@ async def test_poor_passwords_are_refused(accounts: Accounts, password: str) -> 
 async def test_the_same_letters_are_the_same_password(accounts: Accounts) -> None:
     await accounts.add_user(MASTER, "zoe", "passwörd of Zoë", Role.VIEWER)
     await accounts.login("zoe", "passwo\u0308rd of Zoe\u0308")
+    await accounts.login("zoe", "\uff50assw\u00f6rd of Zo\u00eb")
 
 
 async def test_an_unknown_user_is_told_and_costs_what_a_wrong_password_does(
