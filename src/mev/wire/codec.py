@@ -4,7 +4,7 @@ JSON becomes Protobuf once, here. Protobuf bodies are checked and passed through
 A body that cannot be split into records is refused whole; a record that is wrong is refused alone, with its place and reason.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import cast
@@ -60,7 +60,7 @@ def split(body: bytes, content_type: str) -> Sequence[object]:
     :raises MalformedBodyError: with the place, when it cannot be done.
     """
     if content_type == PROTOBUF:
-        return list(split_delimited(body))
+        return split_delimited(body)
     if content_type == NDJSON:
         return [line for line in body.split(b"\n") if line and not line.isspace()]
     try:
@@ -70,11 +70,12 @@ def split(body: bytes, content_type: str) -> Sequence[object]:
     return document if isinstance(document, list) else [document]
 
 
-def split_delimited(body: bytes) -> Iterator[bytes]:
-    """Yield the messages of `body`, each behind its length as a varint.
+def split_delimited(body: bytes) -> list[bytes]:
+    """Return the messages of `body`, each behind its length as a varint.
 
     :raises MalformedBodyError: naming the byte at which a length is wrong.
     """
+    messages: list[bytes] = []
     position, end = 0, len(body)
     while position < end:
         start, length = position, body[position]
@@ -86,8 +87,9 @@ def split_delimited(body: bytes) -> Iterator[bytes]:
             length, position = _long_varint(body, start)
         if length > end - position:
             raise MalformedBodyError(f"the length at byte {start} says {length} bytes, {end - position} are left", byte=start)
-        yield body[position : position + length]
+        messages.append(body[position : position + length])
         position += length
+    return messages
 
 
 def _long_varint(body: bytes, start: int) -> tuple[int, int]:
@@ -112,20 +114,41 @@ class Encoder:
 
     def encode(self, raw: Sequence[object], content_type: str, into: Encoded, *, first_index: int = 0) -> None:
         """Encode `raw`, as :func:`split` gave it, appending to `into`; the index of ``raw[0]`` is `first_index`."""
-        encode = {PROTOBUF: self._from_bytes, NDJSON: self._from_lines, JSON: self._from_objects}[content_type]
-        reject, accept, message_key = into.rejected.append, into.records.append, self._key
-        # One loop, nothing called that need not be: this is the path that carries the load.
-        for index, (message, value) in enumerate(encode(raw), first_index):
-            if isinstance(message, str):
-                reject(Rejection(index, message))
-                continue
-            key = message_key(message).encode()
-            if key and len(key) + len(value) <= self._max_record_bytes and not self._also_required:
-                accept({"key": key, "value": value})
-            elif (objection := self._objection(message, key, value)) is not None:
-                reject(Rejection(index, objection))
+        if content_type == PROTOBUF:
+            self._encode_bytes(cast("Sequence[bytes]", raw), into, first_index)
+            return
+        convert = self._from_line if content_type == NDJSON else self._from_object
+        for index, item in enumerate(raw, first_index):
+            try:
+                message = convert(item)
+            except ValueError as error:
+                into.rejected.append(Rejection(index, str(error)))
             else:
+                self._accept(message, message.SerializeToString(), index, into)
+
+    def _encode_bytes(self, raw: Sequence[bytes], into: Encoded, first_index: int) -> None:
+        """Check messages and pass their bytes through: the path that carries the load, so one message object serves all."""
+        message = self._event.message()
+        parse, read_key, accept = message.ParseFromString, self._key, into.records.append
+        limit = 0 if self._also_required else self._max_record_bytes
+        for index, value in enumerate(raw, first_index):
+            try:
+                parse(value)
+            except DecodeError as error:
+                into.rejected.append(Rejection(index, f"not a {self._event.descriptor.name}: {error}"))
+                continue
+            key = read_key(message).encode()
+            if key and len(key) + len(value) <= limit:
                 accept({"key": key, "value": value})
+            else:
+                self._accept(message, value, index, into)
+
+    def _accept(self, message: Message, value: bytes, index: int, into: Encoded) -> None:
+        key = self._key(message).encode()
+        if (objection := self._objection(message, key, value)) is None:
+            into.records.append({"key": key, "value": value})
+        else:
+            into.rejected.append(Rejection(index, objection))
 
     def _objection(self, message: Message, key: bytes, value: bytes) -> str | None:
         for name in self._event.required:
@@ -134,41 +157,20 @@ class Encoder:
         size = len(key) + len(value)
         return f"the record has {size} bytes, {self._max_record_bytes} are allowed" if size > self._max_record_bytes else None
 
-    def _from_bytes(self, raw: Sequence[object]) -> Iterator[tuple[Message | str, bytes]]:
-        message = self._event.message()
-        parse = message.ParseFromString
-        for item in cast("Sequence[bytes]", raw):
-            try:
-                parse(item)
-            except DecodeError as error:
-                yield f"not a {self._event.descriptor.name}: {error}", b""
-            else:
-                yield message, item
+    def _from_line(self, line: object) -> Message:
+        try:
+            return self._from_object(orjson.loads(cast("bytes", line)))
+        except orjson.JSONDecodeError as error:
+            raise ValueError(f"not JSON at column {error.colno}: {error.msg}") from None
 
-    def _from_lines(self, raw: Sequence[object]) -> Iterator[tuple[Message | str, bytes]]:
-        for line in cast("Sequence[bytes]", raw):
-            try:
-                item = orjson.loads(line)
-            except orjson.JSONDecodeError as error:
-                yield f"not JSON at column {error.colno}: {error.msg}", b""
-            else:
-                yield from self._from_objects((item,))
-
-    def _from_objects(self, raw: Sequence[object]) -> Iterator[tuple[Message | str, bytes]]:
-        message_type, exact_types = self._event.message, self._exact_types
-        for item in raw:
-            try:
-                for name, types in exact_types:
-                    if type(item.get(name)) not in types:  # type: ignore[attr-defined]
-                        raise TypeError  # noqa: TRY301 - one way out for all that is not plain
-                message = message_type(**item)  # type: ignore[arg-type]
-            except (AttributeError, TypeError, ValueError):
-                try:
-                    message = _from_canonical_json(item, message_type)
-                except ValueError as error:
-                    yield str(error), b""
-                    continue
-            yield message, message.SerializeToString()
+    def _from_object(self, item: object) -> Message:
+        try:
+            for name, types in self._exact_types:
+                if type(item.get(name)) not in types:  # type: ignore[attr-defined]
+                    raise TypeError  # noqa: TRY301 - one way out for all that is not plain
+            return self._event.message(**item)  # type: ignore[arg-type]
+        except (AttributeError, TypeError, ValueError):
+            return _from_canonical_json(item, self._event.message)
 
 
 def _exact_types(descriptor: Descriptor) -> tuple[tuple[str, tuple[type, ...]], ...]:
