@@ -85,6 +85,9 @@ class _Doorkeeper:
         """Leave it as it is."""
         return principal
 
+    def count_stranger(self, peer: str, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        """Let strangers be."""
+
 
 @contextmanager
 def _hub(loop: Loop, clients: int) -> Iterator[Side]:

@@ -124,7 +124,7 @@ class Gate:
     def _admit_stranger(self, scope: asgi.Scope) -> None:
         if scope["path"].startswith(HEALTH):
             return
-        self._take_from_strangers(_peer(scope), scope["headers"])
+        self.count_stranger(_peer(scope), scope["headers"])
         origin = asgi.header(scope, b"origin")
         if origin is not None and scope["method"] not in browser.SAFE_METHODS:
             # A foreign page could otherwise log its visitor in as somebody else.
@@ -143,7 +143,7 @@ class Gate:
         """
         if self._authenticator.remembers(credential):
             return await self._authenticator.check(credential)
-        address = self._take_from_strangers(peer, headers)
+        address = self.count_stranger(peer, headers)
         principal = await self._authenticator.check(credential)
         self._strangers.give(address, time.monotonic())
         return principal
@@ -167,10 +167,14 @@ class Gate:
         return principal
 
     def _nobody(self, scope: asgi.Scope) -> UnauthorizedError:
-        self._take_from_strangers(_peer(scope), scope["headers"])
+        self.count_stranger(_peer(scope), scope["headers"])
         return UnauthorizedError(NO_CREDENTIAL)
 
-    def _take_from_strangers(self, peer: str, headers: Iterable[tuple[bytes, bytes]]) -> str:
+    def count_stranger(self, peer: str, headers: Iterable[tuple[bytes, bytes]]) -> str:
+        """Count somebody who has not shown who they are, and return the address they are counted for.
+
+        :raises RateLimitedError: when there are too many of that address.
+        """
         address = self._addresses.client(peer, headers)
         wait_s = self._strangers.take(address, time.monotonic())
         if wait_s:

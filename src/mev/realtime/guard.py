@@ -28,6 +28,9 @@ class Doorkeeper(Protocol):
     async def renew(self, principal: Principal) -> Principal | None:
         """Return a principal as it is now, None when it is good no longer."""
 
+    def count_stranger(self, peer: str, headers: Iterable[tuple[bytes, bytes]]) -> object:
+        """Count somebody who says not yet who they are, or raise when there are too many of that address."""
+
 
 class Guard:
     """Lets principals in that may read the stream, so many connections each; looks again every `period_s`."""
@@ -51,6 +54,13 @@ class Guard:
         """
         async with asyncio.timeout(self._hub.limits.auth_timeout_s):
             return await self._doorkeeper.identify(credential, peer, headers)
+
+    def count_stranger(self, peer: str, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        """Count a connection that says not yet whose it is.
+
+        :raises MevError: when there are too many of that address.
+        """
+        self._doorkeeper.count_stranger(peer, headers)
 
     def check(self, principal: Principal) -> None:
         """Refuse a principal that may not read the stream, or has as many connections as it may.

@@ -137,6 +137,8 @@ class WebSocket(asyncio.Protocol):
                 raise TooManyConnectionsError("the server has as many connections as it may; try again later", retry_after_s=5)
             peer = _remote(self._transport).rpartition(":")[0]
             identify = partial(self._guard.identify, peer=peer, headers=request.raw_headers())
+            if upgrade.credential is None:
+                self._guard.count_stranger(peer, request.raw_headers())
             principal = self._guard.known(upgrade.credential) if upgrade.credential else None
             if upgrade.credential is None or principal is not None:
                 self._accept(upgrade, identify, principal)

@@ -12,6 +12,7 @@ from mev.auth.browser import Origins
 from mev.auth.credentials import Credential
 from mev.auth.errors import UnauthorizedError
 from mev.auth.model import MASTER, Principal
+from mev.limits.errors import RateLimitedError
 from mev.realtime.guard import Guard
 from mev.realtime.hub import Hub
 from mev.realtime.limits import Limits
@@ -30,6 +31,7 @@ class Keys:
     def __init__(self) -> None:
         self.principal: Principal | None = MASTER
         self.at_once = True
+        self.strangers = 1000
         self.answers = asyncio.Event()
         self.answers.set()
 
@@ -46,6 +48,13 @@ class Keys:
     async def renew(self, principal: Principal) -> Principal | None:
         del principal
         return self.principal
+
+    def count_stranger(self, peer: str, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        del headers
+        assert peer == "127.0.0.1"
+        if not self.strangers:
+            raise RateLimitedError("too many strangers", retry_after_s=1)
+        self.strangers -= 1
 
 
 class Service:

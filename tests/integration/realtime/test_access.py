@@ -92,3 +92,14 @@ async def test_a_principal_has_so_many_connections_and_no_more(start: Callable[.
     async with connect(service.url, additional_headers=HEADERS) as ws:
         await ws.send('{"op": "ping"}')
         assert json.loads(await ws.recv()) == {"op": "pong"}
+
+
+async def test_strangers_are_counted_and_those_who_say_who_they_are_are_not(service: Service) -> None:
+    service.keys.strangers = 1
+    async with connect(service.url):
+        with pytest.raises(InvalidStatus) as caught:
+            await connect(service.url)
+        assert (caught.value.response.status_code, caught.value.response.headers["Retry-After"]) == (429, "1")
+        async with connect(service.url, additional_headers=HEADERS) as ws:
+            await ws.send('{"op": "ping"}')
+            assert json.loads(await ws.recv()) == {"op": "pong"}
