@@ -220,8 +220,9 @@ def _with_level(command: Command, objects: list[str], state: State, now_ns: int)
         before = orders.get(name, Order())
         orders[name] = _lowered(name, before, level, until_ns, now_ns) if until_ns else Order(level)
     latched = state.latched
-    # Only an order given in knowledge of the step-down raises again what stepped down.
-    if latched is not None and not until_ns and level > latched.level and command.issued_at_ns >= latched.since_ns:
+    # Only an order that people approved, in knowledge of the step-down, raises again what stepped down.
+    approved = bool(command.issuer.approvers) and not until_ns
+    if latched is not None and approved and level > latched.level and command.issued_at_ns >= latched.since_ns:
         latched = None
     return replace(state, orders=orders, latched=latched)
 

@@ -109,7 +109,7 @@ def standing(orders: Mapping[str, Order], lease: Lease, latched: Latch | None, l
     latched = latch(lease, latched, limits, now_ns)
     if latched is None or latched.level >= ordered:
         return Standing(ordered, ordered)
-    why = f"the lease ran out at {_text(latched.since_ns)}; a newer level command raises it again"
+    why = f"the lease ran out at {_text(latched.since_ns)}; a newer level command that people approved raises it again"
     return Standing(latched.level, ordered, why)
 
 

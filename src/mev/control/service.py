@@ -183,6 +183,7 @@ class Control:
         for issued in self.book.ledger.in_force(now_ns()):
             again = Command.FromString(issued.command.SerializeToString())
             again.idempotency_key = ""
+            del again.issuer.approvers[:]  # what stepped down since was not approved to rise
             await self.issue(again)
 
     def snapshot(self) -> bytes:

@@ -1,6 +1,6 @@
 """A control plane in memory that signs, and a governor that listens to it on a clock of its own."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -80,10 +80,14 @@ class Plane:
         getattr(command, names.get(type(body), "model")).CopyFrom(body)
         return command
 
-    def level(self, level: Level, target: Target = EVERYONE, until_s: float | None = None) -> Command:
+    def level(
+        self, level: Level, target: Target = EVERYONE, until_s: float | None = None, *, approvers: Sequence[str] = ("ann",)
+    ) -> Command:
         """Return a level command."""
         until_ns = 0 if until_s is None else self.clock() + round(until_s * SECOND)
-        return self.command(SetLevel(level=level.name, until_ns=until_ns), target)
+        command = self.command(SetLevel(level=level.name, until_ns=until_ns), target)
+        command.issuer.approvers.extend(approvers)
+        return command
 
     def lease(self, seconds: float = 10.0, target: Target = EVERYONE, version: Version | None = None) -> Lease:
         """Return a lease from now on."""

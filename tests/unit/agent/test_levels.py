@@ -130,6 +130,14 @@ def test_a_lowering_order_does_not_lift_the_latch(bench: Bench) -> None:
     assert bench.wait(10) == Level.NO_NEW
 
 
+def test_an_order_nobody_approved_does_not_lift_the_latch(bench: Bench) -> None:
+    bench.activate()
+    bench.wait(45)
+    bench.send(bench.plane.lease(seconds=1000))
+    bench.send(bench.plane.level(Level.ACTIVE, approvers=()))
+    assert bench.level() == Level.REDUCING
+
+
 def test_an_order_that_ends_does_not_lift_the_latch(bench: Bench) -> None:
     bench.activate()
     bench.wait(200)
