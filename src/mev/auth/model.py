@@ -55,7 +55,6 @@ _VIEWER = {
     _P.SELF_READ,  # who one is and what one may do
     _P.SELF,  # one's own password and sessions
     _P.KEYS_OWN,  # a key can do no more than its owner
-    _P.CONTROL_LOWER,  # whoever sees trouble may stop the fleet: that costs profit, never safety
 }
 _ANALYST = _VIEWER | {
     _P.DATASETS_EXPORT,  # costs the database much work, and takes data out
@@ -70,6 +69,7 @@ ROLES: dict[Role, frozenset[Permission]] = {
             _P.AUDIT_READ,  # to see what was done before acting
             _P.EVENTS_WRITE,  # bots report through keys of their operators
             _P.CONTROL_COMMAND,  # runs the fleet
+            _P.CONTROL_LOWER,  # stops it, alone and at once; a stolen viewer's key must not
             _P.CONTROL_RAISE,  # and lets it trade more; needs approvals beside
             _P.CONTROL_APPROVE,  # the second person; nobody approves their own
             _P.AGENTS_ENROL,  # adds machines to the fleet
