@@ -59,6 +59,7 @@ async def running_control(
     await control.enrol(Enrolment(agent_id=replica.id, module=CONTROL_PLANE, public_key=replica.public_key), SYSTEM)
     background = [
         asyncio.create_task(control.renew_leases(), name="leases"),
+        asyncio.create_task(control.keep_waiting(), name="control-journal"),
         asyncio.create_task(_report(replica, report_interval_s), name="replica-reports"),
     ]
     try:

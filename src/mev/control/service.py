@@ -6,11 +6,14 @@ What lowers risk is published first and written down right after: nothing that c
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Coroutine
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
 from google.protobuf.message import Message
+from prometheus_client import Gauge
 
 from mev.bus.publisher import Publisher
 from mev.control.book import Book
@@ -28,7 +31,10 @@ from mev.wire.registry import Record
 from mev.wire.topics import CONTROL
 
 LOG = logging.getLogger(__name__)
+UNKEPT = Gauge("mev_control_unkept", "Messages in force that wait in memory because the control journal cannot be written; alert above 0.")
 SYSTEM = "system"
+_MAX_UNKEPT = 10_000
+_KEEP_RETRY_S = 0.5
 
 
 class Audit(Protocol):
@@ -64,6 +70,8 @@ class Control:
         self._publisher = publisher
         self._audit = audit
         self._issuing = asyncio.Lock()
+        self._keeping = asyncio.Lock()
+        self._unkept: deque[bytes] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
@@ -87,7 +95,7 @@ class Control:
             await self._audit.record(
                 command.issuer.principal, f"control.{command.WhichOneof('body')}", _about(command), correlation_id=command.id
             )
-            await asyncio.to_thread(self._journal.append, envelope)
+            await self._append(envelope)
             self.book.apply(envelope, now_ns())
             issued = self.book.ledger.commands[command.id]
             await self._publish(command, envelope)
@@ -213,12 +221,26 @@ class Control:
 
     def received(self, raw: bytes) -> None:
         """Take a message from the control or report topic, of any replica or agent."""
-        if self.book.apply(raw, now_ns()):
+        if not self.book.apply(raw, now_ns()):
+            return
+        if len(self._unkept) < _MAX_UNKEPT:
             self._later(self._keep(raw))
+        else:
+            LOG.error("a message is not kept: too many wait for the journal", extra={"action": "control_not_kept"})
+
+    async def keep_waiting(self) -> None:
+        """Try again and again to write down what the journal did not take, until cancelled."""
+        while True:
+            await asyncio.sleep(_KEEP_RETRY_S)
+            if self._unkept:
+                await asyncio.shield(self._later(self._keep_again()))
 
     async def close(self) -> None:
         """Finish what is under way."""
         await asyncio.gather(*self._tasks)
+        await self._keep_again()
+        if self._unkept:
+            LOG.error("%d messages in force were never kept", len(self._unkept), extra={"action": "control_not_kept"})
         self._journal.close()
 
     def _repeat(self, draft: Command) -> Issued | None:
@@ -249,7 +271,7 @@ class Control:
 
     async def _write(self, message: Message, key: str) -> None:
         envelope = self._seal(message)
-        await asyncio.to_thread(self._journal.append, envelope)
+        await self._append(envelope)
         self.book.apply(envelope, now_ns())
         await self._publisher.publish(CONTROL, [_record(key, envelope)], partition=0)
 
@@ -263,11 +285,32 @@ class Control:
         except MevError as error:
             LOG.error("command %s is not out: %s", issued.command.id, error, extra={"action": "control_not_published"})
 
-    async def _keep(self, envelope: bytes) -> None:
-        try:
+    async def _append(self, envelope: bytes) -> None:
+        """Put `envelope` into the journal, behind all that waits for it."""
+        async with self._keeping:
+            await self._drain()
             await asyncio.to_thread(self._journal.append, envelope)
+
+    async def _keep(self, envelope: bytes) -> None:
+        """Put what is in force already into the journal, at once or as soon as it can be."""
+        self._unkept.append(envelope)
+        try:
+            async with self._keeping:
+                await self._drain()
         except JournalError as error:
-            LOG.error("not kept: %s", error, extra={"action": "control_not_kept"})
+            UNKEPT.set(len(self._unkept))
+            LOG.error("not kept yet: %s", error, extra={"action": "control_not_kept"})
+
+    async def _keep_again(self) -> None:
+        with suppress(JournalError):  # said when it failed first
+            async with self._keeping:
+                await self._drain()
+
+    async def _drain(self) -> None:
+        while self._unkept:
+            await asyncio.to_thread(self._journal.append, self._unkept[0])
+            self._unkept.popleft()
+        UNKEPT.set(0)
 
     def _later(self, work: Coroutine[None, None, None]) -> "asyncio.Task[None]":
         task = asyncio.create_task(work)
