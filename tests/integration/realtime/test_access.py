@@ -30,6 +30,15 @@ async def test_messages_after_an_auth_are_handled_after_it(service: Service) -> 
     assert answers == [{"op": "authenticated"}, {"op": "pong", "id": "1"}, {"op": "pong", "id": "2"}]
 
 
+async def test_messages_in_one_packet_with_an_auth_are_handled_after_it(service: Service) -> None:
+    service.keys.at_once = False
+    client = await service.raw_stranger()
+    client.send(client_frame(1, AUTH), client_frame(1, b'{"op": "ping", "id": "1"}'), client_frame(1, b'{"op": "ping", "id": "2"}'))
+    answers = [json.loads((await client.receive())[1]) for _ in range(3)]
+    assert answers == [{"op": "authenticated"}, {"op": "pong", "id": "1"}, {"op": "pong", "id": "2"}]
+    await client.close()
+
+
 async def test_a_handshake_waits_for_the_answer_and_holds_up_nobody(service: Service) -> None:
     service.keys.at_once = False
     service.keys.answers.clear()
