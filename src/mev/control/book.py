@@ -62,19 +62,20 @@ class Book:
         message = _WRITTEN[envelope.payload_type].FromString(envelope.payload)
         return not isinstance(message, Command) or message.id in self.ledger.commands
 
-    def _command(self, command: Command, raw: bytes) -> bool:
-        if command.id in self.ledger.commands:
-            return False
-        meant = [agent.id for agent in self.fleet.meant(command.target)]
-        issued = self.ledger.add(command, raw, meant)
-        if self.on_command:
+    def take(self, command: Command, raw: bytes) -> Issued:
+        """Take in a command of our own, or one that was checked; one that is known is returned as it is."""
+        is_new = command.id not in self.ledger.commands
+        issued = self.ledger.add(command, raw, [agent.id for agent in self.fleet.meant(command.target)])
+        if is_new and self.on_command:
             self.on_command(issued)
-        return True
+        return issued
 
     def _written(self, message: Message, raw: bytes) -> bool:
         match message:
             case Command():
-                return self._command(message, raw)
+                is_new = message.id not in self.ledger.commands
+                self.take(message, raw)
+                return is_new
             case Enrolment():
                 known = self.fleet.agents.get(message.agent_id)
                 self.fleet.enrol(message)

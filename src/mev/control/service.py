@@ -22,7 +22,7 @@ from mev.control.journal import Journal
 from mev.control.ledger import Issued
 from mev.control.proposals import Pending
 from mev.core.clock import now_ns
-from mev.core.errors import MevError, UnavailableError
+from mev.core.errors import UnavailableError
 from mev.core.ids import new_id
 from mev.crypto.envelope import seal
 from mev.wire.orders import scopes, subject
@@ -40,10 +40,10 @@ _KEEP_RETRY_S = 0.5
 class Audit(Protocol):
     """The audit trail: `record` returns when the record is safe or raises, `record_later` does neither."""
 
-    async def record(self, actor: str, action: str, object: str, *, correlation_id: str = "") -> int:  # noqa: A002 - the trail's own word
+    async def record(self, actor: str, action: str, object: str, outcome: str = "ok", *, correlation_id: str = "") -> int:  # noqa: A002
         """Write a record down."""
 
-    def record_later(self, actor: str, action: str, object: str, *, correlation_id: str = "") -> None:  # noqa: A002
+    def record_later(self, actor: str, action: str, object: str, outcome: str = "ok", *, correlation_id: str = "") -> None:  # noqa: A002
         """Write a record down as soon as possible."""
 
 
@@ -70,6 +70,7 @@ class Control:
         self._publisher = publisher
         self._audit = audit
         self._issuing = asyncio.Lock()
+        self._voting = asyncio.Lock()
         self._keeping = asyncio.Lock()
         self._unkept: deque[bytes] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -85,37 +86,36 @@ class Control:
     async def issue(self, draft: Command) -> Issued:
         """Issue a command: audited and on disk before it is published.
 
-        :raises MevError: when it cannot be audited, kept or published; it is then not issued, or the same one is found again under
-            its idempotency key.
+        What the brokers have not taken in time is NOT_SENT, and published when they do.
+
+        :raises MevError: when it cannot be audited or kept; it is then not issued.
         """
         async with self._issuing:
             if (known := self._repeat(draft)) is not None:
                 return known
             command, envelope = self._sign(draft)
-            await self._audit.record(
-                command.issuer.principal, f"control.{command.WhichOneof('body')}", _about(command), correlation_id=command.id
-            )
-            await self._append(envelope)
-            self.book.apply(envelope, now_ns())
-            issued = self.book.ledger.commands[command.id]
-            await self._publish(command, envelope)
-            issued.published = True
-            return issued
+            who, action = command.issuer.principal, f"control.{command.WhichOneof('body')}"
+            await self._audit.record(who, action, _about(command), correlation_id=command.id)
+            try:
+                await self._append(envelope)
+            except JournalError as error:
+                self._audit.record_later(who, action, _about(command), error.code, correlation_id=command.id)
+                raise
+            issued = self.book.take(command, envelope)
+        await self._settle(self._publish(issued))
+        return issued
 
     async def lower(self, draft: Command) -> Issued:
         """Issue a command that lowers what agents may do: out first, written down right after, whatever else is broken."""
         if (known := self._repeat(draft)) is not None:
             return known
         command, envelope = self._sign(draft)
-        publishing = asyncio.create_task(self._publish(command, envelope))
+        issued = self.book.take(command, envelope)
+        publishing = self._later(self._publish(issued))
         await asyncio.sleep(0)  # the task has handed it to the producer when this returns
-        self.book.apply(envelope, now_ns())
-        issued = self.book.ledger.commands[command.id]
         action = f"control.{command.WhichOneof('body')}"
         self._audit.record_later(command.issuer.principal, action, _about(command), correlation_id=command.id)
-        self._later(self._keep(envelope))
-        noting = self._later(self._note_published(publishing, issued))
-        await asyncio.wait([noting], timeout=self.terms.publish_wait_s)
+        await self._settle(publishing, self._keep(envelope))
         return issued
 
     def raises(self, draft: Command) -> bool:
@@ -146,15 +146,16 @@ class Control:
 
         :raises UnknownProposalError, SamePersonError: when it cannot be.
         """
-        pending = self.book.proposals.check(proposal_id, principal, now_ns(), approve=approve)
-        await self._audit.record(principal, "control.approve" if approve else "control.reject", proposal_id)
-        vote = Vote(proposal_id=proposal_id, principal=principal, approve=approve, at_ns=now_ns())
-        if approve and len(pending.approvers) + 1 >= pending.proposal.approvals_required:
-            draft = Command.FromString(pending.proposal.draft.SerializeToString())
-            draft.issuer.approvers.extend([*pending.approvers, principal])
-            vote.command_id = (await self.issue(draft)).command.id
-        await self._write(vote, proposal_id)
-        return pending
+        async with self._voting:  # of two who approve at once, one is the last
+            pending = self.book.proposals.check(proposal_id, principal, now_ns(), approve=approve)
+            await self._audit.record(principal, "control.approve" if approve else "control.reject", proposal_id)
+            vote = Vote(proposal_id=proposal_id, principal=principal, approve=approve, at_ns=now_ns())
+            if approve and len(pending.approvers) + 1 >= pending.proposal.approvals_required:
+                draft = Command.FromString(pending.proposal.draft.SerializeToString())
+                draft.issuer.approvers.extend([*pending.approvers, principal])
+                vote.command_id = (await self.issue(draft)).command.id
+            await self._write(vote, proposal_id)
+            return pending
 
     async def enrol(self, enrolment: Enrolment, principal: str) -> None:
         """Take an agent in.
@@ -213,10 +214,12 @@ class Control:
             await asyncio.sleep(self.terms.lease_renew_s)
 
     async def _publish_again(self) -> None:
-        """Publish what is in force and has not come out, for instance because the brokers were away."""
-        for issued in self.book.ledger.in_force(now_ns()):
-            if not issued.published:
-                await self._publish(issued.command, issued.envelope)
+        """Publish what is in force where some of it has not come out, for instance because the brokers were away."""
+        waiting = [issued for issued in self.book.ledger.in_force(now_ns()) if not issued.published]
+        if waiting:  # by now a command may be too old to be obeyed; a snapshot never is
+            records = [_record("snapshot", self.snapshot()), *map(_command_record, waiting)]
+            await self._publisher.publish(CONTROL, records, partition=0)
+            for issued in waiting:
                 issued.published = True
 
     def received(self, raw: bytes) -> None:
@@ -236,8 +239,9 @@ class Control:
                 await asyncio.shield(self._later(self._keep_again()))
 
     async def close(self) -> None:
-        """Finish what is under way."""
-        await asyncio.gather(*self._tasks)
+        """Finish what is under way, as far as it can be."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=self.terms.publish_wait_s)
         await self._keep_again()
         if self._unkept:
             LOG.error("%d messages in force were never kept", len(self._unkept), extra={"action": "control_not_kept"})
@@ -275,15 +279,18 @@ class Control:
         self.book.apply(envelope, now_ns())
         await self._publisher.publish(CONTROL, [_record(key, envelope)], partition=0)
 
-    async def _publish(self, command: Command, envelope: bytes) -> None:
-        await self._publisher.publish(CONTROL, [_record(f"{subject(command)}@{','.join(scopes(command.target))}", envelope)], partition=0)
-
-    async def _note_published(self, publishing: "asyncio.Task[None]", issued: Issued) -> None:
+    async def _publish(self, issued: Issued) -> None:
+        """Publish a command; one that the brokers did not take stays NOT_SENT and is published again later."""
         try:
-            await publishing
+            await self._publisher.publish(CONTROL, [_command_record(issued)], partition=0)
             issued.published = True
-        except MevError as error:
+        except UnavailableError as error:
             LOG.error("command %s is not out: %s", issued.command.id, error, extra={"action": "control_not_published"})
+
+    async def _settle(self, *work: "Coroutine[None, None, None] | asyncio.Task[None]") -> None:
+        """Wait for `work`, but not longer than an answer may take; it goes on by itself."""
+        tasks = [one if isinstance(one, asyncio.Task) else self._later(one) for one in work]
+        await asyncio.wait(tasks, timeout=self.terms.publish_wait_s)
 
     async def _append(self, envelope: bytes) -> None:
         """Put `envelope` into the journal, behind all that waits for it."""
@@ -324,12 +331,19 @@ class Control:
         kept = [envelope for envelope in envelopes if self.book.still_matters(envelope)]
         if len(kept) < len(envelopes) // 2:
             self._journal.rewrite(kept)
+        # What is in force is published again: it may never have come out, and an embedded broker has forgotten it.
+        in_force = {issued.command.id for issued in self.book.ledger.in_force(now_ns())}
         for issued in self.book.ledger.commands.values():
-            issued.published = True
+            issued.published = issued.command.id not in in_force
 
 
 def _record(key: str, envelope: bytes) -> Record:
     return {"key": key.encode(), "value": envelope}
+
+
+def _command_record(issued: Issued) -> Record:
+    command = issued.command
+    return _record(f"{subject(command)}@{','.join(scopes(command.target))}", issued.envelope)
 
 
 def _about(command: Command) -> str:
