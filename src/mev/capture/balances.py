@@ -57,7 +57,7 @@ def net(tx: Transaction) -> Net:
 
 
 def _amount(text: str) -> int:
-    amount = int(text)
+    amount = int(str(text))  # a number where text belongs may be infinite, and must not become a wrong amount
     if not 0 <= amount <= U64_MAX:
         raise ValueError(f"token amount {text} is out of range")
     return amount
