@@ -101,5 +101,4 @@ class Book:
             return False
         agent, report = opened
         self.fleet.note(agent, report, arrived_at_ns)
-        self.ledger.answer(report, arrived_at_ns)
-        return bool(report.command_id)
+        return self.ledger.answer(report, arrived_at_ns)

@@ -49,6 +49,13 @@ class SamePersonError(MevError):
     status = 403
 
 
+class OvertakenError(MevError):
+    """The level was ordered anew since this was proposed."""
+
+    code = "overtaken"
+    status = 409
+
+
 class JournalError(MevError):
     """The control journal cannot be written."""
 

@@ -69,18 +69,19 @@ class Ledger:
         self._forget_oldest()
         return issued
 
-    def answer(self, report: Report, arrived_at_ns: int) -> None:
-        """Note an agent's answer. An agent that returns and obeys turns an error or silence into obedience."""
+    def answer(self, report: Report, arrived_at_ns: int) -> bool:
+        """Note an agent's answer, and say whether it is news. Who returns and obeys turns an error or silence into obedience."""
         issued = self.commands.get(report.command_id)
         if issued is None or report.result not in {ACK, NACK}:
-            return
+            return False
         delivery = issued.deliveries.setdefault(report.agent_id, Delivery(report.agent_id))
-        if delivery.result == ACK:
-            return
+        if delivery.result == ACK or (delivery.result, delivery.reason_code) == (report.result, report.reason_code):
+            return False
         delivery.result = report.result
         delivery.reason_code, delivery.detail = report.reason_code, report.detail
         delivery.arrived_at_ns = arrived_at_ns
         delivery.latency_ns = max(0, arrived_at_ns - issued.command.issued_at_ns)
+        return True
 
     def in_force(self, now_ns: int) -> list[Issued]:
         """Return the commands an agent must know, oldest first: the latest on each subject, and the level below one that ends."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from mev.control.errors import SamePersonError, UnknownProposalError
-from mev.wire.pb.control_pb2 import Proposal, Vote
+from mev.wire.pb.control_pb2 import Command, Proposal, Vote
 
 
 @dataclass(slots=True)
@@ -34,6 +34,12 @@ class Proposals:
         """Take a proposal in; one that is known is returned as it is."""
         return self.pending.setdefault(proposal.id, Pending(proposal, [proposal.draft.issuer.principal]))
 
+    def find(self, draft: Command) -> Pending | None:
+        """Return the proposal that the same person made under the same idempotency key."""
+        if not draft.idempotency_key:
+            return None
+        return next((p for p in self.pending.values() if _request(p.proposal.draft) == _request(draft)), None)
+
     def check(self, proposal_id: str, principal: str, now_ns: int, *, approve: bool) -> Pending:
         """Return the proposal that `principal` may vote on.
 
@@ -57,3 +63,7 @@ class Proposals:
         elif vote.principal not in pending.approvers:
             pending.approvers.append(vote.principal)
         pending.command_id = pending.command_id or vote.command_id
+
+
+def _request(draft: Command) -> tuple[str, str, bytes]:
+    return draft.issuer.principal, draft.idempotency_key, draft.request_sha256

@@ -20,8 +20,8 @@ from mev.auth.dependencies import (
     ModelsDeploy,
 )
 from mev.auth.errors import ForbiddenError
-from mev.auth.model import Permission, Principal
-from mev.control import drafts, views
+from mev.auth.model import MASTER, Permission, Principal
+from mev.control import drafts, validate, views
 from mev.control.diff import changes
 from mev.control.errors import InvalidCommandError, UnknownAgentError, UnknownCommandError
 from mev.control.hot import HotSettings
@@ -105,7 +105,7 @@ def _approvals(control: Control) -> APIRouter:
     @routes.post("/approvals/{proposal_id}", summary="Approve or reject a proposal")
     async def vote(who: ControlApprove, proposal_id: str, body: VoteIn) -> Json:
         """The approval that makes them enough issues the command. Nobody approves twice."""
-        return views.proposal(await control.vote(proposal_id, who.user or who.id, approve=body.approve), now_ns())
+        return views.proposal(await control.vote(proposal_id, _person(who), approve=body.approve), now_ns())
 
     return routes
 
@@ -137,7 +137,7 @@ def _policies(control: Control) -> APIRouter:
         if len(history) < 2:
             raise UnknownCommandError(f"policy {policy_id!r} has no version before the one in force")
         draft = Command(policy=history[1].command.policy, target=history[1].command.target, priority=5)
-        draft.issuer.principal = who.user or who.id
+        draft.issuer.principal = _person(who)
         return await _set_policy(control, draft)
 
     return routes
@@ -177,7 +177,8 @@ def _fleet(control: Control, report_interval_s: float) -> APIRouter:
     @routes.post("/agents", status_code=201, summary="Enrol an agent")
     async def enrol(who: AgentsEnrol, body: EnrolIn) -> Json:
         """Answers with the keys it has to trust and everything that is in force."""
-        await control.enrol(_enrolment(body), who.user or who.id)
+        validate.check_enrolment(body)
+        await control.enrol(_enrolment(body), _person(who))
         return {"agent_id": body.agent_id, **_state(control, report_interval_s)}
 
     @routes.delete("/agents/{agent_id}", status_code=204, summary="Let an agent go")
@@ -185,7 +186,7 @@ def _fleet(control: Control, report_interval_s: float) -> APIRouter:
         """Its reports count no more, and its name is free for another key."""
         if agent_id not in book.fleet.agents:
             raise UnknownAgentError(f"no agent {agent_id!r}")
-        await control.revoke(agent_id, who.user or who.id)
+        await control.revoke(agent_id, _person(who))
 
     @routes.get("/snapshot", summary="Everything that is in force, signed")
     async def snapshot(_: AgentsEnrol) -> Json:
@@ -199,13 +200,18 @@ def _fleet(control: Control, report_interval_s: float) -> APIRouter:
             envelope = base64.b64decode(body.key_set, validate=True)
         except binascii.Error:
             raise InvalidCommandError("key_set: not base64", field="key_set") from None
-        await control.adopt_key_set(envelope, who.user or who.id)
+        await control.adopt_key_set(envelope, _person(who))
 
     return routes
 
 
+def _person(who: Principal) -> str:
+    """Return the person behind a principal: whoever has the master key made its keys, and is one person however many they are."""
+    return who.user or MASTER.id
+
+
 def _signed_by(who: Principal, draft: Command, request: Request, body: BaseModel, idempotency_key: str) -> Command:
-    draft.issuer.principal = who.user or who.id
+    draft.issuer.principal = _person(who)
     draft.idempotency_key = idempotency_key
     draft.request_sha256 = drafts.request_hash(request.url.path, body)
     return draft

@@ -17,7 +17,14 @@ from prometheus_client import Gauge
 
 from mev.bus.publisher import Publisher
 from mev.control.book import Book
-from mev.control.errors import AgentExistsError, IdempotencyConflictError, JournalError, UnknownAgentError
+from mev.control.errors import (
+    AgentExistsError,
+    IdempotencyConflictError,
+    InvalidCommandError,
+    JournalError,
+    OvertakenError,
+    UnknownAgentError,
+)
 from mev.control.journal import Journal
 from mev.control.ledger import Issued
 from mev.control.proposals import Pending
@@ -26,13 +33,14 @@ from mev.core.errors import UnavailableError
 from mev.core.ids import new_id
 from mev.crypto.envelope import seal
 from mev.wire.orders import scopes, subject
-from mev.wire.pb.control_pb2 import HALTED, Command, Enrolment, Lease, Proposal, SetLevel, Snapshot, Target, Version, Vote
+from mev.wire.pb.control_pb2 import ACTIVE, HALTED, Command, Enrolment, Lease, Proposal, SetLevel, Snapshot, Target, Version, Vote
 from mev.wire.registry import Record
 from mev.wire.topics import CONTROL
 
 LOG = logging.getLogger(__name__)
 UNKEPT = Gauge("mev_control_unkept", "Messages in force that wait in memory because the control journal cannot be written; alert above 0.")
 SYSTEM = "system"
+MAX_COMMAND_BYTES = 256 << 10
 _MAX_UNKEPT = 10_000
 _KEEP_RETRY_S = 0.5
 
@@ -107,7 +115,8 @@ class Control:
 
     async def lower(self, draft: Command) -> Issued:
         """Issue a command that lowers what agents may do: out first, written down right after, whatever else is broken."""
-        if (known := self._repeat(draft)) is not None:
+        known = self._repeat(draft)
+        if known and not known.superseded_by:  # a stop that has been overtaken is a new stop
             return known
         command, envelope = self._sign(draft)
         issued = self.book.take(command, envelope)
@@ -123,13 +132,15 @@ class Control:
         now, level = now_ns(), draft.level.level
         ordered = [self.book.ledger.ordered_level(scope, now) for scope in scopes(draft.target)]
         stepped_down = any(agent.last_seen_ns and agent.running.level < level for agent in self.book.fleet.meant(draft.target))
-        return level > min(ordered) or (level == min(ordered) and stepped_down)
+        return level == ACTIVE or level > min(ordered) or (level == min(ordered) and stepped_down)
 
     async def raise_level(self, draft: Command) -> Issued | Pending:
         """Issue a command that raises, or, when more people have to agree, propose it."""
         if self.terms.approvals_required <= 1:
             draft.issuer.approvers.append(draft.issuer.principal)
             return await self.issue(draft)
+        if (known := self.book.proposals.find(draft)) is not None:
+            return known
         proposal = Proposal(
             id=new_id(),
             draft=draft,
@@ -148,14 +159,23 @@ class Control:
         """
         async with self._voting:  # of two who approve at once, one is the last
             pending = self.book.proposals.check(proposal_id, principal, now_ns(), approve=approve)
+            if approve:
+                self._refuse_overtaken(pending.proposal)
             await self._audit.record(principal, "control.approve" if approve else "control.reject", proposal_id)
             vote = Vote(proposal_id=proposal_id, principal=principal, approve=approve, at_ns=now_ns())
             if approve and len(pending.approvers) + 1 >= pending.proposal.approvals_required:
                 draft = Command.FromString(pending.proposal.draft.SerializeToString())
                 draft.issuer.approvers.extend([*pending.approvers, principal])
+                draft.idempotency_key = ""
                 vote.command_id = (await self.issue(draft)).command.id
             await self._write(vote, proposal_id)
             return pending
+
+    def _refuse_overtaken(self, proposal: Proposal) -> None:
+        for scope in scopes(proposal.draft.target):
+            latest = self.book.ledger.latest("level", scope)
+            if latest and latest.command.issued_at_ns > proposal.proposed_at_ns:
+                raise OvertakenError(f"the level of {scope} was ordered anew after this was proposed; propose it again")
 
     async def enrol(self, enrolment: Enrolment, principal: str) -> None:
         """Take an agent in.
@@ -262,7 +282,10 @@ class Control:
         command.version.CopyFrom(self._next_version())
         command.issued_at_ns = now
         command.expires_at_ns = command.expires_at_ns or now + round(self.terms.command_ttl_s * 1e9)
-        return command, self._seal(command)
+        envelope = self._seal(command)
+        if len(envelope) > MAX_COMMAND_BYTES:  # what cannot be published must not be in force
+            raise InvalidCommandError(f"the command has {len(envelope)} bytes when it is signed; {MAX_COMMAND_BYTES} are allowed")
+        return command, envelope
 
     def _next_version(self) -> Version:
         """Return a version newer than every one seen: the time of day, unless that went back."""

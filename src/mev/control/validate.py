@@ -1,16 +1,24 @@
 """Whether a command can mean anything to those it is for, before it is signed."""
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 
 import jsonschema
 from google.protobuf.descriptor import FieldDescriptor
+from jsonschema import Draft202012Validator
+from referencing import Registry
 
 from mev.control.errors import InvalidCommandError
-from mev.control.fleet import Fleet
+from mev.control.fleet import CONTROL_PLANE, Fleet
+from mev.control.model import EnrolIn
 from mev.wire.pb.control_pb2 import ModuleAction, PolicyRule, SetPolicy, SwapModel, Target
 from mev.wire.registry import EVENT_TYPES
 
+_PATH = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9._-]+)*")
+# An agent's schema is read while everybody waits: nothing in it may fetch, or take long.
+_REFUSED_KEYWORDS = {"$ref", "$dynamicRef", "pattern", "patternProperties"}
+_LONGEST_SCHEMA = 16_384
 OPERATORS = ("==", "!=", "<", "<=", ">", ">=")
 
 
@@ -38,6 +46,23 @@ def check_action(action: ModuleAction, fleet: Fleet) -> None:
     _check_params(json.loads(action.params_json or "{}"), declared[action.action].params_schema_json)
 
 
+def check_enrolment(body: EnrolIn) -> None:
+    """Refuse a module of ours, and action schemas that are none or that could fetch or stall."""
+    if body.module == CONTROL_PLANE:
+        raise InvalidCommandError(f"module: {CONTROL_PLANE!r} is the control plane's own", field="module")
+    for index, action in enumerate(body.actions):
+        place = f"actions[{index}].params"
+        text = json.dumps(action.params)
+        if len(text) > _LONGEST_SCHEMA or any(f'"{keyword}"' in text for keyword in _REFUSED_KEYWORDS):
+            raise InvalidCommandError(
+                f"{place}: a schema has at most {_LONGEST_SCHEMA} bytes and none of {', '.join(sorted(_REFUSED_KEYWORDS))}", field=place
+            )
+        try:
+            Draft202012Validator.check_schema(action.params)
+        except jsonschema.SchemaError as error:
+            raise InvalidCommandError(f"{place}: {error.message}", field=place) from None
+
+
 def check_policy(policy: SetPolicy, fleet: Fleet) -> None:
     """Refuse a policy type nobody declared and rules over fields that do not exist."""
     types = {name for agent in fleet.agents.values() for name in agent.enrolment.policy_types}
@@ -50,13 +75,13 @@ def check_policy(policy: SetPolicy, fleet: Fleet) -> None:
 def check_model_path(model: SwapModel) -> None:
     """Refuse a path that could lead out of the model folder."""
     path = model.model_path
-    if not path or path.startswith(("/", "~")) or ".." in path.split("/") or "\\" in path or "\0" in path:
+    if not _PATH.fullmatch(path) or {".", ".."} & set(path.split("/")):
         raise InvalidCommandError(f"model_path: {path!r} is not a path below MODEL_DIR", field="model_path")
 
 
 def _check_params(params: Mapping[str, object], schema_json: str) -> None:
     try:
-        jsonschema.validate(params, json.loads(schema_json or "{}"))
+        Draft202012Validator(json.loads(schema_json or "{}"), registry=Registry()).validate(params)
     except jsonschema.ValidationError as error:
         place = "params" + "".join(f"[{part!r}]" for part in error.absolute_path)
         raise InvalidCommandError(f"{place}: {error.message}", field=place) from None
