@@ -168,7 +168,7 @@ def test_policies_show_what_changes_and_roll_back(http: httpx.Client) -> None:
         assert http.post("/api/control/policy", json=policy | wrong).json()["field"] == field
 
 
-@pytest.mark.parametrize("path", ["../../etc/passwd", "/etc/passwd", "a/../../b", "~/x", "a\\..\\b"])
+@pytest.mark.parametrize("path", ["../../etc/passwd", "/etc/passwd", "a/../../b", "~/x", "a\\..\\b", "a\n/b", "a/.", "a%2e%2e/b", ""])
 def test_a_model_path_stays_in_its_folder(http: httpx.Client, path: str) -> None:
     answer = http.post("/api/control/model-swap", json={"model_id": "m", "model_path": path, "version": "1"})
     assert (answer.status_code, answer.json()["field"]) == (422, "model_path")
@@ -181,6 +181,37 @@ def test_an_agents_name_belongs_to_its_key(http: httpx.Client) -> None:
     assert http.delete("/api/control/agents/named-1").status_code == 204
     assert http.post("/api/control/agents", json=body).status_code == 201
     assert http.delete("/api/control/agents/nobody").json()["code"] == "unknown_agent"
+
+
+def test_what_is_too_large_to_be_published_is_never_in_force(http: httpx.Client) -> None:
+    rule = {"field": "agent_id", "operator": "==", "value": "a" * 300_000}
+    answer = http.post("/api/control/policy", json={"policy_id": "big", "policy_type": "risk", "rules": [rule]})
+    assert answer.status_code == 422
+    assert "big" not in {item["body"]["policy_id"] for item in http.get("/api/control/policies").json()["items"]}
+
+
+@pytest.mark.parametrize(
+    "schema", [{"$ref": "http://127.0.0.1:1/x"}, {"properties": {"a": {"pattern": "^(a+)+$"}}}, {"type": 5}, {"title": "x" * 20_000}]
+)
+def test_an_action_schema_cannot_fetch_or_stall(http: httpx.Client, schema: dict[str, Any]) -> None:
+    body = {"agent_id": "schemer", "module": "schemer", "public_key": "ab" * 32, "actions": [{"name": "x", "params": schema}]}
+    answer = http.post("/api/control/agents", json=body)
+    assert (answer.status_code, answer.json()["field"]) == (422, "actions[0].params")
+
+
+def test_nobody_enrols_as_the_control_plane(http: httpx.Client) -> None:
+    body = {"agent_id": "impostor", "module": "control-plane", "public_key": "ab" * 32}
+    assert http.post("/api/control/agents", json=body).json()["field"] == "module"
+
+
+def test_a_stop_repeated_under_its_key_is_a_stop_again(http: httpx.Client) -> None:
+    headers = {"Idempotency-Key": "stop"}
+    first = http.post("/api/control/kill-switch", json=HALT, headers=headers).json()["id"]
+    assert http.post("/api/control/kill-switch", json=HALT, headers=headers).json()["id"] == first
+    http.post("/api/control/kill-switch", json=RAISE)
+    again = http.post("/api/control/kill-switch", json=HALT, headers=headers).json()["id"]
+    assert again != first
+    assert http.get("/api/control/commands?limit=1").json()["items"][0]["id"] == again
 
 
 def test_commands_and_agents_are_paged(http: httpx.Client) -> None:
@@ -219,8 +250,21 @@ def test_raising_needs_two_people_where_two_are_required(own_system: RunningSyst
             assert issued["body"]["level"] == "ACTIVE"
             assert people.post(path, json={"approve": True}, headers=accounts["bob"]).json()["code"] == "unknown_proposal"
             lowered = people.post("/api/control/kill-switch", json=HALT, headers=accounts["ann"])
+            _check_master_is_one_person(own_system, people)
+            late = people.post("/api/control/kill-switch", json=RAISE, headers=accounts["ann"]).headers["location"]
+            people.post("/api/control/kill-switch", json=HALT, headers=accounts["ann"])
+            assert people.post(late, json={"approve": True}, headers=accounts["bob"]).json()["code"] == "overtaken"
             assert lowered.json()["kind"] == "level"
     own_system.stop()
+
+
+def _check_master_is_one_person(system: RunningSystem, people: httpx.Client) -> None:
+    """Whoever has the master key cannot approve their own proposal with a key they made."""
+    master = {"X-API-Key": system.key}
+    path = people.post("/api/control/kill-switch", json=RAISE, headers=master).headers["location"]
+    made = people.post("/api/auth/keys", json={"name": "other", "scopes": ["control:approve"], "days": 1}, headers=master)
+    answer = people.post(path, json={"approve": True}, headers={"X-API-Key": made.json()["key"]})
+    assert answer.json()["code"] == "same_person", answer.text
 
 
 def test_what_is_in_force_outlives_kill_9_and_nothing_is_raised_by_itself(own_system: RunningSystem) -> None:
