@@ -87,7 +87,7 @@ def test_a_key_id_of_one_key_with_the_signature_of_another_is_refused() -> None:
         {"iss": "other"},
         {"aud": "other"},
         {"exp": int(time.time()) - 60},
-        {"nbf": int(time.time()) + 600},
+        {"nbf": int(time.time()) + 1_000_000},
         {"role": "emperor"},
         *({name: None} for name in ("iss", "aud", "sub", "sid", "role", "iat", "nbf", "exp", "jti", "auth_time")),
         {"auth_time": "x"},
