@@ -79,6 +79,12 @@ class Settings(BaseSettings):
     lease_renew_s: Seconds = Field(3.0, description="Pause between renewals of the lease.")
     report_interval_s: Seconds = Field(2.0, description="Pause between an agent's reports; silent after three of them.")
 
+    # Audit
+    audit_checkpoint_s: Seconds = Field(10.0, description="Pause between signed checkpoints of the audit trail while it grows.")
+    audit_retention_days: int = Field(
+        0, ge=0, le=36_500, description="Days after which sealed audit files are removed; 0: never. Proofs stay valid."
+    )
+
     # Accounts
     access_token_s: Seconds = Field(600.0, description="How long an access token lasts.")
     session_s: float = Field(14 * 86_400, ge=60, le=366 * 86_400, description="How long a login lasts before a password is wanted again.")

@@ -114,7 +114,16 @@ async def running(settings: Settings, *, demo: bool) -> AsyncIterator[System]:
         sink = await _start_sink(settings, brokers, cluster_id, clickhouse, publisher, stack)
         hub = await _start_realtime(settings, brokers, stack)
         orders = _orders_publisher(settings, brokers, stack)
-        audit = await stack.enter_async_context(audit_running.running(folder.path / "audit", "api", clickhouse, orders))
+        audit = await stack.enter_async_context(
+            audit_running.running(
+                folder.path / "audit",
+                "api",
+                clickhouse,
+                orders,
+                checkpoint_s=settings.audit_checkpoint_s,
+                retain_s=settings.audit_retention_days * 86_400,
+            )
+        )
         hot = HotSettings({"batch_window_ms": hub.set_window, "log_level": logging.getLogger().setLevel})
         control = await _start_control(settings, folder, brokers, orders, audit, hot, stack)
         if demo:
