@@ -225,6 +225,7 @@ def test_commands_and_agents_are_paged(http: httpx.Client) -> None:
             break
     assert len(seen) == len(set(seen)) >= 5
     assert seen == sorted(seen, reverse=True)
+    assert http.get("/api/control/commands?cursor=nope").json()["field"] == "cursor"
 
 
 def test_raising_needs_two_people_where_two_are_required(own_system: RunningSystem) -> None:

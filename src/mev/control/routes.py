@@ -255,8 +255,13 @@ def _state(control: Control, report_interval_s: float) -> Json:
 
 
 def _page(rows: Sequence[tuple[str, Json]], limit: int, cursor: str | None) -> Json:
-    """Return the rows after the one named `cursor`."""
-    start = next((index + 1 for index, (name, _) in enumerate(rows) if name == cursor), 0)
+    """Return the rows after the one named `cursor`.
+
+    :raises InvalidCommandError: when there is none of that name: beginning again would look like more pages.
+    """
+    start = next((index + 1 for index, (name, _) in enumerate(rows) if name == cursor), None if cursor else 0)
+    if start is None:
+        raise InvalidCommandError("cursor: not one of this list; start again without it", field="cursor")
     page = rows[start : start + limit]
     more = start + limit < len(rows)
     return {"items": [view for _, view in page], "next_cursor": page[-1][0] if more else None}

@@ -231,6 +231,8 @@ class Control:
                 await self._publish_again()
             except UnavailableError as error:
                 LOG.warning("lease not renewed: %s", error, extra={"action": "lease_failed"})
+            except Exception:  # whatever it is, the next renewal is tried: a fleet must not stop because a task ended unseen
+                LOG.exception("lease not renewed", extra={"action": "lease_failed"})
             await asyncio.sleep(self.terms.lease_renew_s)
 
     async def _publish_again(self) -> None:
