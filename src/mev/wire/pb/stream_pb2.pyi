@@ -7,14 +7,22 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Frame(_message.Message):
-    __slots__ = ("slices", "sent_at_ns", "dropped")
+    __slots__ = ("slices", "sent_at_ns", "dropped", "queued", "lag_ms", "subscription", "sequence")
     SLICES_FIELD_NUMBER: _ClassVar[int]
     SENT_AT_NS_FIELD_NUMBER: _ClassVar[int]
     DROPPED_FIELD_NUMBER: _ClassVar[int]
+    QUEUED_FIELD_NUMBER: _ClassVar[int]
+    LAG_MS_FIELD_NUMBER: _ClassVar[int]
+    SUBSCRIPTION_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     slices: _containers.RepeatedCompositeFieldContainer[Slice]
     sent_at_ns: int
     dropped: int
-    def __init__(self, slices: _Optional[_Iterable[_Union[Slice, _Mapping]]] = ..., sent_at_ns: _Optional[int] = ..., dropped: _Optional[int] = ...) -> None: ...
+    queued: int
+    lag_ms: int
+    subscription: str
+    sequence: int
+    def __init__(self, slices: _Optional[_Iterable[_Union[Slice, _Mapping]]] = ..., sent_at_ns: _Optional[int] = ..., dropped: _Optional[int] = ..., queued: _Optional[int] = ..., lag_ms: _Optional[int] = ..., subscription: _Optional[str] = ..., sequence: _Optional[int] = ...) -> None: ...
 
 class Slice(_message.Message):
     __slots__ = ("topic", "partition", "first_offset", "offset_step", "events")
