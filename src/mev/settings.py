@@ -156,6 +156,20 @@ class Settings(BaseSettings):
     enable_webtransport: bool = Field(True, description="Serve WebTransport.")
     wt_host: str = Field("127.0.0.1", description="Address WebTransport listens on.")
     wt_port: Port = Field(4433, description="UDP port of WebTransport.")
+    wt_certificate_file: Path | None = Field(
+        None, description="PEM file of the certificate chain of WebTransport; one of our own, for pages that know its hash, when not set."
+    )
+    wt_key_file: Path | None = Field(None, description="PEM file of its private key; in the certificate's file when not set.")
+    wt_max_sessions: int = Field(1_000, ge=1, description="WebTransport sessions of one process.")
+    wt_sessions_per_ip: int = Field(100, ge=1, description="WebTransport sessions of one address.")
+    wt_unacknowledged_bytes: int = Field(
+        8 << 20, ge=2 << 20, description="Bytes a WebTransport client may leave unacknowledged before its session is cut."
+    )
+    wt_stale_s: Seconds = Field(5.0, description="Age at which a frame that has not arrived is given up for newer ones, unless lossless.")
+    wt_idle_timeout_s: Seconds = Field(30.0, description="How long a WebTransport client may be silent, answers to pings included.")
+    wt_max_datagram_bytes: int = Field(
+        1_350, ge=1_200, le=16_000, description="Largest UDP payload sent; 1200 goes through every tunnel, browsers take 1472."
+    )
 
     # Logs
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least level that is written.")
@@ -217,7 +231,7 @@ class Settings(BaseSettings):
     def _split_list(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
-    @field_validator("mev_data_dir", "model_dir", "export_dir")
+    @field_validator("mev_data_dir", "model_dir", "export_dir", "wt_certificate_file", "wt_key_file")
     @classmethod
     def _expand(cls, value: Path | None) -> Path | None:
         return value.expanduser().absolute() if value else None
