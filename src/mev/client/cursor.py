@@ -1,0 +1,118 @@
+"""Where a subscription stands, and where one may begin."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import Any, Literal
+
+from mev.client.errors import BadCursorError
+
+Positions = Mapping[str, Mapping[int, int]]
+_NONE: Positions = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """The next offset of each partition of each event type, in the log that the server calls `log`."""
+
+    positions: Positions = field(default=_NONE)
+    log: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> "Cursor":
+        """Return the cursor that `text` is, as :meth:`__str__` wrote it, or positions alone.
+
+        :raises BadCursorError: when it is none.
+        """
+        try:
+            document = json.loads(text)
+            if "cursor" not in document:
+                return cls(_read(document))
+            return cls(_read(document["cursor"]), _log(document.get("log")))
+        except (ValueError, TypeError, AttributeError) as error:
+            raise BadCursorError(f'not a cursor ({error}); one looks like {{"cursor": {{"tick": {{"0": 4711}}}}}}') from None
+
+    @classmethod
+    def of(cls, document: object, log: object) -> "Cursor":
+        """Return the cursor of a message from a server; what is not there is empty."""
+        return cls(_read(document) if document else _NONE, log if isinstance(log, str) else None)
+
+    def __str__(self) -> str:
+        return json.dumps(self.wire(), separators=(",", ":"))
+
+    def __bool__(self) -> bool:
+        return bool(self.positions)
+
+    def wire(self) -> dict[str, Any]:
+        """Return it as `subscribe` takes it."""
+        cursor = {topic: {str(number): offset for number, offset in of_topic.items()} for topic, of_topic in self.positions.items()}
+        return {"cursor": cursor} | ({"log": self.log} if self.log is not None else {})
+
+    def moved(self, steps: Iterable[tuple[str, int, int]]) -> "Cursor":
+        """Return it moved on to each `(event type, partition, next offset)`; it never moves back."""
+        positions: dict[str, Mapping[int, int]] = dict(self.positions)
+        for topic, partition, offset in steps:
+            of_topic = positions.get(topic, {})
+            if of_topic.get(partition, -1) < offset:
+                positions[topic] = {**of_topic, partition: offset}
+        return Cursor(positions, self.log)
+
+    def past(self, other: "Cursor") -> "Cursor":
+        """Return the farther of both for each partition; a cursor of another log replaces this one."""
+        if self.log is not None and other.log is not None and other.log != self.log:
+            return other
+        return Cursor(self.positions, other.log or self.log).moved(_steps(other))
+
+    def retained(self, topics: Iterable[str], start: "Cursor") -> "Cursor":
+        """Return it for `topics` alone: what it does not name begins where `start` says."""
+        return Cursor({topic: self.positions.get(topic) or start.positions.get(topic, {}) for topic in topics}, start.log or self.log)
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """Start at the first event of a slot of the chain."""
+
+    number: int
+
+
+Start = Literal["live", "earliest"] | datetime | Slot | Cursor
+
+
+def wire_start(start: Start) -> dict[str, Any]:
+    """Return the fields of `subscribe` that say where to begin."""
+    match start:
+        case Cursor():
+            fields = start.wire()
+            return {"from": {"cursor": fields.pop("cursor")}, **fields}
+        case Slot():
+            return {"from": {"slot": start.number}}
+        case datetime():
+            if start.tzinfo is None:
+                raise ValueError("a time to start from needs a time zone, for instance datetime.now(UTC)")
+            return {"from": {"time": start.astimezone(UTC).isoformat().replace("+00:00", "Z")}}
+        case _:
+            return {"from": start}
+
+
+def _read(document: object) -> Positions:
+    if not isinstance(document, dict):
+        raise TypeError("expected an object")
+    return {str(topic): {int(partition): _offset(offset) for partition, offset in of_topic.items()} for topic, of_topic in document.items()}
+
+
+def _log(value: object) -> str | None:
+    if value is not None and not isinstance(value, str):
+        raise TypeError(f"{value!r} is no name of a log")
+    return value
+
+
+def _offset(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise TypeError(f"{value!r} is no offset")
+    return value
+
+
+def _steps(cursor: Cursor) -> Iterable[tuple[str, int, int]]:
+    return ((topic, partition, offset) for topic, of_topic in cursor.positions.items() for partition, offset in of_topic.items())
