@@ -4,20 +4,18 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from types import MappingProxyType
 from typing import Any, Literal
 
 from mev.client.errors import BadCursorError
 
 Positions = Mapping[str, Mapping[int, int]]
-_NONE: Positions = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
     """The next offset of each partition of each event type, in the log that the server calls `log`."""
 
-    positions: Positions = field(default=_NONE)
+    positions: Positions = field(default_factory=dict)
     log: str | None = None
 
     @classmethod
@@ -37,13 +35,10 @@ class Cursor:
     @classmethod
     def of(cls, document: object, log: object) -> "Cursor":
         """Return the cursor of a message from a server; what is not there is empty."""
-        return cls(_read(document) if document else _NONE, log if isinstance(log, str) else None)
+        return cls(_read(document) if document else {}, log if isinstance(log, str) else None)
 
     def __str__(self) -> str:
         return json.dumps(self.wire(), separators=(",", ":"))
-
-    def __bool__(self) -> bool:
-        return bool(self.positions)
 
     def wire(self) -> dict[str, Any]:
         """Return it as `subscribe` takes it."""
@@ -67,7 +62,8 @@ class Cursor:
 
     def retained(self, topics: Iterable[str], start: "Cursor") -> "Cursor":
         """Return it for `topics` alone: what it does not name begins where `start` says."""
-        return Cursor({topic: self.positions.get(topic) or start.positions.get(topic, {}) for topic in topics}, start.log or self.log)
+        positions = {topic: {**start.positions.get(topic, {}), **self.positions.get(topic, {})} for topic in topics}
+        return Cursor(positions, start.log or self.log)
 
 
 @dataclass(frozen=True, slots=True)
