@@ -284,6 +284,8 @@ def test_one_filter_serves_all_the_types_it_was_made_for() -> None:
         ("profit >= 5", "did you mean expected_profit_lamports?"),
         ("route.dexx == 1", "did you mean route.dex"),
         ("route == 1", "route is a message; name one of its fields: route.dex, route.pool"),
+        ("\ud800 == 1", "opportunity has no field '?'"),
+        ("route.\ud800 == 1", "opportunity has no field 'route.?'"),
         ("slot.x == 1", "slot is of type uint64 and has no fields"),
         ("slot == -1", "slot is of type uint64; the value is -1, not an integer from 0 to 18446744073709551615"),
         ("slot == 18446744073709551616", "not an integer from 0 to 18446744073709551615"),
