@@ -148,7 +148,11 @@ class Connection:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._socket.close()
+        closing = asyncio.create_task(self._socket.close())
+        with suppress(ConnectionClosed):
+            while True:  # the server's farewell comes behind what it had sent
+                await self._socket.recv()
+        await closing
 
     def abort(self) -> None:
         """Drop the connection."""

@@ -80,6 +80,11 @@ class Peer:
         self._socket.transport.pause_reading()
 
     @property
+    def close_code(self) -> int | None:
+        """The code the client closed with."""
+        return self._socket.close_code
+
+    @property
     def authorization(self) -> str:
         assert self._socket.request is not None
         return self._socket.request.headers["Authorization"]
