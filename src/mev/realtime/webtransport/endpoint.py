@@ -1,0 +1,264 @@
+"""The UDP socket: which connection a packet belongs to, who may open another one, and whose turn it is to send."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+
+from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.connection import NetworkAddress, QuicConnection
+from aioquic.quic.packet import (
+    QuicHeader,
+    QuicPacketType,
+    encode_quic_retry,
+    encode_quic_version_negotiation,
+)
+from aioquic.quic.retry import QuicRetryTokenHandler
+
+from mev.limits.addresses import Addresses
+from mev.realtime.webtransport import quic
+from mev.realtime.webtransport.bounds import Bounds
+from mev.realtime.webtransport.connection import Connection, Desk
+from mev.realtime.webtransport.counts import Counts
+from mev.realtime.webtransport.errors import AddressUnusableError
+
+LOG = logging.getLogger(__name__)
+_LEAST_INITIAL = 1200
+_READ_BYTES = 65_535
+_READ_AT_ONCE = 64
+_SOCKET_BYTES = 4 << 20
+_ID_BYTES = 8
+
+
+class Endpoint:
+    """A bound socket and the connections behind it."""
+
+    def __init__(self, desk: Desk, configure: Callable[[], QuicConfiguration]) -> None:
+        self.connections: dict[Connection, set[bytes]] = {}
+        """With the ids that packets reach them by."""
+        self.routes: dict[bytes, Connection] = {}
+        self._desk = desk
+        self._bounds: Bounds = desk.bounds
+        self._counts: Counts = desk.counts
+        self._configure = configure
+        self._addresses = Addresses()
+        self._retry = QuicRetryTokenHandler()
+        self._half_open: set[Connection] = set()
+        self._of_address: Counter[str] = Counter()
+        self._awake: dict[Connection, None] = {}
+        self._flushing = False
+        self._accepting = True
+        self._loop = asyncio.get_running_loop()
+        self._socket: socket.socket
+
+    def open(self, host: str, port: int) -> int:
+        """Bind the socket; return its port.
+
+        :raises AddressUnusableError: when it cannot be bound.
+        """
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._socket = socket.socket(family, socket.SOCK_DGRAM)
+        self._socket.setblocking(False)
+        try:
+            self._socket.bind((host, port))
+        except OSError as error:
+            self._socket.close()
+            raise AddressUnusableError(
+                f"cannot listen on UDP {host}:{port} ({error.strerror}); choose another with WT_HOST and WT_PORT"
+            ) from None
+        for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
+            self._socket.setsockopt(socket.SOL_SOCKET, option, _SOCKET_BYTES)
+        self._loop.add_reader(self._socket, self._readable)
+        return int(self._socket.getsockname()[1])
+
+    def refuse(self) -> None:
+        """Take no more connections."""
+        self._accepting = False
+
+    def close(self) -> None:
+        """Tell every peer that it is over, and close the socket."""
+        for connection in list(self.connections):
+            connection.close()
+        self._flush()
+        self._loop.remove_reader(self._socket)
+        for connection in list(self.connections):
+            connection.drop()
+        self._socket.close()
+
+    def tick(self, now: float) -> None:
+        """Do what is due."""
+        for connection in list(self.connections):
+            self._guarded(connection, partial(connection.tick, now))
+
+    # What connections ask for.
+
+    def send(self, data: bytes, address: NetworkAddress) -> None:
+        """Send a packet; one that the kernel has no room for is lost, as packets may be."""
+        try:
+            self._socket.sendto(data, address)
+        except OSError:
+            self._counts.packets_unsent += 1
+
+    def wake(self, connection: Connection) -> None:
+        """Let a connection send when those before it have."""
+        self._awake[connection] = None
+        if not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self._flush)
+
+    def route(self, connection_id: bytes, connection: Connection) -> None:
+        """Send packets for `connection_id` to a connection."""
+        self.routes[connection_id] = connection
+        self.connections[connection].add(connection_id)
+
+    def unroute(self, connection_id: bytes) -> None:
+        """Drop them from now on."""
+        connection = self.routes.pop(connection_id, None)
+        if connection is not None:
+            self.connections[connection].discard(connection_id)
+
+    def established(self, connection: Connection) -> None:
+        """Note that a handshake is finished."""
+        self._half_open.discard(connection)
+
+    def sessions(self, counted_as: str) -> int:
+        """Return how many sessions an address has."""
+        return sum(1 for each in self.connections if each.counted_as == counted_as and each.link is not None)
+
+    def forget(self, connection: Connection) -> None:
+        """Forget a connection that is over."""
+        ids = self.connections.pop(connection, None)
+        if ids is None:
+            return
+        for connection_id in ids:
+            del self.routes[connection_id]
+        self._half_open.discard(connection)
+        self._awake.pop(connection, None)
+        self._counts.connections -= 1
+        self._of_address[connection.counted_as] -= 1
+        if not self._of_address[connection.counted_as]:
+            del self._of_address[connection.counted_as]
+
+    def _flush(self) -> None:
+        self._flushing = False
+        awake, self._awake = self._awake, {}
+        for connection in awake:
+            self._guarded(connection, connection.transmit)
+
+    def _readable(self) -> None:
+        for _ in range(_READ_AT_ONCE):
+            try:
+                data, address = self._socket.recvfrom(_READ_BYTES)
+            except OSError:
+                return
+            self._receive(data, address)
+
+    def _receive(self, data: bytes, address: NetworkAddress) -> None:
+        header = quic.read_header(data, _ID_BYTES)
+        if header is None:
+            self._counts.packets_ignored += 1
+            return
+        connection = self.routes.get(header.destination_cid)
+        if connection is None:
+            connection = self._newcomer(header, data, address)
+        if connection is None:
+            return
+        self._guarded(connection, partial(connection.receive, data, address))
+        if connection in self._half_open and quic.is_blank(connection.quic):
+            self._counts.packets_ignored += 1
+            connection.drop()
+
+    def _guarded(self, connection: Connection, work: Callable[[], None]) -> None:
+        """Do something with a connection; whatever goes wrong ends it, and nothing else."""
+        try:
+            work()
+        except Exception:
+            LOG.exception("a WebTransport connection failed", extra={"action": "webtransport_failed"})
+            self._counts.failures += 1
+            connection.drop()
+
+    def _newcomer(self, header: QuicHeader, data: bytes, address: NetworkAddress) -> Connection | None:
+        """Return a connection for a first packet, or do what else is to be done with it."""
+        if len(data) < _LEAST_INITIAL or header.version is None:
+            self._counts.packets_ignored += 1
+            return None
+        configuration = self._configure()
+        if header.version not in configuration.supported_versions:
+            self._negotiate_version(header, address, configuration.supported_versions)
+            return None
+        if header.packet_type is not QuicPacketType.INITIAL:
+            self._counts.packets_ignored += 1
+            return None
+        counted_as = self._addresses.client(address[0], ())
+        if not self._has_room(counted_as):
+            self._counts.connections_refused += 1
+            return None
+        ids: tuple[bytes, bytes | None] | None = header.destination_cid, None
+        if header.token or len(self._half_open) >= self._bounds.retry_above:
+            ids = self._show_address(header, address)
+        if ids is None:
+            return None
+        original, retried = ids
+        library = QuicConnection(
+            configuration=configuration,
+            original_destination_connection_id=original,
+            retry_source_connection_id=retried,
+        )
+        connection = Connection(library, self, self._desk, remote=address, counted_as=counted_as)
+        self.connections[connection] = set()
+        self._half_open.add(connection)
+        self._counts.connections += 1
+        self._of_address[counted_as] += 1
+        for connection_id in (header.destination_cid, library.host_cid):
+            self.route(connection_id, connection)
+        return connection
+
+    def _has_room(self, counted_as: str) -> bool:
+        bounds = self._bounds
+        return (
+            self._accepting
+            and len(self._half_open) < bounds.half_open
+            and len(self.connections) < bounds.sessions + bounds.half_open
+            and self._of_address[counted_as] < bounds.sessions_per_address + bounds.retry_above
+        )
+
+    def _show_address(self, header: QuicHeader, address: NetworkAddress) -> tuple[bytes, bytes | None] | None:
+        """Return the ids that a newcomer's first packets went to; None when it has yet to show that its address is its own."""
+        now, destination = self._loop.time(), header.destination_cid
+        if header.token:
+            with contextlib.suppress(ValueError):
+                original = self._retry.validate_token(address=address, destination_cid=destination, token=header.token, now=now)
+                return original, destination
+            if len(self._half_open) < self._bounds.retry_above:  # a token of another server: as good as none
+                return destination, None
+        self._counts.retries += 1
+        chosen = os.urandom(_ID_BYTES)
+        token = self._retry.create_token(
+            address=address,
+            original_destination_connection_id=destination,
+            retry_source_connection_id=chosen,
+            now=now,
+        )
+        self.send(
+            encode_quic_retry(
+                version=header.version or 0,
+                source_cid=chosen,
+                destination_cid=header.source_cid,
+                original_destination_cid=destination,
+                retry_token=token,
+            ),
+            address,
+        )
+        return None
+
+    def _negotiate_version(self, header: QuicHeader, address: NetworkAddress, versions: list[int]) -> None:
+        self._counts.packets_ignored += 1
+        if header.packet_type is not QuicPacketType.VERSION_NEGOTIATION:  # two servers could answer each other for ever
+            answer = encode_quic_version_negotiation(
+                source_cid=header.destination_cid, destination_cid=header.source_cid, supported_versions=versions
+            )
+            self.send(answer, address)

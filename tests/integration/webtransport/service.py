@@ -1,0 +1,62 @@
+"""A gateway on a free port, with a real hub."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+
+from mev.auth.browser import Origins
+from mev.bus.batch import Batch
+from mev.realtime.guard import Guard
+from mev.realtime.hub import Hub
+from mev.realtime.limits import Limits
+from mev.realtime.webtransport.bounds import Bounds
+from mev.realtime.webtransport.certificates import SelfSigned, Source
+from mev.realtime.webtransport.gateway import Gateway
+from mev.wire.pb.events_pb2 import Tick
+from mev.wire.registry import EVENT_TYPES
+from tests.integration.realtime.service import Keys
+
+BOUNDS = {"tick_s": 0.01, "close_grace_s": 1}
+LIMITS = {"batch_window_ms": 2, "tick_s": 0.01}
+
+
+class Service:
+    """A gateway with everything behind it."""
+
+    def __init__(self, folder: Path, limits: dict[str, Any], bounds: dict[str, Any], source: Source | None = None) -> None:
+        self.hub = Hub(EVENT_TYPES, Limits(**{**LIMITS, **limits}))
+        self.keys = Keys()
+        self.guard = Guard(self.hub, self.keys, period_s=0.01)
+        self.registry = CollectorRegistry()
+        self.gateway = Gateway(
+            self.hub,
+            self.guard,
+            source or SelfSigned(folder),
+            origins=Origins(["https://desk.example"]),
+            bounds=Bounds(**{**BOUNDS, **bounds}),
+            registry=self.registry,
+            look_s=0.01,
+        )
+        self.counts = self.gateway.counts
+
+    async def started(self) -> None:
+        await self.gateway.start("127.0.0.1", 0)
+        self.port = self.gateway.port
+        self._guarding = asyncio.create_task(self.guard.run())
+
+    async def stop(self) -> None:
+        await self.gateway.close()
+        self._guarding.cancel()
+        await asyncio.gather(self._guarding, return_exceptions=True)
+        self.hub.close()
+        assert self.gateway.is_empty
+        assert not self.hub.clients
+        assert (self.counts.connections, self.counts.sessions) == (0, 0)
+
+    def push(self, first: int, number: int, size: int = 0) -> None:
+        """Have `number` events consumed."""
+        offsets = list(range(first, first + number))
+        values = [Tick(market_id="m" * size, timestamp_ns=offset).SerializeToString() for offset in offsets]
+        self.hub.push(Batch("mev.tick.v1", 0, offsets, [b""] * number, values))
