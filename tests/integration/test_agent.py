@@ -1,6 +1,7 @@
 """A whole agent against a small control plane: real signatures, a real broker on the loopback interface, a clock that is told."""
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
@@ -11,8 +12,9 @@ import pytest
 from mev.agent import Agent, Decision, Level, Strategy
 from mev.agent.agent import UntrustedKeySetError
 from mev.agent.enrolment import EnrolmentRefusedError
-from mev.agent.folder import AgentRunsError
+from mev.agent.folder import AgentFolder, AgentRunsError
 from mev.agent.link import Inbox, Link
+from mev.agent.state import State
 from mev.agent.strategies.arbitrage import Arbitrage
 from mev.agent.strategy import Exposure
 from mev.bus.errors import PublishError
@@ -23,7 +25,7 @@ from mev.wire.pb.control_pb2 import ACK, ACTIVE, NACK, STATUS, ModuleAction, Rep
 from mev.wire.pb.events_pb2 import Bundle, Opportunity
 from mev.wire.registry import Record
 from mev.wire.topics import REPORT
-from tests.unit.agent.plane import ME, MODULE, Clock
+from tests.unit.agent.plane import ME, MODULE, Clock, Recorder
 from tests.unit.agent.site import TIMEOUT_S, FakeSite
 
 ALL = ("OPENS", "REDUCES", "CANCELS")
@@ -49,14 +51,18 @@ class Eager(Strategy):
             yield Decision(exposure, Bundle(bundle_id=name, opportunity_id=opportunity.id, simulated=True))
 
 
-def agent(site: FakeSite, folder: Path, trust: bytes | None = None, strategy: Strategy | None = None) -> Agent:
-    return Agent(strategy or Arbitrage(), ME, locate=site.locate, folder=folder, trust=trust, clock=site.plane.clock, timeout_s=TIMEOUT_S)
+def agent(
+    site: FakeSite, folder: Path, trust: bytes | None = None, strategy: Strategy | None = None, *, timeout_s: float = TIMEOUT_S
+) -> Agent:
+    return Agent(strategy or Arbitrage(), ME, locate=site.locate, folder=folder, trust=trust, clock=site.plane.clock, timeout_s=timeout_s)
 
 
 @asynccontextmanager
-async def running(site: FakeSite, folder: Path, trust: bytes | None = None, strategy: Strategy | None = None) -> AsyncIterator[Agent]:
+async def running(
+    site: FakeSite, folder: Path, trust: bytes | None = None, strategy: Strategy | None = None, *, timeout_s: float = TIMEOUT_S
+) -> AsyncIterator[Agent]:
     """Run an agent, and stop it in order."""
-    bot, stop = agent(site, folder, trust, strategy), asyncio.Event()
+    bot, stop = agent(site, folder, trust, strategy, timeout_s=timeout_s), asyncio.Event()
     async with asyncio.TaskGroup() as group:
         group.create_task(bot.run(stop))
         try:
@@ -196,6 +202,44 @@ async def test_an_agent_steps_down_alone_and_stays_down(site: FakeSite, tmp_path
         assert (held(renewed), renewed.running.ordered_level) == (Level.HALTED, ACTIVE)
         await site.order(site.plane.level(Level.ACTIVE))
         await site.until(at(Level.ACTIVE))
+
+
+async def test_an_agent_steps_down_on_time_while_its_brokers_take_everything_and_answer_nothing(site: FakeSite, tmp_path: Path) -> None:
+    strategy = Recorder()
+    async with running(site, tmp_path, strategy=strategy, timeout_s=30) as bot:
+        await activate(site)
+        await site.mute()
+        assert bot.session is not None
+        link = bot.session.link
+        await until(lambda: link.opening)  # a call of the client hangs for longer than this test waits
+        for seconds, level in ((101, Level.NO_NEW), (30, Level.REDUCING), (90, Level.HALTED)):
+            site.plane.clock.advance(seconds)
+            await until(lambda level=level: strategy.levels[-1] == level)  # type: ignore[misc]
+
+
+async def test_an_agent_steps_down_on_time_while_its_disk_hangs_and_stays_down(
+    site: FakeSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strategy, hangs, mended, save = Recorder(), threading.Event(), threading.Event(), AgentFolder.save
+
+    def hang(folder: AgentFolder, state: State) -> None:
+        hangs.set()
+        mended.wait(TIMEOUT_S)
+        save(folder, state)
+
+    async with running(site, tmp_path, strategy=strategy):
+        await activate(site)
+        renewed = site.plane.lease(seconds=300)
+        monkeypatch.setattr(AgentFolder, "save", hang)
+        try:
+            await site.send(renewed)
+            await until(hangs.is_set)
+            site.plane.clock.advance(101)
+            await site.until(at(Level.NO_NEW))
+        finally:
+            mended.set()
+        report = await site.until(lambda report: report.running.lease_expires_at_ns == renewed.expires_at_ns)
+        assert (held(report), strategy.levels[-1]) == (Level.NO_NEW, Level.NO_NEW)
 
 
 async def test_a_stop_is_the_last_report(site: FakeSite, tmp_path: Path) -> None:

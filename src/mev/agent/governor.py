@@ -1,8 +1,8 @@
 """The agent's obedience: what was judged is put on disk, then takes effect, then is answered.
 
 :meth:`Governor.decide` judges and stores, and may run in a thread; :meth:`Governor.enact` and the rest belong to the event loop. One
-envelope is decided and enacted before the next. Killed at any point, the next start finds either the state before a command or the
-state after it, and never obeys anything older.
+envelope is decided and enacted before the next; time goes on meanwhile, and a step-down then is not undone by what was being decided.
+Killed at any point, the next start finds either the state before a command or the state after it, and never obeys anything older.
 """
 
 import logging
@@ -109,14 +109,17 @@ class Governor:
     def decide(self, envelope: bytes, received_at_ns: int) -> Ruling:
         """Judge `envelope` and put what follows on disk. Blocks on the disk; changes nothing else."""
         ruling = self._judge.rule(envelope, received_at_ns, self.state, self.trust)
-        if ruling.state != self.state:
-            self._folder.save(ruling.state)
+        if ruling.state != ruling.before:
+            self.save(ruling.state)
         return ruling
 
+    def holds(self, ruling: Ruling) -> bool:
+        """Say whether `ruling` may take effect: not when the agent stepped down while it was made, then it is to be decided again."""
+        self.refresh()
+        return self.state.latched == ruling.before.latched
+
     def enact(self, ruling: Ruling) -> None:
-        """Let a ruling that is on disk take effect, and answer."""
-        if ruling.state != self.state:
-            self._saved = ruling.state
+        """Let a ruling that is on disk, and :meth:`holds`, take effect, and answer."""
         self.state, self.trust = ruling.state, ruling.trust
         self.refresh()
         for effect in ruling.effects:
@@ -128,13 +131,16 @@ class Governor:
 
     def take(self, envelope: bytes, received_at_ns: int) -> None:
         """Decide and enact in one go."""
-        self.enact(self.decide(envelope, received_at_ns))
+        while not self.holds(ruling := self.decide(envelope, received_at_ns)):
+            pass
+        self.enact(ruling)
 
     def refresh(self) -> None:
-        """Let what follows from time alone take effect: leases that ran out, levels that return, policies that begin."""
+        """Let what follows from time alone take effect: leases that ran out, levels that return, policies that begin.
+
+        It waits for nothing, and may be called while an envelope is being decided.
+        """
         now_ns = self._clock()
-        if self._newly_reported:
-            self.state, self._newly_reported = self.state.reported(self._newly_reported), set()
         self.state = replace(self.state, latched=latch(self.state.lease, self.state.latched, self._limits, now_ns))
         policies = self.state.policies(now_ns)
         if policies != self._policies:
@@ -147,17 +153,19 @@ class Governor:
             self._guard(lambda: self._strategy.on_level(now.level, now.stepped_down))
 
     def pending_save(self) -> State | None:
-        """Return the state when the disk has not got all of it."""
+        """Return the state when the disk has not got all of it. Not called while an envelope is being decided."""
+        if self._newly_reported:
+            self.state, self._newly_reported = self.state.reported(self._newly_reported), set()
         return self.state if self.state != self._saved else None
 
     def save(self, state: State) -> None:
-        """Put what :meth:`pending_save` returned on disk. Blocks on the disk."""
+        """Put `state` on disk. Blocks on the disk."""
         self._folder.save(state)
         self._saved = state
 
     def note_reported(self, command_ids: set[str]) -> None:
         """Note that the brokers have the answers to these commands."""
-        # The state changes only between two envelopes; this may be called while one is being decided.
+        # Answers enter the state only between two envelopes; this may be called while one is being decided.
         self._newly_reported |= command_ids
 
     def next_change_ns(self) -> int | None:

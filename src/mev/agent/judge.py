@@ -46,12 +46,13 @@ class Identity:
 
 @dataclass(slots=True)
 class Ruling:
-    """What comes of an envelope.
+    """What comes of an envelope, given the state `before`.
 
     `answers` are to commands of the control plane, by command id. `forged` are refusals of what nobody vouches for: whose command it
     is cannot be known, and anybody may send any number of them.
     """
 
+    before: State
     state: State
     trust: TrustStore
     effects: list[Accepted] = field(default_factory=list)
@@ -72,7 +73,7 @@ class Judge:
         """Return what comes of `envelope`, given the state and the keys in force."""
         now_ns = self._clock()
         # A lease that ran out before this came has stepped the agent down already, whatever this says.
-        ruling = Ruling(replace(state, latched=latch(state.lease, state.latched, self._limits, now_ns)), trust)
+        ruling = Ruling(state, replace(state, latched=latch(state.lease, state.latched, self._limits, now_ns)), trust)
         case = _Case(self._identity, self._repertoire, self._limits, ruling, received_at_ns, now_ns)
         try:
             case.envelope(parse(envelope))

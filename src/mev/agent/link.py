@@ -1,15 +1,18 @@
 """The agent's connection to the brokers: the control topic and events in, reports and decisions out.
 
-The only place with threads. What they read waits for the event loop a few batches at a time, so that a busy agent slows the reading and
-not the memory.
+What its threads read waits for the event loop a few batches at a time, so that a busy agent slows the reading and not the memory. No call
+of a Kafka client that may wait is made in the event loop, and letting a client go is waited for only at the end, and then not for long.
 """
 
 import asyncio
+import logging
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from mev.agent.clock import Clock
+from mev.agent.thread import in_thread
 from mev.bus.batch import Batch
 from mev.bus.errors import PublishError
 from mev.bus.follow import Followed, Follower
@@ -19,12 +22,15 @@ from mev.bus.tail import Tail
 from mev.wire.registry import Record
 from mev.wire.topics import CONTROL
 
+LOG = logging.getLogger(__name__)
 T = TypeVar("T")
 _WAITING_BATCHES = 4
 _QUEUE_MESSAGES = 100_000
 _QUEUE_KBYTES = 65_536
 _PUBLISH_TIMEOUT_S = 3.0
 _LINGER_MS = 0.5
+_CLOSE_S = 5.0
+_OPENED_S = 1.0
 
 
 class Inbox(Generic[T]):
@@ -77,26 +83,38 @@ class Link:
         self._publisher: Publisher | None = None
         self._tail: Tail | None = None
         self._moved: asyncio.Future[None] = self._loop.create_future()
+        self._opening: asyncio.Task[None] | None = None
         self._closing: set[asyncio.Task[None]] = set()
+        self._ended = False
+
+    @property
+    def opening(self) -> bool:
+        """Whether brokers are being connected to."""
+        return self._opening is not None and not self._opening.done()
 
     async def open(self, brokers: Brokers, offset: int) -> None:
         """Use `brokers`, reading the control topic from `offset` on and events from now on; what was used before is let go.
 
         :raises BrokerUnavailableError: when they do not answer.
         """
-        await asyncio.to_thread(self._follower.follow, brokers, offset)
-        before, self._publisher = self._publisher, self._new_publisher(brokers)
+        # Whoever asked may be cancelled; what was begun is finished, so that it can be let go.
+        self._opening = asyncio.create_task(self._open(brokers, offset))
+        self._opening.add_done_callback(lambda task: task.cancelled() or task.exception())
+        await asyncio.shield(self._opening)
+
+    async def _open(self, brokers: Brokers, offset: int) -> None:
+        await in_thread("link-follow", partial(self._follower.follow, brokers, offset))
+        publisher = await in_thread("link-publisher", partial(_new_publisher, brokers))
+        before, self._publisher = self._publisher, publisher
         moved, self._moved = self._moved, self._loop.create_future()
         moved.set_result(None)
         if before is not None:
-            self._let_go(before)
+            self._let_go(before.close)
         if self._tail is not None:
             tail, self._tail = self._tail, None
-            await asyncio.to_thread(tail.close)
+            self._let_go(tail.close)
         if self._topics:
-            tail = Tail(brokers, self._topics, self.events.put, timeout_s=self._timeout_s)
-            await asyncio.to_thread(tail.start)
-            self._tail = tail
+            self._tail = await in_thread("link-tail", partial(self._new_tail, brokers))
 
     async def publish(self, topic: str, records: list[Record]) -> None:
         """Publish `records` and return when the brokers have them.
@@ -117,32 +135,55 @@ class Link:
             publishing.cancel()
 
     async def close(self) -> None:
-        """Stop reading and let everything go."""
+        """Stop reading and let everything go; what takes longer than a few seconds is left behind."""
         self._control.close()
         self.events.close()
-        await asyncio.to_thread(self._follower.close)
+        self._ended = True
+        if self._opening is not None and self.opening:
+            await asyncio.wait([self._opening], timeout=_OPENED_S)
+            self._opening.cancel()
+        self._let_go(self._follower.close)
         if self._tail is not None:
-            await asyncio.to_thread(self._tail.close)
+            self._let_go(self._tail.close)
         if self._publisher is not None:
-            self._let_go(self._publisher)
-        await asyncio.gather(*self._closing)
+            self._let_go(self._publisher.close)
+        _, waiting = await asyncio.wait(self._closing, timeout=_CLOSE_S)
+        if waiting:
+            LOG.warning("%d Kafka clients did not end in time", len(waiting), extra={"action": "clients_left"})
 
-    def _new_publisher(self, brokers: Brokers) -> Publisher:
-        return Publisher(
-            brokers,
-            queue_messages=_QUEUE_MESSAGES,
-            queue_kbytes=_QUEUE_KBYTES,
-            linger_ms=_LINGER_MS,
-            timeout_s=_PUBLISH_TIMEOUT_S,
-        )
+    def _new_tail(self, brokers: Brokers) -> Tail:
+        tail = Tail(brokers, self._topics, self.events.put, timeout_s=self._timeout_s)
+        try:
+            tail.start()
+        except BaseException:
+            tail.close()
+            raise
+        if self._ended:
+            tail.close()
+        return tail
 
-    def _let_go(self, publisher: Publisher) -> None:
-        task = asyncio.create_task(asyncio.to_thread(publisher.close))
+    def _let_go(self, close: Callable[[], None]) -> None:
+        task = asyncio.create_task(in_thread("link-close", close))
         self._closing.add(task)
-        task.add_done_callback(self._closing.discard)
+        task.add_done_callback(self._closed)
+
+    def _closed(self, task: asyncio.Task[None]) -> None:
+        self._closing.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            LOG.warning("a Kafka client did not end well: %r", error, extra={"action": "clients_left"})
 
     def _deliver(self, followed: Followed) -> None:
         self._control.put((followed, self._clock()))
 
     def _lost(self, reason: str) -> None:
         self._loop.call_soon_threadsafe(self._down, reason)
+
+
+def _new_publisher(brokers: Brokers) -> Publisher:
+    return Publisher(
+        brokers,
+        queue_messages=_QUEUE_MESSAGES,
+        queue_kbytes=_QUEUE_KBYTES,
+        linger_ms=_LINGER_MS,
+        timeout_s=_PUBLISH_TIMEOUT_S,
+    )

@@ -1,12 +1,13 @@
 """One run of an agent, from its state on disk to an orderly stop.
 
-Four tasks: one obeys, one trades, one reports, one keeps the connection. Only the first changes what is in force: one envelope, or one
-tick of the clock, at a time.
+Five tasks: one watches the clock, one obeys, one trades, one reports, one keeps the connection. The first waits for nothing but time, so
+that the agent steps down on time whatever the disk and the brokers do; only the second takes orders, one envelope at a time.
 """
 
 import asyncio
 import logging
 import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from mev.agent.clock import Clock
@@ -14,7 +15,7 @@ from mev.agent.connection import Connection
 from mev.agent.enrolment import Locate, Welcome
 from mev.agent.folder import AgentFolder, Counter
 from mev.agent.governor import Governor
-from mev.agent.judge import SECOND_NS, Identity
+from mev.agent.judge import SECOND_NS, Identity, Ruling
 from mev.agent.level import Limits, Standing
 from mev.agent.link import Inbox, Link
 from mev.agent.model import ModelFolder
@@ -69,13 +70,16 @@ class Session:
         self._interval_s: float | None = None
         self._given_interval_s = 2.0
         self._lease_ttl_s = 10.0
+        self._loop = asyncio.get_running_loop()
+        # A thread of its own: whatever else blocks, obeying does not wait for a thread.
+        self._disk = ThreadPoolExecutor(1, "agent-state")
         self._inbox: Inbox[Item] = Inbox()
-        self._link = Link(self._inbox, [TOPIC], self._lost, clock, timeout_s=timeout_s)
+        self.link = Link(self._inbox, [TOPIC], self._lost, clock, timeout_s=timeout_s)
         self.governor = Governor(identity, strategy, repertoire, folder, state, trust, limits=limits, clock=clock, report=self._answer)
         counter = Counter(folder.path / "counter")
-        self.reporter = Reporter(key, counter, partial(self._link.publish, REPORT), self.governor.note_reported, clock)
-        self.trader = Trader(strategy, self.governor.level, self._link)
-        self.connection = Connection(identity, strategy, key.public_key, locate, self._link, self._inbox.push, timeout_s=timeout_s)
+        self.reporter = Reporter(key, counter, partial(self.link.publish, REPORT), self.governor.note_reported, clock)
+        self.trader = Trader(strategy, self.governor.level, self.link)
+        self.connection = Connection(identity, strategy, key.public_key, locate, self.link, self._inbox.push, timeout_s=timeout_s)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Run until `stop` is set; the last report says that somebody stopped it."""
@@ -83,13 +87,22 @@ class Session:
         self.governor.start()
         try:
             async with asyncio.TaskGroup() as group:
-                others = [group.create_task(work()) for work in (self.trader.run, self.connection.run, self.reporter.run)]
+                others = [group.create_task(work()) for work in (self._watch, self.trader.run, self.connection.run, self.reporter.run)]
                 await self._obey(stop)
                 await self._say_goodbye()
                 for task in others:
                     task.cancel()
         finally:
-            await self._link.close()
+            await self.link.close()
+            self._disk.shutdown(wait=False)
+
+    async def _watch(self) -> None:
+        """Let time take effect and tell of it."""
+        while True:
+            self.governor.refresh()
+            self._tell()
+            due_ns = self.governor.next_change_ns()
+            await asyncio.sleep(_TICK_S if due_ns is None else min(_TICK_S, max(0.0, (due_ns - self._clock()) / SECOND_NS)))
 
     async def _obey(self, stop: asyncio.Event) -> None:
         while not stop.is_set():
@@ -98,14 +111,13 @@ class Session:
                 await self._begin(item)
             elif item is not None:
                 await self._take(*item)
-            await self._tick()
+            await self._save()
+            self._listen()
 
     async def _next(self) -> Item | None:
-        """Return what came, or nothing when it is time to look at the clock."""
-        due_ns = self.governor.next_change_ns()
-        wait_s = _TICK_S if due_ns is None else min(_TICK_S, max(0.0, (due_ns - self._clock()) / SECOND_NS))
+        """Return what came, or nothing when it is time to look after the rest."""
         try:
-            async with asyncio.timeout(wait_s):
+            async with asyncio.timeout(_TICK_S):
                 return await self._inbox.get()
         except TimeoutError:
             return None
@@ -127,7 +139,8 @@ class Session:
 
     async def _govern(self, envelope: bytes, received_at_ns: int) -> None:
         try:
-            ruling = await asyncio.to_thread(self.governor.decide, envelope, received_at_ns)
+            while not self.governor.holds(ruling := await self._decide(envelope, received_at_ns)):
+                pass
         except OSError as error:
             # What cannot be remembered cannot be obeyed safely, not even an order to stop: so stop.
             LOG.exception("the state cannot be written", extra={"action": "state_failed"})
@@ -135,15 +148,21 @@ class Session:
             return
         self.governor.enact(ruling)
 
-    async def _tick(self) -> None:
-        self.governor.refresh()
-        await self._save()
+    async def _decide(self, envelope: bytes, received_at_ns: int) -> Ruling:
+        return await self._loop.run_in_executor(self._disk, self.governor.decide, envelope, received_at_ns)
+
+    def _tell(self) -> None:
+        """Report what changed, and otherwise now and then that nothing did."""
         now = time.monotonic()
         told = (self.governor.standing(), self.governor.trust.epoch)
         if told != self._told or now >= self._status_due:
             self._told = told
             self._status_due = now + (self._interval_s or self._given_interval_s)
             self.reporter.status(self._report("", STATUS, Answer()))
+
+    def _listen(self) -> None:
+        """Ask for a new connection when it has been silent for long."""
+        now = time.monotonic()
         if now - self._heard > max(self._lease_ttl_s * _SILENCE_LEASES, _LEAST_SILENCE_S):
             self._heard = now
             self._lost("nothing came on the control topic for longer than a lease")
@@ -153,7 +172,7 @@ class Session:
         if (state := self.governor.pending_save()) is None:
             return
         try:
-            await asyncio.to_thread(self.governor.save, state)
+            await self._loop.run_in_executor(self._disk, self.governor.save, state)
         except OSError:
             LOG.exception("the state cannot be written", extra={"action": "state_failed"})
 
@@ -162,7 +181,6 @@ class Session:
         self.reporter.status(self._report("", STATUS, Answer()))
         if not await self.reporter.flush(_LAST_REPORT_S):
             LOG.warning("%d reports could not be sent", self.reporter.waiting, extra={"action": "reports_lost"})
-        self.governor.refresh()
         await self._save()
 
     def _lost(self, reason: str) -> None:

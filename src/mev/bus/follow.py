@@ -14,6 +14,7 @@ from mev.bus.kafka import Brokers
 LOG = logging.getLogger(__name__)
 _MAX_MESSAGES = 1000
 _POLL_S = 0.1
+_CLOSE_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,7 @@ class Follower:
         self._deliver = deliver
         self._on_down = on_down
         self._timeout_s = timeout_s
+        self._lock = threading.Lock()
         self._reading: _Reading | None = None
 
     def follow(self, brokers: Brokers, offset: int) -> None:
@@ -47,17 +49,21 @@ class Follower:
 
         :raises BrokerUnavailableError: when they do not answer; nothing is read then.
         """
-        self.close()
-        reading = _Reading(brokers, self._at, offset, self._deliver, self._on_down)
-        try:
-            reading.start(self._timeout_s)
-        except KafkaException as error:
-            reading.close()
-            raise BrokerUnavailableError(f"{brokers.servers}: {error.args[0].str()}", retry_after_s=5) from None
-        self._reading = reading
+        with self._lock:
+            self._let_go()
+            reading = _Reading(brokers, self._at, offset, self._deliver, self._on_down)
+            try:
+                reading.start(self._timeout_s)
+            except KafkaException as error:
+                raise BrokerUnavailableError(f"{brokers.servers}: {error.args[0].str()}", retry_after_s=5) from None
+            self._reading = reading
 
     def close(self) -> None:
-        """Stop reading."""
+        """Stop reading. Blocks for a moment; a client that does not end by then ends by itself, and delivers nothing more."""
+        with self._lock:
+            self._let_go()
+
+    def _let_go(self) -> None:
         if self._reading is not None:
             self._reading.close()
             self._reading = None
@@ -84,22 +90,30 @@ class _Reading:
         self._thread = threading.Thread(target=self._run, name=f"follow-{at[0]}", daemon=True)
 
     def start(self, timeout_s: float) -> None:
-        # Asking for a topic makes the embedded broker create it.
-        self._consumer.list_topics(self._at[0], timeout=timeout_s)
-        self._consumer.assign([TopicPartition(*self._at, self._next)])
+        try:
+            # Asking for a topic makes the embedded broker create it.
+            self._consumer.list_topics(self._at[0], timeout=timeout_s)
+            self._consumer.assign([TopicPartition(*self._at, self._next)])
+        except BaseException:
+            self._consumer.close()
+            raise
         self._thread.start()
 
     def close(self) -> None:
         self._closing.set()
+        self._thread.join(_CLOSE_S)
         if self._thread.is_alive():
-            self._thread.join()
-        self._consumer.close()
+            LOG.warning("%s: reading has not ended yet", self._at[0], extra={"action": "follow_closing"})
 
     def _run(self) -> None:
-        while not self._closing.is_set():
-            first = self._consumer.poll(_POLL_S)
-            if first is not None:
-                self._take([first, *self._consumer.consume(_MAX_MESSAGES - 1, 0)])
+        # The client is used by this thread only, so that nobody closes it while it is used.
+        try:
+            while not self._closing.is_set():
+                first = self._consumer.poll(_POLL_S)
+                if first is not None:
+                    self._take([first, *self._consumer.consume(_MAX_MESSAGES - 1, 0)])
+        finally:
+            self._consumer.close()
 
     def _take(self, messages: list[Message]) -> None:
         good = []
@@ -114,6 +128,8 @@ class _Reading:
             offsets = cast("list[int]", [message.offset() for message in good])
             lost = sum(offset - expected for expected, offset in zip([self._next, *(one + 1 for one in offsets)], offsets, strict=False))
             self._next = offsets[-1] + 1
+            if self._closing.is_set():
+                return
             self._deliver(Followed(offsets, [message.value() or b"" for message in good], lost))
 
     def _error(self, error: KafkaError) -> None:

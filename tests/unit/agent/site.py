@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 from base64 import b64encode
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -44,6 +45,7 @@ class FakeSite:
         self._loop = asyncio.get_running_loop()
         self._offset = 0
         self._server: asyncio.Server | None = None
+        self._muted: socket.socket | None = None
 
     async def start(self) -> None:
         """Begin, on a new broker and a new port."""
@@ -61,20 +63,29 @@ class FakeSite:
         if self._server is not None:
             self._server.close()
             self._server = None
-            await asyncio.to_thread(self._tail.close)
-            await asyncio.to_thread(self._producer.flush, TIMEOUT_S)
-            await asyncio.to_thread(self._broker.close)
+            if self._muted is None:
+                await self._end_broker()
+            else:
+                self._muted.close()
+                self._muted = None
+
+    async def mute(self) -> None:
+        """Lose the brokers to something that takes every connection and never answers; the API goes on."""
+        self._muted = socket.create_server(("127.0.0.1", 0), backlog=100)
+        await self._end_broker()
 
     def locate(self) -> Site:
         """Return where it is now."""
         if self._server is None:
             raise UnavailableError("nothing runs here")
         port = self._server.sockets[0].getsockname()[1]
-        return Site(api=f"http://127.0.0.1:{port}", api_key=self.key, brokers=self._broker.brokers)
+        return Site(api=f"http://127.0.0.1:{port}", api_key=self.key, brokers=self.brokers)
 
     @property
     def brokers(self) -> Brokers:
         """Its brokers."""
+        if self._muted is not None:
+            return Brokers(servers="{}:{}".format(*self._muted.getsockname()))
         return self._broker.brokers
 
     async def order(self, command: Command) -> str:
@@ -110,6 +121,11 @@ class FakeSite:
     async def answer(self, command_id: str) -> Report:
         """Wait for the answer to a command."""
         return await self.until(lambda report: report.command_id == command_id)
+
+    async def _end_broker(self) -> None:
+        await asyncio.to_thread(self._tail.close)
+        await asyncio.to_thread(self._producer.flush, TIMEOUT_S)
+        await asyncio.to_thread(self._broker.close)
 
     def _deliver(self, batches: list[Batch]) -> None:
         for batch in batches:

@@ -79,6 +79,19 @@ def test_a_renewal_in_time_to_be_missed_latches_too(bench: Bench) -> None:
     assert bench.level() == Level.NO_NEW
 
 
+def test_a_lease_that_was_decided_too_late_does_not_raise(bench: Bench) -> None:
+    """The lease runs out while its renewal is on its way to the disk."""
+    bench.activate()
+    renewed = bench.plane.sealed(bench.plane.lease())
+    bench.clock.advance(9)
+    ruling = bench.governor.decide(renewed, bench.clock())
+    bench.clock.advance(1.5)
+    assert not bench.governor.holds(ruling)
+    assert bench.strategy.levels[-1] == Level.NO_NEW
+    bench.send_bytes(renewed)
+    assert bench.level() == Level.NO_NEW
+
+
 def test_the_latch_outlives_the_process(bench: Bench) -> None:
     bench.activate()
     bench.wait(15)
