@@ -77,6 +77,12 @@ class Settings(BaseSettings):
     command_publish_wait_s: Seconds = Field(2.0, description="How long a stop waits for the brokers before it is answered.")
     lease_ttl_s: Seconds = Field(10.0, description="How long an agent may trade without hearing from the control plane.")
     lease_renew_s: Seconds = Field(3.0, description="Pause between renewals of the lease.")
+    agent_forget_days: float = Field(
+        30.0, gt=0, le=3660, description="Days without a sign of life after which an agent is no longer enrolled."
+    )
+    control_journal_bytes: int = Field(
+        16 << 20, ge=4096, description="Size of the control journal above which it is compacted; then again when it has doubled."
+    )
     report_interval_s: Seconds = Field(2.0, description="Pause between an agent's reports; silent after three of them.")
 
     # Audit

@@ -285,6 +285,8 @@ async def _start_control(
         lease_ttl_s=settings.lease_ttl_s,
         lease_renew_s=settings.lease_renew_s,
         publish_wait_s=settings.command_publish_wait_s,
+        forget_agents_s=settings.agent_forget_days * 86_400,
+        compact_journal_bytes=settings.control_journal_bytes,
     )
     return await stack.enter_async_context(
         running_control(

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -183,6 +184,19 @@ def test_an_agents_name_belongs_to_its_key(http: httpx.Client) -> None:
     assert http.delete("/api/control/agents/nobody").json()["code"] == "unknown_agent"
 
 
+def test_of_many_that_enrol_under_one_name_at_once_one_wins(http: httpx.Client) -> None:
+    keys = [SigningKey.generate().public_key.hex() for _ in range(32)]
+
+    def enrol(key: str) -> int:
+        body = {"agent_id": "wanted", "module": "arbitrage", "public_key": key}
+        return http.post("/api/control/agents", json=body).status_code
+
+    with ThreadPoolExecutor(len(keys)) as pool:
+        assert sorted(pool.map(enrol, keys)) == [201] + [409] * (len(keys) - 1)
+    (winner,) = [key for key in keys if enrol(key) == 201]
+    assert enrol(winner) == 201
+
+
 def test_what_is_too_large_to_be_published_is_never_in_force(http: httpx.Client) -> None:
     rule = {"field": "agent_id", "operator": "==", "value": "a" * 300_000}
     answer = http.post("/api/control/policy", json={"policy_id": "big", "policy_type": "risk", "rules": [rule]})
@@ -283,6 +297,74 @@ def test_what_is_in_force_outlives_kill_9_and_nothing_is_raised_by_itself(own_sy
         assert [item["id"] for item in after] == [item["id"] for item in before]
         assert after[0]["id"] == halted
         assert "lasting-1" in {item["agent_id"] for item in http.get("/api/control/agents").json()["items"]}
+    own_system.stop()
+
+
+def test_expired_proposals_are_forgotten_but_for_the_newest(own_system: RunningSystem) -> None:
+    own_system.environment |= {"APPROVALS_REQUIRED": "2", "APPROVAL_TTL_S": "0.2"}
+    own_system.start()
+    with own_system.client() as http:
+        for number in range(60):
+            http.post("/api/control/kill-switch", json=RAISE | {"reason": str(number)}).raise_for_status()
+        path = "/api/control/approvals?limit=1000"
+        kept = eventually(http, path, lambda page: len(page["items"]) <= 50)["items"]
+        assert [item["reason"] for item in kept] == [str(number) for number in reversed(range(10, 60))]
+        assert {item["state"] for item in kept} == {"expired"}
+    own_system.kill()
+    own_system.start()
+    with own_system.client() as http:
+        assert [item["id"] for item in http.get(path).json()["items"]] == [item["id"] for item in kept]
+    own_system.stop()
+
+
+def test_one_person_proposes_only_so_much_at_once(own_system: RunningSystem) -> None:
+    own_system.environment["APPROVALS_REQUIRED"] = "2"
+    own_system.start()
+    with own_system.client() as http:
+        codes = [http.post("/api/control/kill-switch", json=RAISE).json().get("code") for _ in range(101)]
+        assert codes == [None] * 100 + ["too_many_proposals"]
+        assert http.post("/api/control/kill-switch", json=HALT).status_code == 202
+    own_system.stop()
+
+
+def test_the_journal_is_compacted_while_the_system_runs_and_means_the_same(own_system: RunningSystem) -> None:
+    own_system.environment["CONTROL_JOURNAL_BYTES"] = "8192"
+    own_system.start()
+    journal = own_system.data_dir / "control" / "journal"
+    with own_system.client() as http:
+        enrolled(http, "gone", "compacted")
+        order = {"module": "compacted", "action": "set_min_profit", "params": {"lamports": 5}}
+        http.post("/api/control/command", json=order).raise_for_status()
+        http.delete("/api/control/agents/gone").raise_for_status()
+        body = {"agent_id": "again", "module": "compacted", "public_key": SigningKey.generate().public_key.hex()}
+        for _ in range(300):
+            http.post("/api/control/agents", json=body).raise_for_status()
+        deadline = time.monotonic() + 20
+        while journal.stat().st_size > 16_384:  # the enrolments' keys and signatures alone have 28,800 bytes
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        commands = http.get("/api/control/commands").json()["items"]
+        before = [http.get(f"/api/control/commands/{item['id']}").json()["deliveries"] for item in commands]
+    own_system.kill()
+    own_system.start()
+    with own_system.client() as http:
+        after = http.get("/api/control/commands").json()["items"]
+        assert [item["id"] for item in after] == [item["id"] for item in commands]
+        assert [http.get(f"/api/control/commands/{item['id']}").json()["deliveries"] for item in after] == before
+        assert {"again"} == {a["agent_id"] for a in http.get("/api/control/agents").json()["items"] if a["module"] == "compacted"}
+    own_system.stop()
+
+
+def test_an_agent_that_is_silent_for_long_is_enrolled_no_more(own_system: RunningSystem) -> None:
+    own_system.environment["AGENT_FORGET_DAYS"] = str(3 / 86_400)
+    own_system.start()
+    with own_system.client() as http:
+        enrolled(http, "silent")
+        fleet = eventually(http, "/api/control/agents", lambda page: "silent" not in {item["agent_id"] for item in page["items"]})
+        assert [item["module"] for item in fleet["items"]] == ["control-plane"]  # it reports
+        trail = eventually(http, "/api/control/audit-log?action=control.forget", lambda page: page["items"])
+        assert [(item["actor"], item["object"]) for item in trail["items"]] == [("system", "silent")]
+        enrolled(http, "silent")  # its name is free again
     own_system.stop()
 
 

@@ -21,10 +21,14 @@ _WRITTEN: dict[str, type[Message]] = {payload_type(kind): kind for kind in (Comm
 
 
 class Book:
-    """Fleet, ledger and proposals. `on_command`, where it is set, hears every command when it is first seen."""
+    """Fleet, ledger and proposals. `on_command`, where it is set, hears every command when it is first seen.
 
-    def __init__(self, keys: Keys) -> None:
+    Of an agent that has nothing to answer a sign of life is kept every `keep_sign_of_life_s`: by it a restart knows how long it is silent.
+    """
+
+    def __init__(self, keys: Keys, *, keep_sign_of_life_s: float) -> None:
         self.keys = keys
+        self.keep_sign_of_life_ns = round(keep_sign_of_life_s * 1e9)
         self.on_command: Callable[[Issued], None] | None = None
         self.fleet = Fleet()
         self.ledger = Ledger()
@@ -40,27 +44,22 @@ class Book:
             if kind == _KEY_SET:
                 self._key_set(raw, now_ns)
             elif kind in _WRITTEN:
-                return self._written(self.keys.trust.open(envelope, _WRITTEN[kind], COMMAND, now_ns), raw)
+                message = self.keys.trust.open(envelope, _WRITTEN[kind], COMMAND, now_ns)
+                return not _is_expired(message, now_ns) and self._written(message, raw)
         except (EnvelopeError, DecodeError) as error:
             LOG.warning("a message on the control topics is refused: %s", error, extra={"action": "control_refused"})
         return False
 
     def replay(self, raw: bytes) -> None:
         """Apply a message from the journal: it was checked when it was written, perhaps under a key that has been replaced since."""
-        envelope = Envelope.FromString(raw)
-        if envelope.payload_type == _REPORT:
-            report = Report.FromString(envelope.payload)
-            self._report(envelope, report.reported_at_ns, report.reported_at_ns)
-        else:
-            self._written(_WRITTEN[envelope.payload_type].FromString(envelope.payload), raw)
-
-    def still_matters(self, raw: bytes) -> bool:
-        """Say whether a message of the journal is still part of the state."""
-        envelope = Envelope.FromString(raw)
-        if envelope.payload_type == _REPORT:
-            return Report.FromString(envelope.payload).command_id in self.ledger.commands
-        message = _WRITTEN[envelope.payload_type].FromString(envelope.payload)
-        return not isinstance(message, Command) or message.id in self.ledger.commands
+        message = unwrapped(raw)
+        if not isinstance(message, Report):
+            self._written(message, raw)
+            return
+        try:
+            self._report(Envelope.FromString(raw), message.reported_at_ns, message.reported_at_ns)
+        except EnvelopeError as error:
+            LOG.warning("a report in the journal is of another key: %s", error, extra={"action": "control_refused"})
 
     def take(self, command: Command, raw: bytes) -> Issued:
         """Take in a command of our own, or one that was checked; one that is known is returned as it is."""
@@ -77,16 +76,13 @@ class Book:
                 self.take(message, raw)
                 return is_new
             case Enrolment():
-                known = self.fleet.agents.get(message.agent_id)
-                self.fleet.enrol(message)
-                return known is None or known.enrolment != message
+                return self.fleet.enrol(message)
             case Proposal():
                 is_new = message.id not in self.proposals.pending
                 self.proposals.add(message)
                 return is_new
             case Vote():
-                self.proposals.vote(message)
-                return True
+                return self.proposals.vote(message)
             case _:
                 return False
 
@@ -101,4 +97,19 @@ class Book:
             return False
         agent, report = opened
         self.fleet.note(agent, report, arrived_at_ns)
-        return self.ledger.answer(report, arrived_at_ns)
+        is_due = not report.command_id and arrived_at_ns - agent.kept_ns >= self.keep_sign_of_life_ns
+        is_kept = self.ledger.answer(report, arrived_at_ns) or is_due
+        if is_kept:
+            agent.kept_ns = arrived_at_ns
+        return is_kept
+
+
+def unwrapped(raw: bytes) -> Message:
+    """Return the message in an envelope of the journal."""
+    envelope = Envelope.FromString(raw)
+    kind: type[Message] = Report if envelope.payload_type == _REPORT else _WRITTEN[envelope.payload_type]
+    return kind.FromString(envelope.payload)
+
+
+def _is_expired(message: Message, now_ns: int) -> bool:
+    return isinstance(message, Proposal) and now_ns >= message.expires_at_ns

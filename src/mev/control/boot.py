@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mev.bus.kafka import Brokers
 from mev.bus.publisher import Publisher
+from mev.control.audit import SYSTEM, Audit
 from mev.control.book import Book
 from mev.control.feed import Feed
 from mev.control.fleet import CONTROL_PLANE
@@ -16,7 +17,7 @@ from mev.control.hot import HotSettings, Replica
 from mev.control.journal import Journal
 from mev.control.keys import Keys
 from mev.control.ledger import Issued
-from mev.control.service import SYSTEM, Audit, Control, Terms
+from mev.control.service import Control, Terms
 from mev.core.clock import now_ns
 from mev.core.errors import UnavailableError
 from mev.crypto.keys import load_or_create
@@ -48,7 +49,7 @@ async def running_control(
         tasks.add(task)
         task.add_done_callback(tasks.discard)
 
-    book = Book(keys)
+    book = Book(keys, keep_sign_of_life_s=terms.forget_agents_s / 10)
     control = Control(book, Journal(folder / "journal"), publisher, audit, terms)
     await control.start()
     for issued in book.ledger.in_force(now_ns()):
@@ -56,10 +57,11 @@ async def running_control(
     book.on_command = on_command
     feed = Feed(brokers, control, timeout_s=timeout_s)
     await asyncio.to_thread(feed.start)
-    await control.enrol(Enrolment(agent_id=replica.id, module=CONTROL_PLANE, public_key=replica.public_key), SYSTEM)
+    await control.enrolments.enrol(Enrolment(agent_id=replica.id, module=CONTROL_PLANE, public_key=replica.public_key), SYSTEM)
     background = [
         asyncio.create_task(control.renew_leases(), name="leases"),
         asyncio.create_task(control.keep_waiting(), name="control-journal"),
+        asyncio.create_task(control.tidy(), name="control-tidy"),
         asyncio.create_task(_report(replica, report_interval_s), name="replica-reports"),
     ]
     try:

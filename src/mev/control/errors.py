@@ -49,6 +49,20 @@ class SamePersonError(MevError):
     status = 403
 
 
+class TooManyProposalsError(MevError):
+    """One person has as many proposals as they may."""
+
+    code = "too_many_proposals"
+    status = 409
+
+
+class TooManyAgentsError(MevError):
+    """The fleet has as many agents as it may."""
+
+    code = "too_many_agents"
+    status = 409
+
+
 class OvertakenError(MevError):
     """The level was ordered anew since this was proposed."""
 

@@ -1,5 +1,6 @@
 """The fleet: who may report, and what each one last said of itself."""
 
+from collections import OrderedDict
 from dataclasses import dataclass, field
 
 from mev.crypto.keys import default_key_id
@@ -9,6 +10,8 @@ from mev.wire.pb.control_pb2 import Enrolment, Report, Running, Target
 from mev.wire.pb.envelope_pb2 import Envelope, KeySet, TrustedKey
 
 CONTROL_PLANE = "control-plane"  # the module of the control plane's own replicas
+MAX_AGENTS = 10_000
+_REMEMBERED_REVOCATIONS = 10_000
 
 
 @dataclass(slots=True)
@@ -22,6 +25,8 @@ class Agent:
     clock_offset_ns: int = 0
     uptime_ns: int = 0
     running: Running = field(default_factory=Running)
+    kept_ns: int = 0
+    """When its newest report that is in the journal arrived."""
 
     def __post_init__(self) -> None:
         public_key = self.enrolment.public_key
@@ -40,19 +45,29 @@ class Agent:
 
 
 class Fleet:
-    """Every enrolled agent by id."""
+    """Every enrolled agent by id, and the newest revocations: a copy of an old enrolment must not bring an agent back."""
 
     def __init__(self) -> None:
         self.agents: dict[str, Agent] = {}
+        self.revoked: OrderedDict[str, Enrolment] = OrderedDict()
 
-    def enrol(self, enrolment: Enrolment) -> None:
-        """Take an agent in, or let one go whose enrolment is revoked."""
+    def enrol(self, enrolment: Enrolment) -> bool:
+        """Take an agent in, or let one go whose enrolment is revoked; say whether that is news."""
+        name = enrolment.agent_id
+        gone, known = self.revoked.get(name), self.agents.get(name)
+        if (gone and enrolment.enrolled_at_ns <= gone.enrolled_at_ns) or (known and _is_old(enrolment, known.enrolment)):
+            return False
         if enrolment.revoked:
-            self.agents.pop(enrolment.agent_id, None)
-        elif (known := self.agents.get(enrolment.agent_id)) and known.enrolment.public_key == enrolment.public_key:
+            self._revoke(enrolment)
+        elif known and known.enrolment.public_key == enrolment.public_key:
             known.enrolment = enrolment
         else:
-            self.agents[enrolment.agent_id] = Agent(enrolment)
+            self.agents[name] = Agent(enrolment)
+        return True
+
+    def silent_since(self, moment_ns: int) -> list[Agent]:
+        """Return the agents that gave no sign of life since `moment_ns`; being enrolled is one."""
+        return [agent for agent in self.agents.values() if max(agent.last_seen_ns, agent.enrolment.enrolled_at_ns) < moment_ns]
 
     def meant(self, target: Target) -> list[Agent]:
         """Return the agents that `target` means; the control plane's own replicas only when they are named."""
@@ -80,3 +95,14 @@ class Fleet:
         agent.clock_offset_ns = report.reported_at_ns - arrived_at_ns
         agent.uptime_ns = report.uptime_ns
         agent.running = report.running
+
+    def _revoke(self, enrolment: Enrolment) -> None:
+        self.agents.pop(enrolment.agent_id, None)
+        self.revoked[enrolment.agent_id] = enrolment
+        self.revoked.move_to_end(enrolment.agent_id)
+        if len(self.revoked) > _REMEMBERED_REVOCATIONS:
+            self.revoked.popitem(last=False)
+
+
+def _is_old(enrolment: Enrolment, known: Enrolment) -> bool:
+    return enrolment.enrolled_at_ns < known.enrolled_at_ns or enrolment == known

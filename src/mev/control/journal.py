@@ -8,7 +8,7 @@ import os
 import struct
 import threading
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from mev.control.errors import JournalError
@@ -22,9 +22,14 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+
+    @property
+    def size_bytes(self) -> int:
+        """How large the file is."""
+        return os.fstat(self._file).st_size
 
     def read(self) -> Iterator[bytes]:
         """Yield every envelope, and cut off a torn end.
@@ -61,11 +66,25 @@ class Journal:
                 raise JournalError(f"{self._path}: {error.strerror}; make room, then repeat the command", retry_after_s=5) from None
 
     def rewrite(self, envelopes: Iterable[bytes]) -> None:
-        """Replace everything by `envelopes`."""
+        """Replace everything by `envelopes`.
+
+        :raises JournalError: when the disk does not take them; what was there stays.
+        """
         with self._lock:
-            write_atomically(self._path, b"".join(map(_record, envelopes)))
+            try:
+                write_atomically(self._path, b"".join(map(_record, envelopes)))
+            except OSError as error:
+                raise JournalError(f"{self._path}: {error.strerror}; make room", retry_after_s=5) from None
             os.close(self._file)
             self._file = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
+
+    def compact(self, select: Callable[[Sequence[bytes]], list[bytes]]) -> None:
+        """Keep only what `select` returns of all envelopes; who appends waits.
+
+        :raises JournalError: when the file is damaged or cannot be written; it is then as it was.
+        """
+        with self._lock:
+            self.rewrite(select(list(self.read())))
 
     def close(self) -> None:
         """Close the file."""

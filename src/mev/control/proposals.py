@@ -2,8 +2,11 @@
 
 from dataclasses import dataclass, field
 
-from mev.control.errors import SamePersonError, UnknownProposalError
+from mev.control.errors import SamePersonError, TooManyProposalsError, UnknownProposalError
 from mev.wire.pb.control_pb2 import Command, Proposal, Vote
+
+MAX_OF_ONE_PERSON = 100
+KEPT_EXPIRED = 50
 
 
 @dataclass(slots=True)
@@ -15,6 +18,11 @@ class Pending:
     rejected_by: str = ""
     command_id: str = ""
 
+    @property
+    def order(self) -> tuple[int, str]:
+        """By what proposals are ordered in time."""
+        return self.proposal.proposed_at_ns, self.proposal.id
+
     def state(self, now_ns: int) -> str:
         """Return ``issued``, ``rejected``, ``expired`` or ``pending``."""
         if self.command_id:
@@ -25,7 +33,7 @@ class Pending:
 
 
 class Proposals:
-    """Every proposal by id, oldest first."""
+    """Every proposal that has not expired, and the newest that have, by id, oldest first."""
 
     def __init__(self) -> None:
         self.pending: dict[str, Pending] = {}
@@ -33,6 +41,21 @@ class Proposals:
     def add(self, proposal: Proposal) -> Pending:
         """Take a proposal in; one that is known is returned as it is."""
         return self.pending.setdefault(proposal.id, Pending(proposal, [proposal.draft.issuer.principal]))
+
+    def check_room(self, principal: str, now_ns: int) -> None:
+        """Refuse another proposal of somebody who has many that have not expired, decided or not.
+
+        :raises TooManyProposalsError: then.
+        """
+        own = [p for p in self.pending.values() if p.proposal.draft.issuer.principal == principal and now_ns < p.proposal.expires_at_ns]
+        if len(own) >= MAX_OF_ONE_PERSON:
+            raise TooManyProposalsError(f"{principal} has {len(own)} proposals that have not expired; wait until some have")
+
+    def forget_expired(self, now_ns: int) -> None:
+        """Forget what has expired but for the newest; a decided one stays until then, so that no copy of it can be decided again."""
+        expired = sorted((p for p in self.pending.values() if now_ns >= p.proposal.expires_at_ns), key=lambda pending: pending.order)
+        for pending in expired[:-KEPT_EXPIRED]:
+            del self.pending[pending.proposal.id]
 
     def find(self, draft: Command) -> Pending | None:
         """Return the proposal that the same person made under the same idempotency key."""
@@ -53,16 +76,18 @@ class Proposals:
             raise SamePersonError(f"{principal} has approved already; another person has to")
         return pending
 
-    def vote(self, vote: Vote) -> None:
-        """Note what a person said."""
+    def vote(self, vote: Vote) -> bool:
+        """Note what a person said, and say whether it is news."""
         pending = self.pending.get(vote.proposal_id)
         if pending is None:
-            return
+            return False
+        before = len(pending.approvers), pending.rejected_by, pending.command_id
         if not vote.approve:
             pending.rejected_by = vote.principal
         elif vote.principal not in pending.approvers:
             pending.approvers.append(vote.principal)
         pending.command_id = pending.command_id or vote.command_id
+        return before != (len(pending.approvers), pending.rejected_by, pending.command_id)
 
 
 def _request(draft: Command) -> tuple[str, str, bytes]:

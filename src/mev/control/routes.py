@@ -23,7 +23,7 @@ from mev.auth.errors import ForbiddenError
 from mev.auth.model import MASTER, Permission, Principal
 from mev.control import drafts, validate, views
 from mev.control.diff import changes
-from mev.control.errors import InvalidCommandError, UnknownAgentError, UnknownCommandError
+from mev.control.errors import InvalidCommandError, UnknownCommandError
 from mev.control.hot import HotSettings
 from mev.control.ledger import Issued
 from mev.control.model import CommandIn, ConfigIn, EnrolIn, KeySetIn, KillSwitchIn, ModelSwapIn, PolicyIn, VoteIn
@@ -178,15 +178,13 @@ def _fleet(control: Control, report_interval_s: float) -> APIRouter:
     async def enrol(who: AgentsEnrol, body: EnrolIn) -> Json:
         """Answers with the keys it has to trust and everything that is in force."""
         validate.check_enrolment(body)
-        await control.enrol(_enrolment(body), _person(who))
+        await control.enrolments.enrol(_enrolment(body), _person(who))
         return {"agent_id": body.agent_id, **_state(control, report_interval_s)}
 
     @routes.delete("/agents/{agent_id}", status_code=204, summary="Let an agent go")
     async def revoke(who: AgentsEnrol, agent_id: str) -> None:
         """Its reports count no more, and its name is free for another key."""
-        if agent_id not in book.fleet.agents:
-            raise UnknownAgentError(f"no agent {agent_id!r}")
-        await control.revoke(agent_id, _person(who))
+        await control.enrolments.revoke(agent_id, _person(who))
 
     @routes.get("/snapshot", summary="Everything that is in force, signed")
     async def snapshot(_: AgentsEnrol) -> Json:

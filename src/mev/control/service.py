@@ -10,49 +10,39 @@ from collections import deque
 from collections.abc import Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Protocol
 
 from google.protobuf.message import Message
 from prometheus_client import Gauge
 
 from mev.bus.publisher import Publisher
+from mev.control.audit import SYSTEM, Audit
 from mev.control.book import Book
+from mev.control.compaction import compacted
+from mev.control.enrolments import Enrolments
 from mev.control.errors import (
-    AgentExistsError,
     IdempotencyConflictError,
     InvalidCommandError,
     JournalError,
     OvertakenError,
-    UnknownAgentError,
 )
 from mev.control.journal import Journal
 from mev.control.ledger import Issued
 from mev.control.proposals import Pending
 from mev.core.clock import now_ns
-from mev.core.errors import UnavailableError
+from mev.core.errors import MevError, UnavailableError
 from mev.core.ids import new_id
 from mev.crypto.envelope import seal
 from mev.wire.orders import scopes, subject
-from mev.wire.pb.control_pb2 import ACTIVE, HALTED, Command, Enrolment, Lease, Proposal, SetLevel, Snapshot, Target, Version, Vote
+from mev.wire.pb.control_pb2 import ACTIVE, HALTED, Command, Lease, Proposal, SetLevel, Snapshot, Target, Version, Vote
 from mev.wire.registry import Record
 from mev.wire.topics import CONTROL
 
 LOG = logging.getLogger(__name__)
 UNKEPT = Gauge("mev_control_unkept", "Messages in force that wait in memory because the control journal cannot be written; alert above 0.")
-SYSTEM = "system"
 MAX_COMMAND_BYTES = 256 << 10
 _MAX_UNKEPT = 10_000
 _KEEP_RETRY_S = 0.5
-
-
-class Audit(Protocol):
-    """The audit trail: `record` returns when the record is safe or raises, `record_later` does neither."""
-
-    async def record(self, actor: str, action: str, object: str, outcome: str = "ok", *, correlation_id: str = "") -> int:  # noqa: A002
-        """Write a record down."""
-
-    def record_later(self, actor: str, action: str, object: str, outcome: str = "ok", *, correlation_id: str = "") -> None:  # noqa: A002
-        """Write a record down as soon as possible."""
+_TIDY_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +55,8 @@ class Terms:
     lease_ttl_s: float
     lease_renew_s: float
     publish_wait_s: float
+    forget_agents_s: float
+    compact_journal_bytes: int
 
 
 class Control:
@@ -74,12 +66,14 @@ class Control:
         self.book = book
         self.terms = terms
         self.control_offset = 0  # of the control topic, up to which everything is in the book
+        self.enrolments = Enrolments(book, audit, self._write, forget_s=terms.forget_agents_s)
         self._journal = journal
         self._publisher = publisher
         self._audit = audit
         self._issuing = asyncio.Lock()
         self._voting = asyncio.Lock()
         self._keeping = asyncio.Lock()
+        self._compact_at = terms.compact_journal_bytes
         self._unkept: deque[bytes] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -141,6 +135,8 @@ class Control:
             return await self.issue(draft)
         if (known := self.book.proposals.find(draft)) is not None:
             return known
+        self.book.proposals.check_room(draft.issuer.principal, now_ns())
+        _check_size(draft.ByteSize())
         proposal = Proposal(
             id=new_id(),
             draft=draft,
@@ -176,30 +172,6 @@ class Control:
             latest = self.book.ledger.latest("level", scope)
             if latest and latest.command.issued_at_ns > proposal.proposed_at_ns:
                 raise OvertakenError(f"the level of {scope} was ordered anew after this was proposed; propose it again")
-
-    async def enrol(self, enrolment: Enrolment, principal: str) -> None:
-        """Take an agent in.
-
-        :raises AgentExistsError: when its name belongs to another key.
-        """
-        known = self.book.fleet.agents.get(enrolment.agent_id)
-        if known and known.enrolment.public_key != enrolment.public_key:
-            raise AgentExistsError(
-                f"agent {enrolment.agent_id!r} is enrolled with another key; use another name, or revoke it first with `mev agents revoke`"
-            )
-        await self._audit.record(principal, "control.enrol", enrolment.agent_id)
-        enrolment.enrolled_at_ns = now_ns()
-        await self._write(enrolment, f"agent:{enrolment.agent_id}")
-
-    async def revoke(self, agent_id: str, principal: str) -> None:
-        """Let an agent go: its reports count no more."""
-        agent = self.book.fleet.agents.get(agent_id)
-        if agent is None:
-            raise UnknownAgentError(f"no agent {agent_id!r}")
-        await self._audit.record(principal, "control.revoke", agent_id)
-        gone = Enrolment.FromString(agent.enrolment.SerializeToString())
-        gone.revoked = True
-        await self._write(gone, f"agent:{agent_id}")
 
     async def adopt_key_set(self, envelope: bytes, principal: str) -> None:
         """Put a newer key set in force and order again, under it, what is in force.
@@ -260,6 +232,26 @@ class Control:
             if self._unkept:
                 await asyncio.shield(self._later(self._keep_again()))
 
+    async def tidy(self) -> None:
+        """Forget again and again what is settled or silent for long, and compact the journal when it has grown, until cancelled."""
+        while True:
+            await asyncio.sleep(_TIDY_S)
+            self.book.proposals.forget_expired(now_ns())
+            try:
+                await self.enrolments.forget_silent()
+                await asyncio.shield(self._later(self._compact()))
+            except MevError as error:
+                LOG.warning("control is not tidied up: %s", error, extra={"action": "control_not_tidy"})
+
+    async def _compact(self) -> None:
+        if self._journal.size_bytes < self._compact_at:
+            return
+        async with self._keeping:
+            await asyncio.to_thread(self._journal.compact, lambda envelopes: compacted(envelopes, self.book))
+        # A journal of which nothing can be left out is not read again before it has doubled.
+        self._compact_at = max(self.terms.compact_journal_bytes, 2 * self._journal.size_bytes)
+        LOG.info("the control journal has %d bytes now", self._journal.size_bytes, extra={"action": "control_compacted"})
+
     async def close(self) -> None:
         """Finish what is under way, as far as it can be."""
         if self._tasks:
@@ -285,8 +277,7 @@ class Control:
         command.issued_at_ns = now
         command.expires_at_ns = command.expires_at_ns or now + round(self.terms.command_ttl_s * 1e9)
         envelope = self._seal(command)
-        if len(envelope) > MAX_COMMAND_BYTES:  # what cannot be published must not be in force
-            raise InvalidCommandError(f"the command has {len(envelope)} bytes when it is signed; {MAX_COMMAND_BYTES} are allowed")
+        _check_size(len(envelope))  # what cannot be published must not be in force
         return command, envelope
 
     def _next_version(self) -> Version:
@@ -353,13 +344,19 @@ class Control:
     def _replay(self, envelopes: list[bytes]) -> None:
         for envelope in envelopes:
             self.book.replay(envelope)
-        kept = [envelope for envelope in envelopes if self.book.still_matters(envelope)]
+        self.book.proposals.forget_expired(now_ns())
+        kept = compacted(envelopes, self.book)
         if len(kept) < len(envelopes) // 2:
             self._journal.rewrite(kept)
         # What is in force is published again: it may never have come out, and an embedded broker has forgotten it.
         in_force = {issued.command.id for issued in self.book.ledger.in_force(now_ns())}
         for issued in self.book.ledger.commands.values():
             issued.published = issued.command.id not in in_force
+
+
+def _check_size(size_bytes: int) -> None:
+    if size_bytes > MAX_COMMAND_BYTES:
+        raise InvalidCommandError(f"the command has {size_bytes} bytes; {MAX_COMMAND_BYTES} are allowed")
 
 
 def _record(key: str, envelope: bytes) -> Record:
