@@ -124,8 +124,22 @@ def test_a_stolen_refresh_token_ends_the_session_for_everyone(system: RunningSys
     assert second["refresh_token"] != first["refresh_token"]
     assert code(refresh(first["refresh_token"])) == (401, "session_ended")
     assert code(refresh(second["refresh_token"])) == (401, "session_ended")
-    headers = {"Authorization": f"Bearer {second['access_token']}"}
-    eventually(lambda: httpx.get(f"{system.url}/api/auth/me", headers=headers).status_code == 401)
+
+
+def test_a_refresh_token_used_twice_ends_the_access_token_at_once(tmp_path: Path) -> None:
+    system = RunningSystem(tmp_path / "data", ACCESS_CACHE_S="3600")
+    system.start()
+    try:
+        with system.client() as http:
+            first = log_in(system, new_user(http, "victim")).json()
+        second = httpx.post(f"{system.url}/api/auth/refresh", json={"refresh_token": first["refresh_token"]}).json()
+        with httpx.Client(base_url=system.url, headers={"Authorization": f"Bearer {second['access_token']}"}) as thief:
+            assert thief.get("/api/auth/me").status_code == 200
+            again = httpx.post(f"{system.url}/api/auth/refresh", json={"refresh_token": first["refresh_token"]})
+            assert code(again) == (401, "session_ended")
+            assert code(thief.get("/api/auth/me")) == (401, "session_ended")
+    finally:
+        system.kill()
 
 
 def test_algorithm_confusion_and_strange_key_ids_are_refused(system: RunningSystem) -> None:

@@ -24,6 +24,10 @@ class SessionEndedError(MevError):
     status = 401
 
 
+class ReusedTokenError(SessionEndedError):
+    """A refresh token was used twice, so the session has ended; log in again."""
+
+
 class ForbiddenError(MevError):
     """The request needs a permission that this principal has not."""
 

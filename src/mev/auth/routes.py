@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Request, Response
 from mev.auth.authenticator import Authenticator
 from mev.auth.browser import session_cookie
 from mev.auth.dependencies import KeysOwn, KeysOwnFresh, Self, SelfRead, UsersManage, UsersManageFresh
-from mev.auth.errors import InvalidCursorError, InvalidLifetimeError
+from mev.auth.errors import InvalidCursorError, InvalidLifetimeError, ReusedTokenError
 from mev.auth.keys import ApiKeys
 from mev.auth.model import ROLES, Kind, Permission, Principal
 from mev.auth.records import MASTER_OWNER
@@ -67,7 +67,11 @@ def _add_sessions(routes: APIRouter, accounts: Accounts, authenticator: Authenti
     @routes.post("/refresh", summary="Exchange a refresh token")
     async def refresh(body: RefreshIn, response: Response) -> LoginOut:
         """Each refresh token works once. One that is used again ends the session: it may have been copied."""
-        made = await accounts.refresh(body.refresh_token)
+        try:
+            made = await accounts.refresh(body.refresh_token)
+        except ReusedTokenError:
+            authenticator.forget()  # whoever copied it has the access token too
+            raise
         response.headers.update(_PRIVATE)
         return login_view(made, accounts.lifetimes.access_s)
 

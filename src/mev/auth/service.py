@@ -13,6 +13,7 @@ from mev.auth.errors import (
     AccountsUnavailableError,
     InvalidNameError,
     LoginLockedError,
+    ReusedTokenError,
     SessionEndedError,
     UnknownUserError,
     UserExistsError,
@@ -102,7 +103,8 @@ class Accounts:
     async def refresh(self, token: str) -> Login:
         """Exchange a refresh token for an access token and the next refresh token.
 
-        :raises SessionEndedError: when the session is over; a token that was used before ends it.
+        :raises ReusedTokenError: when the token was used before, which ends the session.
+        :raises SessionEndedError: when the session is over.
         """
         genuine = self._keyring.read_session_token(REFRESH_PREFIX, token)
         try:
@@ -114,7 +116,7 @@ class Accounts:
             REUSES.inc()
             owner = open_session[1].name if open_session else ""
             await note(self._audit, f"user:{owner}", "session.reuse", genuine.session, REFUSED)
-            raise SessionEndedError("this refresh token was used before: someone may have copied it, so the session is ended; log in again")
+            raise ReusedTokenError("this refresh token was used before: someone may have copied it, so the session is ended; log in again")
         if not open_session or not generation:
             raise SessionEndedError("the session has ended; log in again")
         session, user = open_session
