@@ -41,9 +41,10 @@ _BASIC = 'Basic realm="any name, and your API key as password"'
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BodyLimits:
-    """Bounds of request bodies outside the bulk ingest."""
+    """Bounds of request bodies; a lane reads its own, `lane_bytes` is what it may have."""
 
     size_bytes: int = 1 << 20
+    lane_bytes: int = 8 << 20
     timeout_s: float = 30
 
 
@@ -108,6 +109,8 @@ class Gate:
         """
         path: str = scope["path"]
         if not path.startswith(_NEVER_SHED):
+            # Who is told to send again in a moment must not hear then that it was too large all along.
+            asgi.check_length(scope, self._bodies.lane_bytes if in_lane else self._bodies.size_bytes)
             self._shedder.check()
         if is_public(scope["method"], path):
             self._admit_stranger(scope)

@@ -61,7 +61,9 @@ def build(settings: Settings, folder: DataFolder, redis: Redis, fullness: Callab
         shedder=shedder,
         addresses=addresses,
         origins=Origins(settings.cors_allowed_origins),
-        bodies=BodyLimits(size_bytes=settings.http_max_body_bytes, timeout_s=settings.http_body_timeout_s),
+        bodies=BodyLimits(
+            size_bytes=settings.http_max_body_bytes, lane_bytes=settings.ingest_max_body_bytes, timeout_s=settings.http_body_timeout_s
+        ),
         connect_sources=settings.csp_connect_sources,
     )
     return Security(

@@ -266,6 +266,20 @@ def test_a_large_body_is_refused(system: RunningSystem, http: httpx.Client, path
         assert (answer.status_code, answer.json()["code"]) == (413, "body_too_large")
 
 
+def test_a_body_that_is_too_large_hears_so_from_a_busy_server_too(tmp_path: Path) -> None:
+    limits = {"INGEST_MAX_BODY_BYTES": "4096", "HTTP_MAX_BODY_BYTES": "2048"}
+    busy = RunningSystem(tmp_path / "data", SHED_LAG_MS="0.000001", **limits)
+    busy.start()
+    try:
+        with busy.client() as http:
+            for path, limit in (("/api/events/bundle", 4096), ("/api/auth/users", 2048)):
+                sizes = (limit + 1, limit)
+                answers = [http.post(path, content=b" " * size, headers={"Content-Type": "application/json"}) for size in sizes]
+                assert [(a.status_code, a.json()["code"]) for a in answers] == [(413, "body_too_large"), (503, "overloaded")]
+    finally:
+        busy.kill()
+
+
 def test_who_guesses_is_slowed_down_by_address_and_who_is_known_is_not(system: RunningSystem, http: httpx.Client) -> None:
     key = {"X-API-Key": new_key(http)}
     assert httpx.get(f"{system.url}/api/auth/me", headers=key).is_success

@@ -39,6 +39,16 @@ def header(scope: Scope, name: bytes) -> bytes | None:
     return next((value for key, value in scope["headers"] if key == name), None)
 
 
+def check_length(scope: Scope, limit_bytes: int) -> None:
+    """Refuse a request that says its body is longer than `limit_bytes`.
+
+    :raises BodyTooLargeError: then.
+    """
+    length = header(scope, b"content-length")
+    if length is not None and int(length) > limit_bytes:
+        raise _too_large(limit_bytes)
+
+
 async def read_body(scope: Scope, receive: Receive, *, limit_bytes: int, timeout_s: float | None = None) -> bytes:
     """Return the request body.
 
@@ -46,9 +56,7 @@ async def read_body(scope: Scope, receive: Receive, *, limit_bytes: int, timeout
     :raises BodyTooSlowError: when it has not all come within `timeout_s`.
     :raises ClientGoneError: when the client goes away first.
     """
-    length = header(scope, b"content-length")
-    if length is not None and int(length) > limit_bytes:
-        raise _too_large(limit_bytes)
+    check_length(scope, limit_bytes)
     try:
         async with asyncio.timeout(timeout_s):
             return await _gather(receive, limit_bytes)

@@ -79,6 +79,7 @@ class IngestLane:
     async def __call__(self, scope: asgi.Scope, receive: asgi.Receive, send: asgi.Send) -> None:
         """Answer one request."""
         try:
+            asgi.check_length(scope, self.max_body_bytes)
             self.check_queue()
             body = await asgi.read_body(scope, receive, limit_bytes=self.max_body_bytes, timeout_s=self.body_timeout_s)
             content_type = (asgi.header(scope, b"content-type") or b"").decode("latin-1")
