@@ -18,7 +18,7 @@ from mev.wire.pb.events_pb2 import Tick
 from mev.wire.registry import EVENT_TYPES
 from tests.integration.realtime.service import Keys
 
-BOUNDS = {"tick_s": 0.01, "close_grace_s": 1}
+BOUNDS = {"tick_s": 0.01, "close_grace_s": 1, "linger_s": 0.05}
 LIMITS = {"batch_window_ms": 2, "tick_s": 0.01}
 
 

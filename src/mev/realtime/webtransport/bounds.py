@@ -35,5 +35,7 @@ class Bounds:
     """Time from a connection's first packet to its session."""
     close_grace_s: float = 2
     """Time in which what was handed over before a close may still arrive."""
+    linger_s: float = 1
+    """Time a client has to close its connection after it was told of the end; a browser told of both at once may see a failure."""
     tick_s: float = 0.25
     """How often time-outs are looked at."""

@@ -72,6 +72,8 @@ class Connection:
         self.quic = library
         self.counted_as = counted_as
         self.link: WebTransport | None = None
+        self.closed = False
+        """Whether the peer is told that the connection is over."""
         self._port = port
         self._desk = desk
         self._remote = remote
@@ -128,6 +130,7 @@ class Connection:
 
     def close(self, error_code: int = ErrorCode.H3_NO_ERROR) -> None:
         """End the connection; it is forgotten once no packet of it can be under way any more."""
+        self.closed = True
         self.quic.close(error_code)
         self.wake()
 

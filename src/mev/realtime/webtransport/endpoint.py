@@ -75,6 +75,16 @@ class Endpoint:
         self._loop.add_reader(self._socket, self._readable)
         return int(self._socket.getsockname()[1])
 
+    @property
+    def is_ipv6(self) -> bool:
+        """Whether the socket is one of IPv6."""
+        return self._socket.family == socket.AF_INET6
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether every peer knows that it is over."""
+        return all(connection.closed for connection in self.connections)
+
     def refuse(self) -> None:
         """Take no more connections."""
         self._accepting = False

@@ -19,7 +19,7 @@ from mev.realtime.webtransport.certificates import Certificate, CertificateError
 from mev.realtime.webtransport.connection import Desk
 from mev.realtime.webtransport.counts import Counts, CountsCollector
 from mev.realtime.webtransport.endpoint import Endpoint
-from mev.realtime.webtransport.requests import PATH
+from mev.realtime.webtransport.requests import LOCALHOST, PATH
 
 LOG = logging.getLogger(__name__)
 _LOOK_S = 30.0
@@ -76,8 +76,10 @@ class Gateway:
         for connection in list(self._endpoint.connections):
             if connection.link is not None:
                 connection.link.dismiss(Close.GOING_AWAY, "the server is shutting down")
-        deadline = asyncio.get_running_loop().time() + self.bounds.close_grace_s + self.bounds.tick_s
-        while self.counts.sessions and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110 - they end one by one
+            else:
+                connection.close()
+        deadline = asyncio.get_running_loop().time() + self.bounds.close_grace_s + self.bounds.linger_s
+        while not self._endpoint.is_closed and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110 - they end one by one
             await asyncio.sleep(0.01)
         for task in self._tasks:
             task.cancel()
@@ -90,6 +92,8 @@ class Gateway:
 
     def describe(self, host: str) -> dict[str, object]:
         """Return what a page needs to connect, when it knows this server as `host`, a name without a port."""
+        if host == LOCALHOST:  # browsers look for that at ::1 first, and for WebTransport nowhere else
+            host = "::1" if self._endpoint.is_ipv6 else "127.0.0.1"
         name = f"[{host}]" if ":" in host else host
         hashes = [{"algorithm": "sha-256", "value": self._certificate.sha256}] if self._certificate.self_signed else []
         return {"enabled": True, "url": f"https://{name}:{self.port}{PATH}", "certificate_hashes": hashes}

@@ -56,6 +56,7 @@ class WebTransport:
         self._busy: asyncio.Task[None] | None = None
         self._closing: tuple[int, str, float] | None = None
         self._said_goodbye = False
+        self._ended_at: float | None = None
         self._leave: Callable[[], None] | None = None
         self._client: Client
         self._session: Session
@@ -169,6 +170,10 @@ class WebTransport:
 
     def tick(self, now: float) -> None:
         """Do what is due."""
+        if self._ended_at is not None:
+            if now - self._ended_at >= self._bounds.linger_s:
+                self._carrier.close()
+            return
         given_up = self.outbox.expire(now)
         self._counts.frames_given_up += given_up
         if given_up:
@@ -220,9 +225,13 @@ class WebTransport:
         self._read()
 
     def _peer_ended(self) -> None:
-        self._said_goodbye = True
+        if self._ended_at is not None:
+            return
+        if not self._said_goodbye:  # it was its own idea
+            self._said_goodbye = True
+            self._carrier.close()
+        self._ended_at = self._loop.time()
         self._hub.dismiss(self._client, Close.NORMAL, "")
-        self._carrier.close()
         self._loop.call_soon(self.gone)
 
     def _say_goodbye(self) -> None:

@@ -13,6 +13,8 @@ from mev.realtime.errors import ForbiddenOriginError
 from mev.realtime.webtransport.errors import BadConnectError, UnknownPathError
 
 PATH = "/api/realtime/wt"
+LOCALHOST = "localhost"
+_LOOPBACK = frozenset({LOCALHOST, "127.0.0.1", "::1"})
 ACCEPTED: Headers = [(b":status", b"200"), (b"sec-webtransport-http3-draft", b"draft02")]
 
 
@@ -73,6 +75,7 @@ def _check_origin(fields: Headers, authority: str, origins: Origins) -> None:
 
 def _host(url: str) -> str:
     try:
-        return (urlsplit(url).hostname or "").lower()
+        host = (urlsplit(url).hostname or "").lower()
     except ValueError:
         return ""
+    return LOCALHOST if host in _LOOPBACK else host
