@@ -21,6 +21,12 @@ class BadCursorError(InvalidInputError):
     code = "bad_cursor"
 
 
+class BadOptionError(InvalidInputError):
+    """An option has no such value."""
+
+    code = "bad_option"
+
+
 class UnreachableError(UnavailableError, StreamError):
     """No connection came about in the time that was given."""
 

@@ -1,0 +1,185 @@
+"""``mev tail``, as its user sees it."""
+
+import asyncio
+import json
+import re
+import shlex
+from collections.abc import Callable
+from datetime import UTC, datetime
+from io import BytesIO, StringIO
+
+import pytest
+from rich.console import Console
+from typer import Typer
+from typer.testing import CliRunner
+
+from mev.client import Cursor, Record, Slot
+from mev.client.commands import Source, Tail, Wish, make_tail, parse_start
+from mev.client.cursor import Start
+from mev.client.line import json_line, line
+from mev.core.errors import InvalidInputError, UnavailableError
+from mev.wire.frames import Run
+from mev.wire.pb.events_pb2 import AgentMetrics, Arbitrage, Bundle, Opportunity, RouteStep, Tick
+from mev.wire.registry import EVENT_TYPES
+from tests.unit.client.server import KEY, LOG, Peer, Server, tick
+
+NOON_NS = 1_795_348_800_000_000_000  # 2026-11-22T12:00:00Z
+ADDRESS = "7xKXtg2CW87d97TXJSDpbD5jBkheTqA83TZRuJosgAsU"
+NAMES: dict[object, str] = {event.message: name for name, event in EVENT_TYPES.items()}
+
+
+def record(event: Tick | Opportunity | Bundle | Arbitrage | AgentMetrics) -> Record:
+    return Record(NAMES[type(event)], 0, 7, event.SerializeToString())
+
+
+@pytest.mark.parametrize(
+    ("event", "words"),
+    [
+        (
+            Tick(market_id="orca:SOL-USDC", timestamp_ns=NOON_NS + 5_000_000, bid_price=160.25, simulated=True),
+            "12:00:00.005 tick orca:SOL-USDC sim bid_price 160.25",
+        ),
+        (
+            Opportunity(
+                id="o1",
+                slot=9,
+                detected_at_ns=NOON_NS - 86_400 * 10**9,
+                kind="arbitrage",
+                route=[RouteStep(dex="Orca"), RouteStep(dex="Phoenix")],
+                expected_profit_lamports=-1_500_000_000,
+                probability=0.25,
+                features=[1, 2, 3],
+            ),
+            "11-21 12:00:00 opportunity o1 arbitrage Orca > Phoenix expected_profit -1.5 SOL probability 0.25 features (3) slot 9",
+        ),
+        (
+            Bundle(bundle_id="b1", slot=9, landed=True, profit_lamports=5, latency_ns=1_234_567),
+            "9 bundle b1 landed profit 0.000000005 SOL latency 1.23 ms",
+        ),
+        (
+            Arbitrage(
+                signature=ADDRESS,
+                venues=["a", "b", "c", "d"],
+                profit_mint=ADDRESS,
+                profit_amount=1_234_500,
+                profit_decimals=3,
+                fee_lamports=10**12,
+            ),
+            "0 arbitrage 7xKX…gAsU a > … > d (4) profit 1,234.5 7xKX…gAsU fee 1,000 SOL",
+        ),
+        (AgentMetrics(agent_id="a", gauges={"x": 1, "y": 2, "z": 3, "zz": 4}), "agent_metrics a gauges x=1 y=2 z=3 and 1 more"),
+        (Bundle(bundle_id="b\x1b]0;title\x07", error="two\nlines"), "0 bundle b�]0;title� error two�lines"),
+    ],
+)
+def test_an_event_is_one_line(event: Tick, words: str) -> None:
+    assert " ".join(line(record(event), NOON_NS).plain.split()) == words
+
+
+def test_what_is_no_event_is_shown_too() -> None:
+    for topic in ("tick", "newer"):
+        text = line(Record(topic, 3, 8, b"\xff\xff"), NOON_NS).plain
+        assert " ".join(text.split()) == f"{topic} 2 bytes that are no such event, partition 3, offset 8"
+        assert json.loads(json_line(Record(topic, 3, 8, b"\xff\xff"))) == {"type": topic, "undecodable": "//8="}
+
+
+@pytest.mark.parametrize(
+    ("text", "start"),
+    [
+        ("live", "live"),
+        ("earliest", "earliest"),
+        ("slot:17", Slot(17)),
+        ("2026-11-22T10:00:00Z", datetime(2026, 11, 22, 10, tzinfo=UTC)),
+        ("2026-11-22T10:00:00", datetime(2026, 11, 22, 10, tzinfo=UTC)),
+        ('cursor:{"tick":{"0":5}}', Cursor({"tick": {0: 5}})),
+    ],
+)
+def test_where_to_start(text: str, start: Start) -> None:
+    assert parse_start(text) == start
+
+
+@pytest.mark.parametrize("text", ["", "yesterday", "slot:x", "slot:", "cursor:", "cursor:{}x"])
+def test_no_start(text: str) -> None:
+    with pytest.raises(InvalidInputError, match=r"expected live|not a cursor"):
+        parse_start(text)
+
+
+class Running:
+    """One run of the command against a server."""
+
+    def __init__(self, server: Server, wish: Wish) -> None:
+        self.out, self.notices = BytesIO(), StringIO()
+        console = Console(file=self.notices, width=1000, highlight=False)
+        self.tail = Tail(wish, console, self.out)
+        self.task = asyncio.create_task(self.tail.run(Source(url=server.url, credential=lambda: KEY)))
+
+    def resume(self) -> Start:
+        """Return where the command that is printed at the end starts."""
+        self.tail.report()
+        words = shlex.split(self.notices.getvalue().splitlines()[-1])
+        return parse_start(words[words.index("--from") + 1])
+
+
+async def test_lines_of_json_up_to_a_count_and_where_to_go_on(server: Server) -> None:
+    run = Running(server, Wish(topics=["tick"], filter=["bid_price > 1"], start="earliest", on_slow="lossless", count=4, json=True))
+    peer = await server.peer()
+    request = await peer.begun(0, positions={})
+    assert (request["topics"], request["filter"], request["from"], request["on_slow"]) == (
+        ["tick"],
+        ["bid_price > 1"],
+        "earliest",
+        "lossless",
+    )
+    runs = [Run("mev.tick.v1", partition, [5, 9], [tick(n).SerializeToString() for n in (5, 9)]) for partition in (0, 1)]
+    await peer.frame(runs[:1])
+    await peer.frame([*runs[1:], Run("mev.tick.v1", 0, [10], [tick(10).SerializeToString()])])
+    await run.task
+    lines = [json.loads(text) for text in run.out.getvalue().splitlines()]
+    assert [(item["type"], item["bid_price"]) for item in lines] == [("tick", 2.5), ("tick", 4.5)] * 2
+    assert run.resume() == Cursor({"tick": {0: 10, 1: 10}}, LOG)
+    assert "4 events; to go on" in run.notices.getvalue()
+    assert "mev tail tick --filter 'bid_price > 1' --on-slow lossless --from" in run.notices.getvalue()
+
+
+async def test_losses_are_told_and_an_interrupt_keeps_the_place(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    run = Running(server, Wish(topics=["tick"], filter=[], start=Cursor({"tick": {0: 1}}, LOG), on_slow="drop_oldest"))
+    peer = await server.peer()
+    await peer.begun(20, start="gap", gaps={"tick": {"0": {"from": 1, "to": 20}}})
+    await peer.events(30, 1, dropped=10, queued=7)
+    peer.drop()
+    peer = await server.peer()
+    await peer.begun(0, start="reset", log="log-2")
+    await peer.events(0, 1)
+    await _heard(run, peer, lambda text: "market-0" in text, capsys)
+    run.task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await run.task
+    assert run.resume() == Cursor({"tick": {0: 1}}, "log-2")
+    told = run.notices.getvalue()
+    assert "mev: 19 events of tick are past retention: partition 0, offset 1 to 19" in told
+    assert "mev: 10 events left out here, by --on-slow drop_oldest; 7 wait" in told
+    assert "mev: the log is another one" in told
+    assert "2 events, 29 lost" in told
+
+
+async def _heard(run: Running, peer: Peer, condition: Callable[[str], bool], capsys: pytest.CaptureFixture[str]) -> None:
+    del peer
+    text = ""
+    async with asyncio.timeout(10):
+        while not condition(text):
+            await asyncio.sleep(0.01)
+            text += capsys.readouterr().out
+    assert re.search(r"tick +market-30", text)
+    assert not run.task.done()
+
+
+def test_options_that_mean_nothing_are_refused() -> None:
+    def nowhere() -> Source:
+        raise UnavailableError("nothing runs here")
+
+    app = Typer()
+    app.command()(make_tail(nowhere))
+    refused = CliRunner().invoke(app, ["--on-slow", "wait"])
+    assert isinstance(refused.exception, InvalidInputError)
+    assert "expected drop_oldest, conflate, lossless" in str(refused.exception)
+    assert isinstance(CliRunner().invoke(app, ["--from", "never"]).exception, InvalidInputError)
+    assert isinstance(CliRunner().invoke(app, ["tick"]).exception, UnavailableError)
