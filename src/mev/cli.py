@@ -18,6 +18,8 @@ from mev.audit.commands import audit
 from mev.auth.commands import keys, login, logout, users
 from mev.auth.service import FIRST_ADMIN
 from mev.capture.commands import make_command as make_capture
+from mev.client.commands import Source, make_tail
+from mev.client.errors import UnauthorizedError
 from mev.control import commands as control_commands
 from mev.core import log
 from mev.core.errors import InvalidInputError, MevError
@@ -26,6 +28,7 @@ from mev.settings import Settings
 from mev.simulate.commands import simulate
 from mev.sink.commands import sink
 from mev.store.folder import DataFolder
+from mev.store.session import SessionFile
 from mev.system import System, running
 
 app = typer.Typer(help="Control plane for fleets of Solana MEV bots.", no_args_is_help=True, add_completion=False)
@@ -71,7 +74,27 @@ def _places() -> Places:
     return Places(agents=settings.mev_data_dir / "agents", models=models, log_level=settings.log_level)
 
 
+def _source() -> Source:
+    """Return the stream of the system that runs on this machine, for whoever is logged in, else with this machine's key."""
+    settings = settings_module.load()
+    folder = DataFolder(settings.mev_data_dir)
+    session = SessionFile(folder.path)
+    logged_in = session.read() is not None
+
+    def credential() -> str:
+        if not logged_in:
+            return wiring.master_key(settings, folder)
+        if session.read() is not None:
+            wiring.ask_api("GET", "/api/auth/me")  # renews the login when it is about to end
+        if (login := session.read()) is None:
+            raise UnauthorizedError("the login has ended; log in again with `mev login`")
+        return login.access_token
+
+    return Source(url=folder.read_runtime().api, credential=credential)
+
+
 app.add_typer(make_agent(_site, _places), name="agent")
+app.command()(make_tail(_source))
 
 
 @app.command()
