@@ -1,12 +1,14 @@
 """Three agents under a running control plane: obeyed, stale, refused, and what they do when it dies."""
 
+import json
 import os
 import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import httpx
 import pytest
@@ -14,6 +16,7 @@ import pytest
 from tests.services.system import MEV, RunningSystem
 
 pytestmark = pytest.mark.timeout(150)
+REDUCING_AFTER_S = 30
 ORDER = {"module": "arbitrage", "action": "set_min_profit", "params": {"lamports": 1000}}
 
 
@@ -23,11 +26,10 @@ class Fleet:
     def __init__(self, system: RunningSystem) -> None:
         self._system = system
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
-        self.log = system.data_dir.with_name("agents.log")
 
-    def start(self, agent_id: str) -> None:
-        """Run an agent of module arbitrage."""
-        with self.log.open("ab") as log:
+    def start(self, agent_id: str, output: IO[bytes] | None = None) -> None:
+        """Run an agent of module arbitrage, which logs to a file of its own or to `output`."""
+        with output or self._log(agent_id).open("ab") as log:
             command = [str(MEV), "agent", "run", "--module", "arbitrage", "--id", agent_id]
             self._processes[agent_id] = subprocess.Popen(command, env=self._system.environment, stdout=log, stderr=log)
 
@@ -35,11 +37,18 @@ class Fleet:
         """Send a signal to an agent."""
         os.kill(self._processes[agent_id].pid, number)
 
+    def logs(self) -> dict[str, str]:
+        """Return what each agent logged."""
+        return {agent_id: self._log(agent_id).read_text() for agent_id in self._processes}
+
     def close(self) -> None:
         """End every agent."""
         for process in self._processes.values():
             process.kill()
             process.wait()
+
+    def _log(self, agent_id: str) -> Path:
+        return self._system.data_dir.with_name(f"{agent_id}.log")
 
 
 @pytest.fixture
@@ -61,6 +70,8 @@ def fleet(system: RunningSystem) -> Iterator[Fleet]:
         eventually(http, "/api/control/agents", lambda page: len(online(page)) == 3)
         raised = http.post("/api/control/kill-switch", json={"scope": "all", "level": "ACTIVE", "reason": "start"}).json()["id"]
         eventually(http, f"/api/control/commands/{raised}", lambda command: command["states"]["SYNCED"] == 3)
+        # An agent obeys the order before it has a lease, and trades when it has one.
+        eventually(http, "/api/control/agents", lambda page: levels(page) == {"ACTIVE"})
     yield agents
     agents.close()
 
@@ -113,14 +124,27 @@ def test_orders_reach_the_fleet_and_silence_is_not_success(system: RunningSystem
         assert [delivery["reported_at"] for delivery in http.get(refused).json()["deliveries"]] == reported  # not pushed again
 
 
+def test_the_kill_command_waits_for_the_answers_but_not_for_ever(system: RunningSystem, fleet: Fleet) -> None:
+    kill = ("kill", "--module", "arbitrage", "--level", "NO_NEW", "--reason", "check")
+    table = system.run(*kill, "--wait", "60").stdout
+    assert (table.count("SYNCED"), table.count("STALE")) == (3, 0)
+    fleet.signal("a2", signal.SIGSTOP)
+    left = json.loads(system.run(*kill, "--wait", "1", "--json").stdout)
+    assert states(left)["a2"] == "STALE"
+    fleet.signal("a2", signal.SIGCONT)
+    with system.client() as http:
+        eventually(http, f"/api/control/commands/{left['id']}", lambda command: command["states"]["SYNCED"] == 3)
+
+
 def test_agents_trade_only_while_they_may_and_nothing_rises_by_itself(system: RunningSystem, fleet: Fleet) -> None:
     with system.client() as http:
         eventually(http, "/api/events/bundle?agent_id=a1", lambda page: page["items"])
     system.kill()
-    deadline = time.monotonic() + 30
-    while "level NO_NEW" not in fleet.log.read_text():  # all three had the same lease: when one has lost it, all have
-        assert time.monotonic() < deadline, fleet.log.read_text()
+    deadline = time.monotonic() + REDUCING_AFTER_S
+    while not all("level NO_NEW" in log for log in fleet.logs().values()):
+        assert time.monotonic() < deadline, fleet.logs()
         time.sleep(0.1)
+    assert not any("level REDUCING" in log for log in fleet.logs().values())
 
     system.start("--demo")
     with system.client() as http:
@@ -130,6 +154,18 @@ def test_agents_trade_only_while_they_may_and_nothing_rises_by_itself(system: Ru
         again = issue(http, "/api/control/kill-switch", {"scope": "all", "level": "ACTIVE", "reason": "checked"})
         assert http.get(again).json()["approvers"] == ["master"]
         eventually(http, "/api/control/agents", lambda page: levels(page) == {"ACTIVE"})
+
+
+def test_an_agent_runs_on_when_nobody_reads_its_log(system: RunningSystem, fleet: Fleet) -> None:
+    unread, full = os.pipe()
+    os.set_blocking(full, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(full, bytes(4096))
+    os.set_blocking(full, True)
+    with os.fdopen(unread, "rb"), system.client() as http:
+        fleet.start("a4", os.fdopen(full, "wb"))
+        eventually(http, "/api/control/agents", lambda page: "a4" in online(page))
 
 
 def test_a_rotated_key_is_followed_and_the_old_one_is_worth_nothing(system: RunningSystem, fleet: Fleet) -> None:

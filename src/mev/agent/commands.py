@@ -6,13 +6,16 @@ The composition root makes it with :func:`make_command`, which is told how to fi
 
 import asyncio
 import logging
+import queue
 import signal
 import sys
 import time
-from collections.abc import Callable, Coroutine, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
+from logging.handlers import QueueHandler, QueueListener
 from pathlib import Path
 from typing import Annotated
 
@@ -28,6 +31,7 @@ from mev.agent.session import Session
 from mev.agent.state import Accepted, State
 from mev.agent.strategies.arbitrage import Arbitrage
 from mev.agent.strategy import Strategy
+from mev.agent.thread import in_thread
 from mev.core import log
 from mev.core.clock import now_ns
 from mev.core.errors import InvalidInputError, NotFoundError
@@ -37,6 +41,7 @@ from mev.wire.orders import order
 LocateApi = Callable[[str | None], Site]
 STRATEGIES: Mapping[str, Callable[[], Strategy]] = {"arbitrage": Arbitrage}
 _REFRESH_S = 0.5
+_WAITING_RECORDS = 10_000
 
 
 class UnknownModuleError(InvalidInputError):
@@ -87,7 +92,8 @@ def make_command(locate: LocateApi, places: Callable[[], Places]) -> typer.Typer
             trust=read_key_set(trust) if trust else None,
             models=ModelFolder(here.models),
         )
-        _run(_until_interrupted(bot))
+        with _logged_elsewhere():
+            _run(_until_interrupted(bot))
 
     @agent.command()
     def show(agent_id: Annotated[str, typer.Option("--id", help="The agent's name.")]) -> None:
@@ -98,6 +104,29 @@ def make_command(locate: LocateApi, places: Callable[[], Places]) -> typer.Typer
         _show(state)
 
     return agent
+
+
+class _Unhurried(QueueHandler):
+    """Drops what there is no room for."""
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        with suppress(queue.Full):
+            self.queue.put_nowait(record)
+
+
+@contextmanager
+def _logged_elsewhere() -> Iterator[None]:
+    """Let a thread write the log: a terminal that was stopped, or a pipe nobody reads, must not stop the agent."""
+    root, records = logging.getLogger(), queue.Queue[logging.LogRecord](_WAITING_RECORDS)
+    handlers, listener = root.handlers[:], QueueListener(records, *root.handlers)
+    root.handlers[:] = [_Unhurried(records)]
+    listener.start()
+    try:
+        yield
+    finally:
+        root.handlers[:] = handlers
+        with suppress(queue.Full):
+            listener.stop()
 
 
 def _run(work: Coroutine[None, None, None]) -> None:
@@ -132,12 +161,16 @@ async def _status_line(bot: Agent, console: Console) -> None:
         if (session := bot.session) is not None:
             key = f"{session.governor.standing()} {session.connection.problem}"
             if console.is_terminal:
-                sys.stderr.write(f"\r\x1b[K{status_text(session)}")
-                sys.stderr.flush()
+                await in_thread("status-line", partial(_rewrite, status_text(session)))
             elif key != last:
-                console.print(status_text(session), markup=False)
+                await in_thread("status-line", partial(console.print, status_text(session), markup=False))
             last = key
         await asyncio.sleep(_REFRESH_S)
+
+
+def _rewrite(line: str) -> None:
+    sys.stderr.write(f"\r\x1b[K{line}")
+    sys.stderr.flush()
 
 
 def status_text(session: Session) -> str:

@@ -2,6 +2,7 @@
 
 import base64
 import json as json_module
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,15 +13,19 @@ from mev.control import keys as keys_module
 from mev.core.clock import now_ns
 from mev.core.errors import InvalidInputError
 from mev.core.terminal import print_table
-from mev.wiring import ask_api
+from mev.wiring import ApiError, ask_api
 
 Json = Annotated[bool, typer.Option("--json", help="Print the API's answer as it is.")]
+Wait = Annotated[float, typer.Option(min=0, help="Seconds to wait for the agents' answers; who has not answered by then is STALE.")]
 Items = list[dict[str, Any]]
 command = typer.Typer(help="Order actions, and see what became of orders.", no_args_is_help=True)
 agents = typer.Typer(help="The fleet.", no_args_is_help=True)
 approvals = typer.Typer(help="What waits for more people.", no_args_is_help=True)
 _COMMAND_COLUMNS = ("id", "kind", "issuer", "issued_at", "SYNCED", "STALE", "ERROR", "NOT_SENT")
 _AGENT_COLUMNS = ("agent_id", "module", "online", "level", "ordered_level", "stepped_down", "last_seen", "clock_offset_ms")
+_WAIT_S = 3.0
+_POLL_S = 0.1
+_UNANSWERED = frozenset({"NOT_SENT", "STALE"})
 _DELIVERY_COLUMNS = ("agent_id", "state", "latency_ms", "reason_code", "detail")
 
 
@@ -36,14 +41,19 @@ def kill(
     module: Annotated[str | None, typer.Option(help="Only this module.")] = None,
     agent: Annotated[str | None, typer.Option(help="Only this agent.")] = None,
     duration: Annotated[float | None, typer.Option(min=1, help="Seconds after which the level before returns.")] = None,
+    wait: Wait = _WAIT_S,
     json: Json = False,
 ) -> None:
-    """Stop everybody, a module or one agent at once; raising the level again needs as many people as APPROVALS_REQUIRED."""
+    """Stop everybody, a module or one agent at once; raising the level again needs as many people as APPROVALS_REQUIRED.
+
+    What it prints is what each agent has answered, as soon as all have or after `--wait` seconds.
+    """
     if module and agent:
         raise InvalidJsonError("name a module or an agent, not both")
     scope = "module" if module else "agent" if agent else "all"
     body = {"scope": scope, "target": module or agent, "level": level, "reason": reason, "duration": duration}
-    _show(ask_api("POST", "/api/control/kill-switch", {name: value for name, value in body.items() if value is not None}).json(), json=json)
+    given = {name: value for name, value in body.items() if value is not None}
+    _show(_answered(ask_api("POST", "/api/control/kill-switch", given).json(), wait), json=json)
 
 
 @command.command("send")
@@ -52,13 +62,14 @@ def send(
     action: Annotated[str, typer.Argument(help="An action the module declared.")],
     params: Annotated[str, typer.Option(help="Parameters as a JSON object.")] = "{}",
     agent: Annotated[list[str] | None, typer.Option(help="Only these agents.")] = None,
+    wait: Wait = _WAIT_S,
     json: Json = False,
 ) -> None:
-    """Order an action."""
+    """Order an action, and print what each agent has answered, as soon as all have or after `--wait` seconds."""
     body: dict[str, Any] = {"module": module, "action": action, "params": _parsed(params)}
     if agent:
         body["target"] = {"agent_ids": agent}
-    _show(ask_api("POST", "/api/control/command", body).json(), json=json)
+    _show(_answered(ask_api("POST", "/api/control/command", body).json(), wait), json=json)
 
 
 @command.command("show")
@@ -137,6 +148,18 @@ def _parsed(text: str) -> Any:
         return json_module.loads(text)
     except ValueError as error:
         raise InvalidJsonError(f"not JSON: {error}") from None
+
+
+def _answered(answer: dict[str, Any], wait_s: float) -> dict[str, Any]:
+    """Return the command in `answer` once every agent has answered it, or as it is after `wait_s`; a proposal as it is."""
+    deadline = time.monotonic() + wait_s
+    while any(item["state"] in _UNANSWERED for item in answer.get("deliveries", ())) and time.monotonic() < deadline:
+        time.sleep(min(_POLL_S, wait_s))
+        try:
+            answer = ask_api("GET", f"/api/control/commands/{answer['id']}").json()
+        except ApiError:  # the order is out; that its answers cannot be read must not look as if it were not
+            break
+    return answer
 
 
 def _list(path: str, columns: tuple[str, ...], flat: Callable[[dict[str, Any]], dict[str, Any]], *, json: bool) -> None:
