@@ -42,6 +42,13 @@ class InvalidRequestError(MevError):
     status = 422
 
 
+class MalformedBodyError(MevError):
+    """The body is not JSON."""
+
+    code = "malformed_body"
+    status = 400
+
+
 class UnprotectedRouteError(Exception):
     """An endpoint asks for no permission."""
 
@@ -194,10 +201,19 @@ def _add_error_handlers(app: FastAPI) -> None:
 
 
 def _http_error(error: HTTPException) -> MevError:
+    if error.status_code == HTTPStatus.BAD_REQUEST and error.__cause__ is not None:
+        return _unreadable(error.__cause__)
     status = HTTPStatus(error.status_code)
     answer = HttpError(f"{status.phrase}: see /docs for the paths and methods there are")
     answer.code, answer.status = status.name.lower(), status.value  # type: ignore[misc]
     return answer
+
+
+def _unreadable(cause: BaseException) -> MevError:
+    """Return why the framework could not read a body."""
+    if isinstance(cause, RecursionError):
+        return MalformedBodyError("the body is JSON that is nested too deeply")
+    return MalformedBodyError(f"the body cannot be read as JSON: {cause}")
 
 
 def _problem(error: MevError) -> Response:

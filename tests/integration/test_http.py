@@ -112,6 +112,31 @@ def test_an_unknown_event_type_is_named_with_the_known_ones(http: httpx.Client) 
         assert problem(answer, 404, "unknown_event_type")["known"] == list(EVENT_TYPES)
 
 
+@pytest.mark.parametrize(
+    ("path", "headers"), [("/api/control/command", JSON), ("/api/events/bundle", JSON), ("/api/events/bundle", NDJSON)]
+)
+def test_json_that_is_nested_too_deeply_hears_so(http: httpx.Client, path: str, headers: dict[str, str]) -> None:
+    answer = http.post(path, content=b"[" * 100_000 + b"]" * 100_000, headers=headers)
+    assert answer.status_code in {400, 422}
+    assert "nested too deeply" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("depth", [33, 200, 900])
+def test_a_field_that_is_nested_too_deeply_is_named(http: httpx.Client, depth: int) -> None:
+    nested: dict[str, Any] = {}
+    for _ in range(depth):
+        nested = {"properties": nested}
+    body = {"agent_id": "deep", "module": "deep", "public_key": "ab" * 32, "actions": [{"name": "x", "params": nested}]}
+    answer = problem(http.post("/api/control/agents", json=body), 422, "invalid_request")
+    assert answer["errors"] == [{"place": "body.actions.0.params", "reason": "Value error, nested too deeply: 32 levels are allowed"}]
+    problem(http.post("/api/events/bundle", json={"bundle_id": nested}), 422, "all_records_rejected")
+
+
+def test_a_body_that_is_no_text_hears_so(http: httpx.Client) -> None:
+    answer = problem(http.post("/api/control/command", content=b'{"module": "\xff"}', headers=JSON), 400, "malformed_body")
+    assert "the body cannot be read as JSON" in answer["detail"]
+
+
 def test_a_huge_body_is_refused_before_it_is_read(http: httpx.Client) -> None:
     def chunks() -> Iterator[bytes]:
         for _ in range(300):

@@ -2,12 +2,16 @@
 
 import time
 from datetime import UTC, datetime
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from mev.auth.model import Kind, Permission, Principal, Role
 from mev.auth.records import ApiKey, User
 from mev.auth.service import Login
+from mev.core.text import check_printable
+
+Name = Annotated[str, AfterValidator(check_printable)]
 
 
 class Body(BaseModel):
@@ -19,7 +23,7 @@ class Body(BaseModel):
 class LoginIn(Body):
     """Who wants in; `browser` asks for a cookie instead of tokens."""
 
-    name: str = Field(max_length=80)
+    name: Name = Field(max_length=80)
     password: str = Field(max_length=1024)
     browser: bool = False
 
@@ -52,7 +56,7 @@ class OwnPasswordIn(Body):
 class UserIn(Body):
     """A new user."""
 
-    name: str = Field(max_length=80)
+    name: Name = Field(max_length=80)
     password: str = Field(max_length=1024)
     role: Role
 
@@ -67,7 +71,7 @@ class UserChangeIn(Body):
 class KeyIn(Body):
     """A new API key: what it is for, what it may do, for how long."""
 
-    name: str = Field(min_length=1, max_length=64)
+    name: Name = Field(min_length=1, max_length=64)
     scopes: set[Permission] = Field(min_length=1)
     days: float = Field(90, gt=0)
 

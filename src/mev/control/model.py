@@ -3,10 +3,28 @@
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from mev.core.text import check_printable
+
+_DEEPEST = 32
+
+
+def _check_depth(value: object) -> object:
+    """Refuse what is nested so deeply that looking at it could exhaust the stack."""
+    level = [value]
+    for _ in range(_DEEPEST):
+        level = [
+            inner for outer in level if isinstance(outer, dict | list) for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+        if not level:
+            return value
+    raise ValueError(f"nested too deeply: {_DEEPEST} levels are allowed")
+
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-Json = dict[str, Any]
+Json = Annotated[dict[str, Any], AfterValidator(_check_depth)]
+Printable = Annotated[str, AfterValidator(check_printable)]
 
 
 class Strict(BaseModel):
@@ -37,7 +55,7 @@ class CommandIn(Strict):
 class RuleIn(Strict):
     """One comparison over a field of an opportunity."""
 
-    field: str
+    field: Printable
     operator: Literal["==", "!=", "<", "<=", ">", ">="]
     value: str | float | bool
 
@@ -80,7 +98,7 @@ class ConfigIn(Strict):
     """A setting of the running control plane, or of agents when there is a target."""
 
     config_key: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.]{0,127}$")]
-    config_value: Any
+    config_value: Annotated[Any, AfterValidator(_check_depth)]
     hot_reload: bool = True
     target: TargetIn | None = Field(None, description="Agents; the control plane's own replicas when not given.")
 
@@ -89,7 +107,7 @@ class ActionIn(Strict):
     """An action that an agent can do."""
 
     name: Name
-    description: Annotated[str, Field(max_length=500)] = ""
+    description: Annotated[Printable, Field(max_length=500)] = ""
     params: Json = {}
 
 
@@ -99,7 +117,7 @@ class EnrolIn(Strict):
     agent_id: Name
     module: Name
     public_key: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-    software_version: Annotated[str, Field(max_length=64)] = ""
+    software_version: Annotated[Printable, Field(max_length=64)] = ""
     actions: Annotated[list[ActionIn], Field(max_length=128)] = []
     policy_types: Annotated[list[Name], Field(max_length=64)] = []
 

@@ -66,7 +66,8 @@ def split(body: bytes, content_type: str) -> Sequence[object]:
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        raise MalformedBodyError(f"not JSON at {_place(error)}: {error.msg}", line=error.lineno, column=error.colno) from None
+        place = f"line {error.lineno} column {error.colno}"
+        raise MalformedBodyError(_reason(error, place), line=error.lineno, column=error.colno) from None
     return document if isinstance(document, list) else [document]
 
 
@@ -161,7 +162,7 @@ class Encoder:
         try:
             return self._from_object(orjson.loads(cast("bytes", line)))
         except orjson.JSONDecodeError as error:
-            raise ValueError(f"not JSON at column {error.colno}: {error.msg}") from None
+            raise ValueError(_reason(error, f"column {error.colno}")) from None
 
     def _from_object(self, item: object) -> Message:
         try:
@@ -195,5 +196,5 @@ def _from_canonical_json(item: object, message_type: type[Message]) -> Message:
         raise ValueError(explain(cast("Descriptor", message_type.DESCRIPTOR), item) or str(error).splitlines()[0]) from None
 
 
-def _place(error: orjson.JSONDecodeError) -> str:
-    return f"line {error.lineno} column {error.colno}"
+def _reason(error: orjson.JSONDecodeError, place: str) -> str:
+    return f"nested too deeply at {place}" if "depth limit" in error.msg else f"not JSON at {place}: {error.msg}"
