@@ -8,6 +8,7 @@ from typing import Annotated
 import prometheus_client
 import typer
 import uvloop
+from pydantic import SecretStr
 
 from mev import settings as settings_module
 from mev import wiring
@@ -16,6 +17,7 @@ from mev.agent.commands import Places
 from mev.agent.commands import make_command as make_agent
 from mev.audit.commands import audit
 from mev.auth.commands import keys, login, logout, users
+from mev.auth.first import FirstPassword
 from mev.auth.service import FIRST_ADMIN
 from mev.capture.commands import make_command as make_capture
 from mev.client.commands import Source, make_tail
@@ -38,7 +40,7 @@ app.add_typer(sink, name="sink")
 app.add_typer(users, name="user")
 app.add_typer(keys, name="key")
 
-app.command()(make_capture(wiring.connect, lambda: settings_module.load().mev_data_dir))
+app.command()(make_capture(wiring.connect, lambda: settings_module.load().mev_data_dir, lambda: _revealed(settings_module.load().rpc_url)))
 app.command()(simulate)
 app.command()(login)
 app.command()(logout)
@@ -60,12 +62,17 @@ def main() -> None:
         sys.exit(2 if isinstance(error, InvalidInputError) else 1)
 
 
+def _revealed(secret: SecretStr | None) -> str | None:
+    return secret.get_secret_value() if secret else None
+
+
 def _site(api: str | None) -> Site:
     """Return where an agent finds its control plane: the API that was named, or the system that runs on this machine now."""
     settings = settings_module.load()
     folder = DataFolder(settings.mev_data_dir)
     brokers = wiring.find_brokers(settings, folder)
-    return Site(api=api or folder.read_runtime().api, api_key=wiring.master_key(settings, folder), brokers=brokers)
+    key = _revealed(settings.mev_agent_key) or wiring.master_key(settings, folder)
+    return Site(api=api or folder.read_runtime().api, api_key=key, brokers=brokers)
 
 
 def _places() -> Places:
@@ -126,23 +133,33 @@ def _exit_after(seconds: float) -> None:
 
 
 def _report(settings: Settings, system: System, *, demo: bool) -> None:
+    seen = sys.stderr.isatty()  # a log is read by others, and kept
+    header = f"'X-API-Key: {system.master_key}'" if seen else '"X-API-Key: $(mev config key)"'
     lines = [
         ("API", f"{system.api_url}  (documentation: /docs)"),
         ("Stream", f"{system.api_url.replace('http', 'ws', 1)}/api/realtime/ws"),
-        ("API key", system.master_key),
+        ("API key", system.master_key if seen else "`mev config key` shows it"),
         ("Data", str(settings.mev_data_dir)),
         *(
             (name.capitalize(), f"{address}{'  (embedded)' if name in settings.embedded else ''}")
             for name, address in system.services.items()
         ),
-        ("Try", f"curl -H 'X-API-Key: {system.master_key}' '{system.api_url}/api/events/bundle?limit=5'"),
+        ("Try", f"curl -H {header} '{system.api_url}/api/events/bundle?limit=5'"),
     ]
     if system.first_password:
-        lines.append(("Login", f"{FIRST_ADMIN}, password {system.first_password}  (shown this once; change it with `mev user password`)"))
+        lines.append(("Login", f"{FIRST_ADMIN}, {_first_password(settings, system.first_password, seen=seen)}"))
     if demo:
         lines.append(("Demo", "simulated opportunities, bundles and ticks are published; every one is marked simulated"))
     for name, value in lines:
         typer.echo(f"{typer.style(f'{name:<10}', bold=True)}  {value}", err=True)
+
+
+def _first_password(settings: Settings, password: str, *, seen: bool) -> str:
+    if seen:
+        return f"password {password}  (shown this once; change it with `mev user password`)"
+    file = FirstPassword(settings.mev_data_dir)
+    file.keep(password)
+    return f"password in {file.path}  (removed at the first login, or when it is changed)"
 
 
 @config.command("check")

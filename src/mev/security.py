@@ -7,6 +7,7 @@ from mev import wiring
 from mev.auth.audit import Audit, no_audit
 from mev.auth.authenticator import Authenticator
 from mev.auth.browser import Origins
+from mev.auth.first import FirstPassword
 from mev.auth.keys import ApiKeys
 from mev.auth.passwords import Passwords
 from mev.auth.records import Backoff
@@ -67,7 +68,15 @@ def build(settings: Settings, folder: DataFolder, redis: Redis, fullness: Callab
         connect_sources=settings.csp_connect_sources,
     )
     return Security(
-        accounts=Accounts(store, keyring, passwords, lifetimes=_lifetimes(settings), backoff=_backoff(settings), audit=audit),
+        accounts=Accounts(
+            store,
+            keyring,
+            passwords,
+            lifetimes=_lifetimes(settings),
+            backoff=_backoff(settings),
+            first_password=FirstPassword(folder.path),
+            audit=audit,
+        ),
         keys=ApiKeys(store, audit=audit),
         authenticator=authenticator,
         keyring=keyring,

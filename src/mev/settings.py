@@ -67,6 +67,10 @@ class Settings(BaseSettings):
     master_api_key: SecretStr | None = Field(
         None, min_length=16, description="Bootstrap key; made and kept in the data folder when not set."
     )
+    mev_agent_key: SecretStr | None = Field(
+        None, description="API key that agents of this machine enrol with: agents:enrol is all it needs; the master key when not set."
+    )
+    rpc_url: SecretStr | None = Field(None, description="Solana node that `mev capture` follows: here its key is in no list of processes.")
 
     # Control
     approvals_required: int | None = Field(

@@ -3,7 +3,10 @@
 import asyncio
 import contextlib
 import json
+import os
+import pty
 import socket
+import stat
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -72,12 +75,47 @@ def code(answer: httpx.Response) -> tuple[int, str]:
     return answer.status_code, answer.json()["code"]
 
 
-def test_the_first_start_shows_a_password_once(system: RunningSystem) -> None:
-    (line,) = [line for line in system.log.read_text().splitlines() if "shown this once" in line]
-    password = line.split("password ")[1].split()[0]
-    with bearer(system, "the-viewer") as viewer:
-        assert viewer.get("/api/auth/me").json()["name"] == "the-viewer"
+def test_a_log_holds_no_secret_and_the_first_password_lies_in_a_file_until_it_is_used(system: RunningSystem) -> None:
+    file = system.data_dir / "first-password"
+    (line,) = [line for line in system.log.read_text().splitlines() if line.startswith("Login")]
+    assert str(file) in line
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    password = file.read_text().strip()
+    assert password not in system.log.read_text()
+    assert system.key not in system.log.read_text()
+    assert "`mev config key`" in system.log.read_text()
+    assert not log_in(system, "admin", "wrong").is_success
+    assert file.exists()
     assert log_in(system, "admin", password).is_success
+    assert not file.exists()
+
+
+def test_the_first_start_shows_secrets_at_a_terminal_once(tmp_path: Path) -> None:
+    system, (outer, inner) = RunningSystem(tmp_path / "data"), pty.openpty()
+    process = subprocess.Popen([MEV, "up"], env=system.environment, stdout=subprocess.DEVNULL, stderr=inner)
+    os.close(inner)
+    shown = b""
+    try:
+        while b"Login" not in shown or not shown.endswith(b"\n"):
+            shown += os.read(outer, 65_536)
+    finally:
+        process.kill()
+        process.wait()
+        os.close(outer)
+    assert system.key.encode() in shown
+    assert b"shown this once" in shown
+    assert not (system.data_dir / "first-password").exists()
+
+
+def test_a_changed_password_removes_the_file_of_the_first(tmp_path: Path) -> None:
+    system = RunningSystem(tmp_path / "data")
+    system.start()
+    try:
+        assert (system.data_dir / "first-password").exists()
+        command(system, "user", "password", "admin", "--password-stdin", stdin="another long password\n")
+        assert not (system.data_dir / "first-password").exists()
+    finally:
+        system.kill()
 
 
 @pytest.mark.parametrize("role", Role)
@@ -313,6 +351,32 @@ def test_a_key_does_what_its_scopes_say_and_is_shown_once(system: RunningSystem,
     assert used[0] is not None
 
 
+@pytest.mark.parametrize("name", ["a\nb", "\x1b[2Jgone", "tab\t", "\x00", "right\u202eleft", "\u200bunseen", "c1\x9b"])
+def test_names_hold_nothing_that_cannot_be_seen(http: httpx.Client, name: str) -> None:
+    wanted: dict[str, dict[str, object]] = {
+        "/api/auth/keys": {"name": name, "scopes": ["events:read"]},
+        "/api/auth/users": {"name": name, "password": PASSWORD, "role": "viewer"},
+        "/api/auth/login": {"name": name, "password": PASSWORD},
+        "/api/control/agents": {"agent_id": name, "module": "m", "public_key": "ab" * 32},
+    }
+    for path, body in wanted.items():
+        answer = http.post(path, json=body)
+        assert code(answer) == (422, "invalid_request"), path
+        assert [each["place"] for each in answer.json()["errors"]] == [f"body.{next(iter(body))}"], path
+
+
+def test_what_others_wrote_moves_no_cursor(system: RunningSystem, http: httpx.Client) -> None:
+    reason = "\x1b[2J\x1b]0;owned\x07 seen"
+    answer = http.post("/api/control/kill-switch", json={"level": "HALTED", "reason": reason})
+    assert answer.status_code == 202  # a stop is refused for no such thing
+    policy = {"policy_id": "shown", "policy_type": "risk", "rules": [{"field": "agent_id", "operator": "==", "value": reason}]}
+    document = system.data_dir.with_name("policy.json")
+    document.write_text(json.dumps(policy))
+    shown = system.run("command", "policy", str(document)).stdout
+    assert r"\x1b[2J\x1b]0;owned\x07 seen" in shown
+    assert "\x1b" not in shown
+
+
 def test_scopes_and_lifetimes_have_limits(system: RunningSystem) -> None:
     with bearer(system, "the-viewer") as viewer:
         for body, wanted in (
@@ -467,8 +531,7 @@ def test_a_revocation_outlives_a_crash(tmp_path: Path) -> None:
     running.kill()
     running.start()
     assert [httpx.get(f"{running.url}/api/auth/me", headers={"X-API-Key": text}).status_code for text in (key, kept)] == [401, 200]
-    assert "shown this once" in running.log.read_text()
-    assert running.log.read_text().count("shown this once") == 1
+    assert running.log.read_text().count("first-password") == 1
     assert running.stop() == 0
     assert kept_id
 

@@ -1,6 +1,7 @@
 """Orders in a running system: issued, delivered, answered, remembered."""
 
 import json
+import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,7 @@ from mev.crypto.envelope import seal
 from mev.crypto.keys import SigningKey
 from mev.wire.pb.control_pb2 import Report
 from mev.wire.topics import REPORT
-from tests.services.system import RunningSystem
+from tests.services.system import MEV, RunningSystem
 
 HALT = {"scope": "all", "level": "HALTED", "reason": "test"}
 RAISE = {"scope": "all", "level": "ACTIVE", "reason": "test"}
@@ -182,6 +183,27 @@ def test_an_agents_name_belongs_to_its_key(http: httpx.Client) -> None:
     assert http.delete("/api/control/agents/named-1").status_code == 204
     assert http.post("/api/control/agents", json=body).status_code == 201
     assert http.delete("/api/control/agents/nobody").json()["code"] == "unknown_agent"
+
+
+def test_an_agent_on_another_machine_enrols_with_a_key_that_can_do_nothing_else(
+    system: RunningSystem, http: httpx.Client, tmp_path: Path
+) -> None:
+    key = http.post("/api/auth/keys", json={"name": "agents", "scopes": ["agents:enrol"], "days": 1}).raise_for_status().json()["key"]
+    runtime = json.loads((system.data_dir / "runtime.json").read_text())
+    elsewhere = {"MEV_DATA_DIR": str(tmp_path / "elsewhere"), "MEV_AGENT_KEY": key, "KAFKA_BROKERS": runtime["kafka"]}
+    command = [str(MEV), "agent", "run", "--module", "arbitrage", "--id", "remote-1", "--api", system.url]
+    with (tmp_path / "agent.log").open("wb") as log, subprocess.Popen(command, env=system.environment | elsewhere, stderr=log) as agent:
+        try:
+            eventually(http, "/api/control/agents", lambda page: any(a["agent_id"] == "remote-1" and a["online"] for a in page["items"]))
+        finally:
+            agent.terminate()
+    assert not (tmp_path / "elsewhere" / "master-api-key").exists()
+    with httpx.Client(base_url=system.url, headers={"X-API-Key": key}) as stolen:
+        assert stolen.get("/api/control/snapshot").status_code == 200
+        for method, path in (("DELETE", "/api/control/agents/remote-1"), ("GET", "/api/control/agents"), ("GET", "/api/events/tick")):
+            refused = stolen.request(method, path)
+            assert (refused.status_code, refused.json()["code"]) == (403, "forbidden"), path
+        assert stolen.post("/api/control/kill-switch", json=HALT).status_code == 403
 
 
 def test_of_many_that_enrol_under_one_name_at_once_one_wins(http: httpx.Client) -> None:

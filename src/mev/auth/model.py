@@ -20,6 +20,7 @@ class Permission(StrEnum):
     CONTROL_APPROVE = "control:approve"
     AGENTS_READ = "agents:read"
     AGENTS_ENROL = "agents:enrol"
+    AGENTS_REVOKE = "agents:revoke"
     AUDIT_READ = "audit:read"
     MODELS_READ = "models:read"
     MODELS_TRAIN = "models:train"
@@ -72,7 +73,8 @@ ROLES: dict[Role, frozenset[Permission]] = {
             _P.CONTROL_LOWER,  # stops it, alone and at once; a stolen viewer's key must not
             _P.CONTROL_RAISE,  # and lets it trade more; needs approvals beside
             _P.CONTROL_APPROVE,  # the second person; nobody approves their own
-            _P.AGENTS_ENROL,  # adds machines to the fleet
+            _P.AGENTS_ENROL,  # adds machines to the fleet; all that the keys on those machines need
+            _P.AGENTS_REVOKE,  # takes them out; a key stolen from one machine must not take out the others
             _P.MODELS_DEPLOY,  # decides what the fleet runs
         }
     ),

@@ -19,6 +19,7 @@ from mev.auth.errors import (
     UserExistsError,
     WrongPasswordError,
 )
+from mev.auth.first import FirstPassword
 from mev.auth.model import Principal, Role
 from mev.auth.passwords import Passwords
 from mev.auth.records import Backoff, Session, User
@@ -64,6 +65,7 @@ class Accounts:
         *,
         lifetimes: Lifetimes | None = None,
         backoff: Backoff | None = None,
+        first_password: FirstPassword | None = None,
         audit: Audit = no_audit,
     ) -> None:
         self._store = store
@@ -71,6 +73,7 @@ class Accounts:
         self._passwords = passwords
         self.lifetimes = lifetimes or Lifetimes()
         self._backoff = backoff or Backoff()
+        self._first_password = first_password
         self._audit = audit
 
     async def create_first_admin(self) -> str | None:
@@ -98,6 +101,7 @@ class Accounts:
         except RedisUnavailableError as error:
             raise unavailable(error) from None
         LOGINS.labels("done").inc()
+        self._forget_first_password(name)
         return login
 
     async def refresh(self, token: str) -> Login:
@@ -176,6 +180,7 @@ class Accounts:
         await self._audit(actor.id, "user.password", name, DONE, {})
         await self._store.set_password(name, hashed)
         await self._store.forgive(name)
+        self._forget_first_password(name)
 
     async def change_password(self, principal: Principal, current: str, new: str) -> None:
         """Change one's own password; all one's sessions end."""
@@ -183,6 +188,10 @@ class Accounts:
             raise UnknownUserError("the master key has no password; set MASTER_API_KEY to change it")
         await self._verified(principal.user, current)
         await self.set_password(principal, principal.user, new)
+
+    def _forget_first_password(self, name: str) -> None:
+        if name == FIRST_ADMIN and self._first_password:
+            self._first_password.forget()
 
     async def _verified(self, name: str, password: str) -> User:
         locked_s = await self._store.attempt(name, self._backoff)

@@ -30,17 +30,19 @@ from mev.core.errors import MevError
 _STANDARD_INPUT = "-"
 
 
-def make_command(connect: Connect, data_dir: Callable[[], Path]) -> Callable[..., None]:
+def make_command(connect: Connect, data_dir: Callable[[], Path], node_url: Callable[[], str | None]) -> Callable[..., None]:
     """Return the function that Typer registers as ``capture``.
 
-    ``connect`` opens a publisher and ``data_dir`` names the folder the position is kept in; both are called only when
-    they are needed.
+    ``connect`` opens a publisher, ``data_dir`` names the folder the position is kept in and ``node_url`` the node that is followed when
+    neither files nor a node are given; each is called only when it is needed.
     """
 
     def capture(
         sources: Annotated[list[str] | None, typer.Argument(help="More files, or - for standard input.", show_default=False)] = None,
         file: Annotated[list[str] | None, typer.Option(help="Block or transaction file: JSON or JSON lines, plain, gzip or zstd.")] = None,
-        rpc: Annotated[str | None, typer.Option(help="URL of a Solana node to follow.", show_default=False)] = None,
+        rpc: Annotated[
+            str | None, typer.Option(help="URL of a Solana node to follow. With a key in it, set RPC_URL instead.", show_default=False)
+        ] = None,
         from_slot: Annotated[
             int | None, typer.Option(min=0, help="First slot; else where the last run stopped, else the newest.", show_default=False)
         ] = None,
@@ -53,6 +55,7 @@ def make_command(connect: Connect, data_dir: Callable[[], Path]) -> Callable[...
         paths = [*(file or ()), *(sources or ())]
         console = Console(stderr=True, highlight=False, soft_wrap=True)
         try:
+            rpc = rpc if rpc is not None or paths else node_url()
             _check_options(paths, rpc, commitment, from_slot if from_slot is not None else to_slot)
             run = _Run(console, connect, dry_run=dry_run)
             if rpc is None:
@@ -78,9 +81,9 @@ def make_command(connect: Connect, data_dir: Callable[[], Path]) -> Callable[...
 
 def _check_options(paths: list[str], rpc: str | None, commitment: str, slot: int | None) -> None:
     if bool(paths) == (rpc is not None):
-        raise BadInputError("give either files (--file, or - for standard input) or --rpc")
+        raise BadInputError("give either files (--file, or - for standard input) or a node (RPC_URL, or --rpc)")
     if slot is not None and rpc is None:
-        raise BadInputError("--from-slot and --to-slot go with --rpc")
+        raise BadInputError("--from-slot and --to-slot go with a node, not with files")
     if commitment not in ("confirmed", "finalized"):
         raise BadInputError(f"--commitment {commitment}: expected confirmed or finalized")
 
@@ -124,7 +127,7 @@ class _Run:
             if self._broker is not None:
                 self._broker.close()
             if self.summary.transactions or not self.summary.errors:
-                self._console.print(summary_line(self.summary), markup=False)
+                self._console.print(summary_line(self.summary, "published" if self._broker is not None else "printed"), markup=False)
 
     def files(self, paths: list[str]) -> None:
         """Capture every document of the files."""
@@ -179,21 +182,26 @@ def _stopped_by_signal() -> Iterator[None]:
         signal.signal(signal.SIGTERM, previous)
 
 
-def summary_line(summary: Summary) -> str:
-    """Return the end-of-run summary."""
+def summary_line(summary: Summary, done: str) -> str:
+    """Return the end-of-run summary; ``done`` is what became of the events."""
     parts = [
-        f"{summary.transactions} transactions read",
-        f"{summary.votes} votes skipped",
+        f"{_count(summary.transactions, 'transaction')} read",
+        f"{_count(summary.votes, 'vote')} skipped",
         f"{summary.failed} failed skipped",
-        f"{summary.arbitrages} arbitrages",
-        f"{summary.sandwiches} sandwiches",
-        f"{summary.liquidations} liquidations",
-        f"{summary.tips} Jito tips of {summary.tip_lamports} lamports",
+        _count(summary.arbitrages, "arbitrage"),
+        _count(summary.sandwiches, "sandwich", "sandwiches"),
+        _count(summary.liquidations, "liquidation"),
+        f"{_count(summary.tips, 'Jito tip')} of {_count(summary.tip_lamports, 'lamport')}",
     ]
     if summary.without_meta:
         parts.append(f"{summary.without_meta} without metadata")
-    if summary.repeats:
-        parts.append(f"{summary.repeats} repeats")
     if summary.errors:
-        parts.append(f"{summary.errors} bad inputs")
+        parts.append(_count(summary.errors, "bad input"))
+    parts.append(f"{_count(summary.published, 'event')} {done}")
+    if summary.repeats:
+        parts.append(f"{summary.repeats} known already in this run")
     return ", ".join(parts)
+
+
+def _count(number: int, one: str, many: str = "") -> str:
+    return f"{number} {one if number == 1 else many or one + 's'}"

@@ -10,6 +10,7 @@ import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -19,6 +20,7 @@ import zstandard
 from mev.capture.model import BadInputError
 
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+_COMPRESSED_NAMES = frozenset({".gz", ".gzip", ".zst", ".zstd"})
 # After that many bad lines and no good one, a file is taken to be something else.
 _MOST_BAD_AT_START = 100
 _SLOT_IN_NAME = re.compile(r"(?<!\d)(\d{6,12})(?!\d)")
@@ -109,7 +111,8 @@ class Reader:
             yield BadInputError(error.strerror or str(error), place=str(path))
             return
         with source:
-            yield from self.stream(source, str(path), slot=_slot_in(path.name))
+            found = self.stream(source, str(path), slot=_slot_in(path.name))
+            yield from _named_wrongly(found, path) if _claims_compression(path, source) else found
 
     def stream(self, source: BinaryIO, name: str, *, slot: int | None = None) -> Iterator[Document | BadInputError]:
         """Yield the documents of an open stream; ``name`` is what errors call it."""
@@ -230,6 +233,23 @@ def _settled(found: Iterator[Document | BadInputError]) -> Iterator[Document | B
         else:
             held.append(each)
     yield from held[:1]
+
+
+def _claims_compression(path: Path, source: io.BufferedReader) -> bool:
+    """Tell whether only a file's name says that it is compressed."""
+    try:
+        return path.suffix.lower() in _COMPRESSED_NAMES and not source.peek(4)[:4].startswith((_GZIP, _ZSTD))
+    except OSError:
+        return False
+
+
+def _named_wrongly(found: Iterator[Document | BadInputError], path: Path) -> Iterator[Document | BadInputError]:
+    """Yield what was found; where that is nothing but an error, it is the name that misleads."""
+    each = list(islice(found, 2))
+    if len(each) == 1 and isinstance(each[0], BadInputError):
+        each = [BadInputError(f"neither gzip nor zstandard data, which {path.suffix} in its name promises, nor JSON", place=str(path))]
+    yield from each
+    yield from found
 
 
 def _parse(text: bytes, name: str, line: int | None) -> Any:

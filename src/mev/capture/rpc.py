@@ -61,9 +61,9 @@ class Client:
             self._http = httpx.Client(timeout=timeout_s, headers={"Content-Type": "application/json"})
             self._url = httpx.URL(url)
         except (httpx.InvalidURL, TypeError) as error:
-            raise BadInputError(f"not a URL: {error}", place=url) from None
+            raise BadInputError(f"the node's URL is none: {error}") from None
         if self._url.scheme not in ("http", "https") or not self._url.host:
-            raise BadInputError("expected an http:// or https:// URL", place=url)
+            raise BadInputError("the node's URL is none: expected http:// or https://, then a host")
         self._attempts = attempts
         self._first_pause_s = first_pause_s
         self._longest_pause_s = longest_pause_s
@@ -99,8 +99,8 @@ class Client:
 
     @property
     def _shown(self) -> str:
-        # Providers put their keys into path and query.
-        return f"{self._url.scheme}://{self._url.host}"
+        # Providers put their keys into path and query, or before the host.
+        return f"{self._url.scheme}://{self._url.netloc.decode()}"
 
     def _keep_distance(self) -> None:
         now = time.monotonic()

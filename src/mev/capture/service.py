@@ -36,6 +36,7 @@ class Summary:
     liquidations: int = 0
     tips: int = 0
     tip_lamports: int = 0
+    published: int = 0
     repeats: int = 0
     errors: int = 0
 
@@ -92,6 +93,7 @@ class Capture:
         if self._events:
             events, self._events = self._events, []
             self._publish(events)
+            self.summary.published += len(events)
 
     def bad(self, error: BadInputError) -> None:
         """Note something that could not be read."""

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from mev.auth.dependencies import (
     AgentsEnrol,
     AgentsRead,
+    AgentsRevoke,
     ControlApprove,
     ControlCommand,
     ControlLower,
@@ -182,7 +183,7 @@ def _fleet(control: Control, report_interval_s: float) -> APIRouter:
         return {"agent_id": body.agent_id, **_state(control, report_interval_s)}
 
     @routes.delete("/agents/{agent_id}", status_code=204, summary="Let an agent go")
-    async def revoke(who: AgentsEnrol, agent_id: str) -> None:
+    async def revoke(who: AgentsRevoke, agent_id: str) -> None:
         """Its reports count no more, and its name is free for another key."""
         await control.enrolments.revoke(agent_id, _person(who))
 

@@ -50,7 +50,7 @@ def broker() -> Broker:
 def app(broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> typer.Typer:
     monkeypatch.setattr("time.sleep", lambda _s: None)
     app = typer.Typer()
-    app.command("capture")(make_command(broker.connect, lambda: tmp_path))
+    app.command("capture")(make_command(broker.connect, lambda: tmp_path, lambda: None))
     return app
 
 
@@ -76,8 +76,8 @@ def test_a_file_is_published(app: typer.Typer, broker: Broker, block: Path) -> N
     event = events_pb2.Arbitrage.FromString(record["value"])
     assert (topic, record["key"]) == ("mev.arbitrage.v1", event.signature.encode())
     assert result.stderr == (
-        "3 transactions read, 0 votes skipped, 1 failed skipped, 1 arbitrages, 0 sandwiches, 0 liquidations,"
-        " 1 Jito tips of 10000 lamports\n"
+        "3 transactions read, 0 votes skipped, 1 failed skipped, 1 arbitrage, 0 sandwiches, 0 liquidations,"
+        " 1 Jito tip of 10000 lamports, 1 event published\n"
     )
 
 
@@ -182,6 +182,48 @@ def test_following_ends_quietly_when_asked_to_terminate(app: typer.Typer, broker
 def test_a_dry_run_leaves_the_position_alone(app: typer.Typer, tmp_path: Path, node: Node) -> None:
     assert run(app, "--rpc", node.url, "--to-slot", 105, "--dry-run").exit_code == 0
     assert not (tmp_path / "capture").exists()
+
+
+def test_the_summary_tells_what_was_published_and_what_was_known(app: typer.Typer, tmp_path: Path) -> None:
+    lines = tmp_path / "lines.jsonl"
+    single = orjson.dumps(chain.arbitrage("a").single())
+    lines.write_bytes(b"\n".join([single, single, b"{oops"]))
+    assert run(app, "--file", lines).stderr.splitlines()[-1].endswith("1 bad input, 1 event published, 1 known already in this run")
+    assert run(app, "--file", lines, "--dry-run").stderr.splitlines()[-1].endswith("1 event printed, 1 known already in this run")
+
+
+def test_what_was_not_published_is_not_counted(app: typer.Typer, broker: Broker, block: Path) -> None:
+    broker.failures = 99
+    assert "0 events published" in run(app, "--file", block).stderr
+
+
+@pytest.mark.parametrize("packed", ["block.json.gz", "block.json.zst"])
+def test_a_name_that_promises_compression_is_what_is_wrong(app: typer.Typer, tmp_path: Path, packed: str) -> None:
+    path = tmp_path / packed
+    path.write_bytes(bytes(range(128, 256)) * 8)
+    result = run(app, "--file", path)
+    suffix = path.suffix
+    assert result.stderr == f"error: {path}: neither gzip nor zstandard data, which {suffix} in its name promises, nor JSON\n"
+    path.write_bytes(orjson.dumps(chain.arbitrage("plain after all").single()))
+    assert run(app, "--file", path).exit_code == 0
+
+
+def test_a_node_of_the_environment_is_followed_unless_files_are_given(broker: Broker, tmp_path: Path, node: Node, block: Path) -> None:
+    app = typer.Typer()
+    app.command("capture")(make_command(broker.connect, lambda: tmp_path, lambda: node.url))
+    assert run(app, "--to-slot", 105, "--requests-per-second", 1e6).exit_code == 0
+    asked = len(node.asked)
+    assert asked > 0
+    assert run(app, "--file", block).exit_code == 0
+    assert len(node.asked) == asked
+
+
+def test_an_error_names_the_port_and_no_key(app: typer.Typer, node: Node) -> None:
+    node.default["getSlot"] = lambda _params: (403, {}, b"no")
+    url = node.url.replace("http://", "http://user:secret@") + "?api-key=secret"
+    result = run(app, "--rpc", url)
+    assert f"http://127.0.0.1:{node.server.server_port}: HTTP 403" in result.stderr
+    assert "secret" not in run(app, "--rpc", "ftp://h/secret").stderr + result.stderr
 
 
 def test_a_node_that_refuses(app: typer.Typer, node: Node) -> None:
