@@ -7,7 +7,6 @@ bounds how long a revocation takes to be felt everywhere; while Redis is away, w
 import hashlib
 import hmac
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from mev.auth import keys
@@ -52,11 +51,6 @@ class Authenticator:
         self._entries = entries
         # By digest: what is found in this process's memory cannot be sent, and looking up tells nothing by its time.
         self._seen: dict[bytes, _Seen] = {}
-
-    def authenticate_headers(self, headers: Iterable[tuple[bytes, bytes]]) -> Principal | None:
-        """Return who sent `headers` if that is known at once."""
-        credential = find(headers)
-        return self.known(credential) if credential else None
 
     def known(self, credential: Credential) -> Principal | None:
         """Return whose a credential is if it was found good in the last seconds."""

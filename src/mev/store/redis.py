@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Any, cast
 
 from redis import asyncio as redis
@@ -61,10 +61,6 @@ class Redis:
     async def read_hash(self, key: str) -> dict[str, str]:
         """Return the fields of a hash, none when there is no such key."""
         return as_text(await self._ask("HGETALL", key))
-
-    async def write_hash(self, key: str, fields: Mapping[str, str | float]) -> None:
-        """Set fields of a hash."""
-        await self._ask("HSET", key, *(part for pair in fields.items() for part in pair))
 
     async def delete(self, *keys: str) -> int:
         """Delete keys; return how many there were."""

@@ -23,10 +23,11 @@ from mev.auth.service import Accounts, Login
 from mev.auth.store import AccountStore
 from mev.auth.tokens import Keyring
 from mev.core.errors import MevError
-from mev.store.redis import Redis
+from mev.store.redis import Redis, Script
 from tests.unit.auth.hashing import SECRET, CountingHasher
 
 PASSWORD = "correct horse battery"
+_UNLOCK = Script("return redis.call('HSET', KEYS[1], 'until', 0)")
 Facts = list[tuple[str, str, str, str]]
 
 
@@ -115,7 +116,7 @@ async def test_each_lock_is_twice_the_one_before_up_to_the_longest(store: Accoun
     locks = []
     for _ in range(4):
         locks.append(round(await store.attempt("alice", backoff), -1))
-        await redis.write_hash("mev:{auth}:failures:alice", {"until": 0})  # as if that time had passed
+        await redis.run(_UNLOCK, ["mev:{auth}:failures:alice"])  # as if that time had passed
         assert await store.attempt("alice", backoff) == 0
     assert locks == [100, 200, 350, 350]
 
