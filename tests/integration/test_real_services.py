@@ -32,6 +32,7 @@ IMPATIENT = {
     "PUBLISH_TIMEOUT_S": "3",
     "SINK_INSERT_TIMEOUT_S": "2",
     "SINK_RETRY_MAX_S": "1",
+    "SINK_STALL_S": "12",
 }
 BLOCK = "block-254170887.json.gz"
 

@@ -1,6 +1,7 @@
 """From Kafka to ClickHouse: on the embedded broker and on a real one, into the embedded engine."""
 
 import contextlib
+import socket
 import threading
 import uuid
 from collections.abc import Iterator, Sequence
@@ -68,9 +69,11 @@ class Rig:
         self.sinks: list[Sink] = []
         renew(brokers, SINK_GROUP, [*BY_TOPIC, DEAD_LETTER])
 
-    def start(self, *, limits: BlockLimits = LIMITS, buffer_bytes: int = 64 << 20) -> Sink:
+    def start(
+        self, *, limits: BlockLimits = LIMITS, buffer_bytes: int = 64 << 20, stall_s: float = 60, brokers: Brokers | None = None
+    ) -> Sink:
         sink = Sink(
-            self.brokers,
+            brokers or self.brokers,
             [TICK.topic],
             Writer(self.store, dead_letter_topic(self.publisher), self.cluster),
             limits=limits,
@@ -78,6 +81,7 @@ class Rig:
             insert_threads=2,
             retry_max_s=0.2,
             timeout_s=TIMEOUT_S,
+            stall_s=stall_s,
         )
         self.sinks.append(sink)
         sink.start()
@@ -308,4 +312,40 @@ def test_two_sinks_share_partitions_and_hand_them_over(real_rig: Rig) -> None:
         real_rig.wait_for_all()
         assert first.failure is None
     assert real_rig.stored() == list(range(1, sent[-1] + 1))
+    assert real_rig.missing() == []
+
+
+def test_partitions_that_were_held_back_are_read_when_they_return(real_rig: Rig) -> None:
+    small = BlockLimits(rows=10, size_bytes=1 << 20, age_s=0.1)
+    real_rig.publish(range(1, 2001))
+    real_rig.store.error = ClickHouseUnavailableError("away")
+    with real_rig.sink(limits=small) as first:
+        until(lambda: len(first._paused) == 4)
+        second = real_rig.start(limits=small)
+        until(lambda: len(first._partitions) < 4 and second._partitions)
+        second.close(0.1)
+        real_rig.store.error = None
+        real_rig.wait_for_all()
+        real_rig.publish(range(2001, 3001))
+        real_rig.wait_for_all()
+    assert real_rig.stored() == list(range(1, 3001))
+    assert real_rig.missing() == []
+
+
+def test_a_client_that_finds_no_brokers_any_more_is_replaced(real_rig: Rig) -> None:
+    def stalls() -> float:
+        return REGISTRY.get_sample_value("mev_sink_stalls_total") or 0.0
+
+    before = stalls()
+    real_rig.publish(range(1, 1001))
+    with socket.create_server(("127.0.0.1", 0)) as mute:  # takes connections, and never answers
+        options: dict[str, str | int | float | bool] = {"bootstrap.servers": f"127.0.0.1:{mute.getsockname()[1]}"}
+        sink = real_rig.start(stall_s=1, brokers=Brokers(servers=real_rig.brokers.servers, options=options))
+        with mute.accept()[0]:
+            options.clear()  # for the clients to come
+            real_rig.wait_for_all()
+            assert stalls() > before
+            sink.close(30)
+    assert sink.failure is None
+    assert real_rig.stored() == list(range(1, 1001))
     assert real_rig.missing() == []
