@@ -150,6 +150,7 @@ class Settings(BaseSettings):
     sink_retry_max_s: Seconds = Field(30.0, description="Longest pause between tries when ClickHouse does not take a block.")
 
     sink_buffer_bytes: int = Field(256 << 20, ge=1 << 20, description="Bytes the sink holds before it stops reading.")
+    sink_stall_s: Seconds = Field(30.0, description="How long reading may stand still, with more in Kafka, before the client is replaced.")
     sink_insert_threads: int = Field(2, ge=1, le=64, description="Blocks of different partitions inserted at once.")
 
     # Realtime

@@ -231,6 +231,7 @@ async def _start_sink(
         insert_threads=settings.sink_insert_threads,
         retry_max_s=settings.sink_retry_max_s,
         timeout_s=settings.service_timeout_s,
+        stall_s=settings.sink_stall_s,
     )
     await asyncio.to_thread(sink.start)
     stack.push_async_callback(asyncio.to_thread, sink.close, settings.shutdown_timeout_s / 2)
