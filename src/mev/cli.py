@@ -26,6 +26,7 @@ from mev.control import commands as control_commands
 from mev.core import log
 from mev.core.errors import InvalidInputError, MevError
 from mev.core.terminal import print_table
+from mev.core.text import shown
 from mev.settings import Settings
 from mev.simulate.commands import simulate
 from mev.sink.commands import sink
@@ -58,7 +59,7 @@ def main() -> None:
     try:
         app()
     except MevError as error:
-        sys.stderr.write(f"mev: {error.detail}\n")
+        sys.stderr.write(f"mev: {shown(error.detail)}\n")
         sys.exit(2 if isinstance(error, InvalidInputError) else 1)
 
 

@@ -26,6 +26,7 @@ from mev.capture.output import BrokerOutput, Connect, LineOutput
 from mev.capture.rpc import Client
 from mev.capture.service import Capture, Summary
 from mev.core.errors import MevError
+from mev.core.text import shown
 
 _STANDARD_INPUT = "-"
 
@@ -71,7 +72,7 @@ def make_command(connect: Connect, data_dir: Callable[[], Path], node_url: Calla
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(1) from None
         except MevError as error:
-            console.print(f"error: {error.detail}", markup=False)
+            console.print(f"error: {shown(error.detail)}", markup=False)
             raise typer.Exit(2 if isinstance(error, BadInputError) else 1) from None
         if run.summary.errors:
             raise typer.Exit(2)
@@ -163,7 +164,7 @@ class _Run:
                 self._progress.update(task, description=f"slot {block.slot}, {block.tip - block.slot} behind, {done} events", advance=1)
 
     def _report(self, error: BadInputError) -> None:
-        self._console.print(f"error: {error.detail}", markup=False)
+        self._console.print(f"error: {shown(error.detail)}", markup=False)
 
 
 @contextmanager

@@ -226,6 +226,13 @@ def test_an_error_names_the_port_and_no_key(app: typer.Typer, node: Node) -> Non
     assert "secret" not in run(app, "--rpc", "ftp://h/secret").stderr + result.stderr
 
 
+def test_what_a_node_says_moves_no_cursor(app: typer.Typer, node: Node) -> None:
+    node.default["getSlot"] = lambda _params: {"error": {"code": -1, "message": "\x1b[2Jgone"}}
+    stderr = run(app, "--rpc", node.url).stderr
+    assert r"\x1b[2Jgone" in stderr
+    assert "\x1b" not in stderr
+
+
 def test_a_node_that_refuses(app: typer.Typer, node: Node) -> None:
     node.queued["getSlot"] = [(401, {}, b"no")]
     result = run(app, "--rpc", node.url)
