@@ -26,6 +26,7 @@ from mev.client.feed import OnSlow
 from mev.client.line import json_line, line
 from mev.client.stream import Stream
 from mev.core.clock import now_ns
+from mev.core.text import shown
 
 _ON_SLOW = ("drop_oldest", "conflate", "lossless")
 _STARTS = "live, earliest, a time such as 2026-11-22T10:00:00Z, slot:N or cursor:JSON"
@@ -138,7 +139,7 @@ class _Notices(logging.Handler):
         self._console = console
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._console.print(f"mev: {record.getMessage()}", markup=False, style="yellow")
+        self._console.print(f"mev: {shown(record.getMessage())}", markup=False, style="yellow")
 
 
 class Tail:
@@ -148,7 +149,7 @@ class Tail:
         self._wish = wish
         self._notices = notices
         self._out = out or sys.stdout.buffer
-        self._console = Console(highlight=False, markup=False, soft_wrap=not sys.stdout.isatty())
+        self._console = Console(highlight=False, markup=False)
         self._events = 0
         self._lost = 0
         self._cursor: Cursor | None = wish.start if isinstance(wish.start, Cursor) else None
@@ -205,8 +206,8 @@ class Tail:
                 self._out.write(b"".join(map(json_line, chunk)))
                 self._out.flush()
             else:
-                today_ns = now_ns()
+                today_ns, cut = now_ns(), self._console.is_terminal
                 for record in chunk:
-                    self._console.print(line(record, today_ns), no_wrap=True, overflow="ellipsis")
+                    self._console.print(line(record, today_ns), no_wrap=True, overflow="ellipsis", crop=cut, soft_wrap=not cut)
         self._events += len(steps)
         self._cursor = batch.cursor if whole else before.moved(steps)

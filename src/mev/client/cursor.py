@@ -76,20 +76,19 @@ class Slot:
 Start = Literal["live", "earliest"] | datetime | Slot | Cursor
 
 
-def wire_start(start: Start) -> dict[str, Any]:
-    """Return the fields of `subscribe` that say where to begin."""
+def wire_start(start: Start) -> object:
+    """Return `from` of a `subscribe`."""
     match start:
         case Cursor():
-            fields = start.wire()
-            return {"from": {"cursor": fields.pop("cursor")}, **fields}
+            return start.wire()
         case Slot():
-            return {"from": {"slot": start.number}}
+            return {"slot": start.number}
         case datetime():
             if start.tzinfo is None:
                 raise ValueError("a time to start from needs a time zone, for instance datetime.now(UTC)")
-            return {"from": {"time": start.astimezone(UTC).isoformat().replace("+00:00", "Z")}}
+            return {"time": start.astimezone(UTC).isoformat().replace("+00:00", "Z")}
         case _:
-            return {"from": start}
+            return start
 
 
 def _read(document: object) -> Positions:

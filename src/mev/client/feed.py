@@ -104,9 +104,9 @@ class Feed:
         self._asked = True
         terms = self.terms.wire()
         if self._received is None:
-            return {"op": "subscribe", "id": self.id, **terms, **wire_start(self._start)}
+            return {"op": "subscribe", "id": self.id, **terms, "from": wire_start(self._start)}
         # Patterns stay what they were when it began: the cursor is of these types.
-        return {"op": "subscribe", "id": self.id, **terms, "topics": self.topics, **wire_start(self._received)}
+        return {"op": "subscribe", "id": self.id, **terms, "topics": self.topics, "from": wire_start(self._received)}
 
     def change(self, changes: Message) -> asyncio.Future[None]:
         """Have its terms changed; return what is done when they are in force, or refused."""

@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError, Message
 from rich.text import Text
 
 from mev.client.batch import Record
+from mev.core.text import shown
 from mev.wire.registry import EVENT_TYPES, EventType, Field
 from mev.wire.render import renderer
 
@@ -73,7 +74,7 @@ def _assemble(when: str, name: tuple[str, str], key: tuple[str, str], pairs: Ite
 
 def _printable(text: str) -> str:
     """Return `text` without what a terminal would obey: it was written by whoever publishes events."""
-    return text if text.isprintable() else "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in text)
+    return shown(text).replace("\n", "\\n")
 
 
 def _when(message: Message, today_ns: int, passed: set[str]) -> str:

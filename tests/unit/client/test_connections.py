@@ -33,8 +33,8 @@ async def test_it_goes_on_where_it_was(server: Server, stream: Stream, caplog: p
     peer.drop()  # with a batch that was not taken
     peer = await server.peer()
     request = await peer.begun(start="resumed", topics=["tick", "agent_metrics"])
-    assert request["from"] == {"cursor": {"tick": {"0": 8, "1": 2, "2": 7}, "agent_metrics": {"0": 5}}}
-    assert (request["log"], request["topics"], request["filter"]) == (LOG, ["tick", "agent_metrics"], ["simulated == true"])
+    assert request["from"] == {"cursor": {"tick": {"0": 8, "1": 2, "2": 7}, "agent_metrics": {"0": 5}}, "log": LOG}
+    assert (request["topics"], request["filter"]) == (["tick", "agent_metrics"], ["simulated == true"])
     await peer.events(8, 4)
     assert [len(await anext(subscription)) for _ in range(2)] == [1, 4]
     assert [record.getMessage().partition(";")[0] for record in caplog.records] == [
@@ -67,7 +67,7 @@ async def test_the_word_of_a_server_that_closes_counts(server: Server, stream: S
     await peer.say("closing", code="too_slow", detail="too slow", retry_after_s=3, log=LOG, cursors={"s1": {"tick": {"0": 90}}, "s7": {}})
     await peer.close(1013)
     request = await (await server.peer()).heard()
-    assert request["from"] == {"cursor": {"tick": {"0": 90}}}
+    assert request["from"] == {"cursor": {"tick": {"0": 90}}, "log": LOG}
     assert pauses == [3.0]
 
 
@@ -276,7 +276,7 @@ async def test_nonsense_ends_the_connection_alone(server: Server, stream: Stream
     peer = await server.peer()
     await peer.begun(5)
     await peer.say_anything(text)
-    assert (await (await server.peer()).heard())["from"] == {"cursor": {"tick": {"0": 5}}}
+    assert (await (await server.peer()).heard())["from"] == {"cursor": {"tick": {"0": 5}}, "log": LOG}
 
 
 async def test_leaving_without_a_connection(server: Server, stream: Stream) -> None:

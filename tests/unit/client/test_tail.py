@@ -68,7 +68,7 @@ def record(event: Tick | Opportunity | Bundle | Arbitrage | AgentMetrics) -> Rec
             "0 arbitrage 7xKX…gAsU a > … > d (4) profit 1,234.5 7xKX…gAsU fee 1,000 SOL",
         ),
         (AgentMetrics(agent_id="a", gauges={"x": 1, "y": 2, "z": 3, "zz": 4}), "agent_metrics a gauges x=1 y=2 z=3 and 1 more"),
-        (Bundle(bundle_id="b\x1b]0;title\x07", error="two\nlines"), "0 bundle b�]0;title� error two�lines"),
+        (Bundle(bundle_id="b\x1b]0;title\x07", error="two\nlines"), r"0 bundle b\x1b]0;title\x07 error two\nlines"),
     ],
 )
 def test_an_event_is_one_line(event: Tick, words: str) -> None:
