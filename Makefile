@@ -1,6 +1,6 @@
 PY := .venv/bin/python
 
-.PHONY: help run test check bench proto docs lock
+.PHONY: help run test check bench proto docs lock web
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -27,6 +27,9 @@ proto: .venv/dev  ## generate src/mev/wire/pb from protocol/
 
 docs: .venv/dev  ## generate docs/settings.md
 	$(PY) tools/settings_reference.py
+
+web:  ## install, build and test the TypeScript client
+	cd web/client && npm ci --no-audit --no-fund && npm run build && npm test
 
 lock: .venv/dev  ## resolve the lock files again from pyproject.toml
 	tools/lock

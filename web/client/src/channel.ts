@@ -1,0 +1,147 @@
+import type { DecodedFrame } from "./events.js";
+import { StreamError } from "./errors.js";
+import type { Transport } from "./link.js";
+import { termFields, type ClientMessage, type ErrorMessage, type From, type ServerMessage, type Subscribed, type Terms } from "./messages.js";
+import { Sequencer } from "./sequencer.js";
+
+/** The request that a channel makes at its start. */
+export interface Request {
+  readonly terms: Terms;
+  readonly from: From;
+  readonly datagrams: boolean;
+}
+
+/** What a channel tells its subscription. */
+export interface ChannelOwner {
+  opened(answer: Subscribed): void;
+  updated(answer: Subscribed): void;
+  refused(error: StreamError, what: "subscribe" | "update"): void;
+  deliver(frame: DecodedFrame): void;
+  /** Events did not arrive; return false when this channel is done for. */
+  missed(count: number): boolean;
+  dropped(count: number): void;
+}
+
+const MAX_EARLY = 10_000;
+
+/** One subscription on one connection, from `subscribe` until either ends. */
+export class Channel {
+  #state: "asked" | "open" | "closed" = "asked";
+  #updating = false;
+  #timer: ReturnType<typeof setTimeout> | undefined;
+  #early: DecodedFrame[] = [];
+  readonly #sequencer: Sequencer<DecodedFrame> | null;
+
+  constructor(
+    readonly id: string,
+    private readonly owner: ChannelOwner,
+    private readonly request: Request,
+    private readonly link: { readonly transport: Transport; send(message: ClientMessage): void },
+    private readonly waitMs: number,
+  ) {
+    const numbered = link.transport === "webtransport";
+    this.#sequencer = numbered ? this.#newSequencer(!request.datagrams) : null;
+  }
+
+  get idle(): boolean {
+    return this.#state === "open" && !this.#updating;
+  }
+
+  ask(): void {
+    const delivery = this.request.datagrams ? { delivery: "datagram" } : {};
+    this.link.send({ op: "subscribe", id: this.id, ...termFields(this.request.terms), from: this.request.from, ...delivery });
+  }
+
+  update(changes: Partial<Terms>): void {
+    this.#updating = true;
+    this.link.send({ op: "update", id: this.id, ...termFields(changes) });
+  }
+
+  receive(message: ServerMessage): void {
+    if (this.#state === "closed") return;
+    switch (message.op) {
+      case "subscribed":
+        this.#open(message);
+        break;
+      case "updated":
+        this.#updating = false;
+        this.owner.updated(message);
+        break;
+      case "progress":
+        if (message.dropped) this.owner.dropped(message.dropped);
+        this.#sequencer?.tell(message.sequence, performance.now());
+        this.#watch();
+        break;
+      case "error":
+        this.#refused(message);
+        break;
+    }
+  }
+
+  frame(frame: DecodedFrame): void {
+    if (this.#state === "closed") return;
+    if (this.#state === "asked") {
+      // Streams overtake each other: the answer to `subscribe` may come behind the first frames. A full store counts as a loss later.
+      if (this.#early.length < MAX_EARLY) this.#early.push(frame);
+      return;
+    }
+    if (!this.#sequencer) {
+      this.owner.deliver(frame);
+      return;
+    }
+    this.#sequencer.push(frame.sequence, frame.count, frame, performance.now());
+    this.#watch();
+  }
+
+  close(): void {
+    this.#state = "closed";
+    clearTimeout(this.#timer);
+    this.#early = [];
+  }
+
+  #open(answer: Subscribed): void {
+    this.#state = "open";
+    this.owner.opened(answer);
+    for (const frame of this.#early.splice(0)) this.frame(frame);
+  }
+
+  #refused(message: ErrorMessage): void {
+    const error = requestError(message, this.id);
+    const what = this.#state === "asked" ? "subscribe" : "update";
+    this.#updating = false;
+    this.owner.refused(error, what);
+  }
+
+  #newSequencer(ordered: boolean): Sequencer<DecodedFrame> {
+    return new Sequencer({
+      ordered,
+      waitMs: this.waitMs,
+      maxHeld: MAX_EARLY,
+      deliver: (frame) => this.#state === "open" && this.owner.deliver(frame),
+      lost: (count) => this.owner.missed(count),
+    });
+  }
+
+  #watch(): void {
+    if (this.#timer !== undefined || this.#state !== "open") return;
+    const deadline = this.#sequencer?.deadline ?? null;
+    if (deadline === null) return;
+    this.#timer = setTimeout(
+      () => {
+        this.#timer = undefined;
+        this.#sequencer?.expire(performance.now());
+        this.#watch();
+      },
+      Math.max(1, deadline - performance.now()),
+    );
+  }
+}
+
+/** Return what an `error` message of the server says. */
+export function requestError(message: ErrorMessage, subscription?: string): StreamError {
+  return new StreamError(message.code, message.detail, {
+    ...(subscription === undefined ? {} : { subscription }),
+    ...(message.field === undefined ? {} : { field: message.field }),
+    ...(message.retry_after_s === undefined ? {} : { retryAfterS: message.retry_after_s }),
+  });
+}
