@@ -208,6 +208,6 @@ class Tail:
             else:
                 today_ns, cut = now_ns(), self._console.is_terminal
                 for record in chunk:
-                    self._console.print(line(record, today_ns), no_wrap=True, overflow="ellipsis", crop=cut, soft_wrap=not cut)
+                    self._console.print(line(record, today_ns), no_wrap=True, overflow="ellipsis" if cut else "ignore", crop=cut)
         self._events += len(steps)
         self._cursor = batch.cursor if whole else before.moved(steps)
