@@ -323,7 +323,7 @@ def test_what_is_in_force_outlives_kill_9_and_nothing_is_raised_by_itself(own_sy
 
 
 def test_expired_proposals_are_forgotten_but_for_the_newest(own_system: RunningSystem) -> None:
-    own_system.environment |= {"APPROVALS_REQUIRED": "2", "APPROVAL_TTL_S": "0.2"}
+    own_system.environment |= {"APPROVALS_REQUIRED": "2", "APPROVAL_TTL_S": "3"}
     own_system.start()
     with own_system.client() as http:
         for number in range(60):

@@ -146,7 +146,7 @@ class Control:
         )
         await self._audit.record(draft.issuer.principal, "control.propose", proposal.id)
         await self._write(proposal, proposal.id)
-        return self.book.proposals.pending[proposal.id]
+        return self.book.proposals.pending.get(proposal.id) or Pending(proposal, [draft.issuer.principal])  # where it has expired by now
 
     async def vote(self, proposal_id: str, principal: str, *, approve: bool) -> Pending:
         """Note what a person says to a proposal; the approval that makes them enough issues the command.
