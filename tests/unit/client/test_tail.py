@@ -183,3 +183,20 @@ def test_options_that_mean_nothing_are_refused() -> None:
     assert "expected drop_oldest, conflate, lossless" in str(refused.exception)
     assert isinstance(CliRunner().invoke(app, ["--from", "never"]).exception, InvalidInputError)
     assert isinstance(CliRunner().invoke(app, ["tick"]).exception, UnavailableError)
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+async def test_a_terminal_cuts_lines_and_a_pipe_does_not(
+    server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *, terminal: bool
+) -> None:
+    for name, value in {"COLUMNS": "60", "TERM": "xterm", **({"FORCE_COLOR": "1"} if terminal else {})}.items():
+        monkeypatch.setenv(name, value)
+    run = Running(server, Wish(topics=["opportunity"], filter=[], start="live", on_slow="lossless", count=1))
+    peer = await server.peer()
+    await peer.begun(0)
+    event = Opportunity(id="o1", kind="sandwich", expected_profit_lamports=5, probability=0.5, agent_id="the-very-last-of-it")
+    await peer.frame([Run("mev.opportunity.v1", 0, [0], [event.SerializeToString()])])
+    await run.task
+    (shown,) = re.sub("\x1b\\[[0-9;]*m", "", capsys.readouterr().out).splitlines()
+    assert shown.endswith("…" if terminal else "agent_id the-very-last-of-it")
+    assert (len(shown) <= 60) is terminal
