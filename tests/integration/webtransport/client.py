@@ -148,11 +148,11 @@ class Peer(QuicConnectionProtocol):
 
 
 @asynccontextmanager
-async def peer(port: int, **options: Any) -> AsyncIterator[Peer]:
+async def peer(port: int, *, host: str = "127.0.0.1", **options: Any) -> AsyncIterator[Peer]:
     """Connect."""
     configuration = QuicConfiguration(
-        is_client=True, alpn_protocols=["h3"], max_datagram_frame_size=65_535, verify_mode=ssl.CERT_NONE, **options
+        **{"is_client": True, "alpn_protocols": ["h3"], "max_datagram_frame_size": 65_535, "verify_mode": ssl.CERT_NONE, **options}
     )
-    async with connect("127.0.0.1", port, configuration=configuration, create_protocol=Peer) as connection:
+    async with connect(host, port, configuration=configuration, create_protocol=Peer) as connection:
         assert isinstance(connection, Peer)
         yield connection

@@ -20,10 +20,12 @@ def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> M
 async def start(tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
     services: list[Service] = []
 
-    async def starter(limits: dict[str, Any] | None = None, source: Source | None = None, **bounds: Any) -> Service:
+    async def starter(
+        limits: dict[str, Any] | None = None, source: Source | None = None, host: str = "127.0.0.1", **bounds: Any
+    ) -> Service:
         service = Service(tmp_path / "webtransport", limits or {}, bounds, source)
         services.append(service)
-        await service.started()
+        await service.started(host)
         return service
 
     yield starter

@@ -41,8 +41,8 @@ class Service:
         )
         self.counts = self.gateway.counts
 
-    async def started(self) -> None:
-        await self.gateway.start("127.0.0.1", 0)
+    async def started(self, host: str = "127.0.0.1") -> None:
+        await self.gateway.start(host, 0)
         self.port = self.gateway.port
         self._guarding = asyncio.create_task(self.guard.run())
 
@@ -53,7 +53,7 @@ class Service:
         self.hub.close()
         assert self.gateway.is_empty
         assert not self.hub.clients
-        assert (self.counts.connections, self.counts.sessions) == (0, 0)
+        assert (self.counts.connections, self.counts.sessions, self.counts.failures) == (0, 0, 0)
 
     def push(self, first: int, number: int, size: int = 0) -> None:
         """Have `number` events consumed."""

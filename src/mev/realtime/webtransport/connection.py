@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -49,6 +51,9 @@ class Port(Protocol):
     def wake(self, connection: "Connection") -> None:
         """Call :meth:`Connection.transmit` soon."""
 
+    def run(self, connection: "Connection", work: Callable[[], None]) -> None:
+        """Do something with a connection; whatever goes wrong ends it, and nothing else."""
+
     def route(self, connection_id: bytes, connection: "Connection") -> None:
         """Send packets for `connection_id` to a connection."""
 
@@ -78,9 +83,10 @@ class Connection:
         self._desk = desk
         self._remote = remote
         self._loop = asyncio.get_running_loop()
-        self._since = self._loop.time()
+        self._since = time.monotonic()
         self._h3: H3Connection | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
         self._busy: asyncio.Task[None] | None = None
         self._request: int | None = None
         """The stream of the CONNECT request that became, or becomes, the session."""
@@ -92,7 +98,7 @@ class Connection:
 
     def receive(self, data: bytes, address: NetworkAddress) -> None:
         """Take a packet."""
-        self.quic.receive_datagram(data, address, self._loop.time())
+        self.quic.receive_datagram(data, address, time.monotonic())
         self._handle_events()
         self.wake()
 
@@ -104,8 +110,7 @@ class Connection:
         if link is not None:
             link.acknowledged()
         more = link is not None and link.outbox.pump()
-        for data, address in self.quic.datagrams_to_send(self._loop.time()):
-            self._port.send(data, address)
+        self._send()
         if link is not None and more and link.outbox.waits and not link.outbox.unsent():
             self.wake()
         self._arm()
@@ -134,6 +139,11 @@ class Connection:
         self.quic.close(error_code)
         self.wake()
 
+    def fail(self) -> None:
+        """Tell the peer of an error of ours, as far as that goes."""
+        self.close(ErrorCode.H3_INTERNAL_ERROR)
+        self._send()
+
     def drop(self) -> None:
         """Forget the connection now."""
         if self._over:
@@ -147,20 +157,25 @@ class Connection:
             self.link.gone()
         self._port.forget(self)
 
+    def _send(self) -> None:
+        for data, address in self.quic.datagrams_to_send(time.monotonic()):
+            self._port.send(data, address)
+
     def _arm(self) -> None:
         # Timers mostly move back: one that fires early is set again, which is cheaper than moving it with each packet.
         at = self.quic.get_timer()
         if at is None or self._over:
             return
         if self._timer is not None:
-            if self._timer.when() <= at:
+            if self._timer_at <= at:
                 return
             self._timer.cancel()
-        self._timer = self._loop.call_at(at, self._fire)
+        self._timer_at = at
+        self._timer = self._loop.call_later(max(0, at - time.monotonic()), self._port.run, self, self._fire)
 
     def _fire(self) -> None:
         self._timer = None
-        now = self._loop.time()
+        now = time.monotonic()
         at = self.quic.get_timer()
         if at is not None and at <= now + 0.001:
             self.quic.handle_timer(max(at, now))

@@ -5,6 +5,7 @@ import contextlib
 import logging
 import os
 import socket
+import time
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
@@ -102,7 +103,7 @@ class Endpoint:
     def tick(self, now: float) -> None:
         """Do what is due."""
         for connection in list(self.connections):
-            self._guarded(connection, partial(connection.tick, now))
+            self.run(connection, partial(connection.tick, now))
 
     # What connections ask for.
 
@@ -119,6 +120,17 @@ class Endpoint:
         if not self._flushing:
             self._flushing = True
             self._loop.call_soon(self._flush)
+
+    def run(self, connection: Connection, work: Callable[[], None]) -> None:
+        """Do something with a connection; whatever goes wrong ends it, and nothing else."""
+        try:
+            work()
+        except Exception:
+            LOG.exception("a WebTransport connection failed", extra={"action": "webtransport_failed"})
+            self._counts.failures += 1
+            with contextlib.suppress(Exception):  # the peer should not wait for nothing
+                connection.fail()
+            connection.drop()
 
     def route(self, connection_id: bytes, connection: Connection) -> None:
         """Send packets for `connection_id` to a connection."""
@@ -157,7 +169,7 @@ class Endpoint:
         self._flushing = False
         awake, self._awake = self._awake, {}
         for connection in awake:
-            self._guarded(connection, connection.transmit)
+            self.run(connection, connection.transmit)
 
     def _readable(self) -> None:
         for _ in range(_READ_AT_ONCE):
@@ -177,18 +189,9 @@ class Endpoint:
             connection = self._newcomer(header, data, address)
         if connection is None:
             return
-        self._guarded(connection, partial(connection.receive, data, address))
+        self.run(connection, partial(connection.receive, data, address))
         if connection in self._half_open and quic.is_blank(connection.quic):
             self._counts.packets_ignored += 1
-            connection.drop()
-
-    def _guarded(self, connection: Connection, work: Callable[[], None]) -> None:
-        """Do something with a connection; whatever goes wrong ends it, and nothing else."""
-        try:
-            work()
-        except Exception:
-            LOG.exception("a WebTransport connection failed", extra={"action": "webtransport_failed"})
-            self._counts.failures += 1
             connection.drop()
 
     def _newcomer(self, header: QuicHeader, data: bytes, address: NetworkAddress) -> Connection | None:
@@ -238,7 +241,7 @@ class Endpoint:
 
     def _show_address(self, header: QuicHeader, address: NetworkAddress) -> tuple[bytes, bytes | None] | None:
         """Return the ids that a newcomer's first packets went to; None when it has yet to show that its address is its own."""
-        now, destination = self._loop.time(), header.destination_cid
+        now, destination = time.monotonic(), header.destination_cid
         if header.token:
             with contextlib.suppress(ValueError):
                 original = self._retry.validate_token(address=address, destination_cid=destination, token=header.token, now=now)

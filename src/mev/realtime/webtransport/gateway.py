@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -78,8 +79,8 @@ class Gateway:
                 connection.link.dismiss(Close.GOING_AWAY, "the server is shutting down")
             else:
                 connection.close()
-        deadline = asyncio.get_running_loop().time() + self.bounds.close_grace_s + self.bounds.linger_s
-        while not self._endpoint.is_closed and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110 - they end one by one
+        deadline = time.monotonic() + self.bounds.close_grace_s + self.bounds.linger_s
+        while not self._endpoint.is_closed and time.monotonic() < deadline:  # noqa: ASYNC110 - they end one by one
             await asyncio.sleep(0.01)
         for task in self._tasks:
             task.cancel()
@@ -104,10 +105,9 @@ class Gateway:
         return not self._endpoint.connections and not self._endpoint.routes
 
     async def _tick(self) -> None:
-        loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(self.bounds.tick_s)
-            self._endpoint.tick(loop.time())
+            self._endpoint.tick(time.monotonic())
 
     async def _look(self) -> None:
         while True:

@@ -1,6 +1,7 @@
 """One session as the hub sees it: control messages on a stream, frames on streams of their own, datagrams, an end that is said."""
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine
 from typing import Protocol
 
@@ -87,7 +88,7 @@ class WebTransport:
         """Send a frame on a stream of its own."""
         if self._closing is not None:
             return
-        if self.outbox.push(frame.payload, tail, stale=stale, now=self._loop.time()):
+        if self.outbox.push(frame.payload, tail, stale=stale, now=time.monotonic()):
             self._carrier.wake()
         else:
             self.abort()
@@ -119,7 +120,7 @@ class WebTransport:
     def close(self, code: int, reason: str) -> None:
         """End the session; what was handed over before still has a while to arrive."""
         if self._closing is None:
-            self._closing = (code, reason, self._loop.time() + self._bounds.close_grace_s)
+            self._closing = (code, reason, time.monotonic() + self._bounds.close_grace_s)
             if self._control is not None:
                 self._control.write(b"", end=True)
             self._say_goodbye()
@@ -230,7 +231,7 @@ class WebTransport:
         if not self._said_goodbye:  # it was its own idea
             self._said_goodbye = True
             self._carrier.close()
-        self._ended_at = self._loop.time()
+        self._ended_at = time.monotonic()
         self._hub.dismiss(self._client, Close.NORMAL, "")
         self._loop.call_soon(self.gone)
 
@@ -240,7 +241,7 @@ class WebTransport:
             return
         code, reason, deadline = self._closing
         control_done = self._control is None or self._control.is_finished or self._control.was_reset
-        if (self.outbox.is_idle and control_done) or self._loop.time() >= deadline:
+        if (self.outbox.is_idle and control_done) or time.monotonic() >= deadline:
             self._said_goodbye = True
             self.outbox.clear()
             self._carrier.end_request(self.session_id, close_capsule(code, reason))
