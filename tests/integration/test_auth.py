@@ -365,18 +365,6 @@ def test_names_hold_nothing_that_cannot_be_seen(http: httpx.Client, name: str) -
         assert [each["place"] for each in answer.json()["errors"]] == [f"body.{next(iter(body))}"], path
 
 
-def test_what_others_wrote_moves_no_cursor(system: RunningSystem, http: httpx.Client) -> None:
-    reason = "\x1b[2J\x1b]0;owned\x07 seen"
-    answer = http.post("/api/control/kill-switch", json={"level": "HALTED", "reason": reason})
-    assert answer.status_code == 202  # a stop is refused for no such thing
-    policy = {"policy_id": "shown", "policy_type": "risk", "rules": [{"field": "agent_id", "operator": "==", "value": reason}]}
-    document = system.data_dir.with_name("policy.json")
-    document.write_text(json.dumps(policy))
-    shown = system.run("command", "policy", str(document)).stdout
-    assert r"\x1b[2J\x1b]0;owned\x07 seen" in shown
-    assert "\x1b" not in shown
-
-
 def test_scopes_and_lifetimes_have_limits(system: RunningSystem) -> None:
     with bearer(system, "the-viewer") as viewer:
         for body, wanted in (

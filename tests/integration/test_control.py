@@ -349,6 +349,19 @@ def test_one_person_proposes_only_so_much_at_once(own_system: RunningSystem) -> 
     own_system.stop()
 
 
+def test_what_others_wrote_moves_no_cursor(own_system: RunningSystem) -> None:
+    own_system.environment["APPROVALS_REQUIRED"] = "2"
+    own_system.start()
+    reason = {"reason": "\x1b[2J\x1b]0;owned\x07 seen"}
+    with own_system.client() as http:
+        assert http.post("/api/control/kill-switch", json=HALT | reason).status_code == 202  # a stop is refused for no such thing
+        assert http.post("/api/control/kill-switch", json=RAISE | reason).json()["state"] == "pending"
+    shown = own_system.run("approvals", "list").stdout
+    assert r"\x1b[2J\x1b]0;owned\x07 seen" in shown
+    assert "\x1b" not in shown
+    own_system.stop()
+
+
 def test_the_journal_is_compacted_while_the_system_runs_and_means_the_same(own_system: RunningSystem) -> None:
     own_system.environment["CONTROL_JOURNAL_BYTES"] = "8192"
     own_system.start()
