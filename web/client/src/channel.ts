@@ -115,7 +115,8 @@ export class Channel {
   #newSequencer(ordered: boolean): Sequencer<DecodedFrame> {
     return new Sequencer({
       ordered,
-      waitMs: this.waitMs,
+      // What is lossless is never given up by the server: a missing frame is late rather than lost.
+      waitMs: this.request.terms.onSlow === "lossless" ? 3 * this.waitMs : this.waitMs,
       maxHeld: MAX_EARLY,
       deliver: (frame) => this.#state === "open" && this.owner.deliver(frame),
       lost: (count) => this.owner.missed(count),

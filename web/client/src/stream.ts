@@ -28,7 +28,7 @@ export interface StreamOptions {
   /** How long WebTransport may take before a WebSocket is tried; UDP that is blocked gives no answer at all. */
   readonly webTransportTimeoutMs?: number;
   readonly webTransportRetryMs?: number;
-  /** How long frames wait for an earlier one that is missing (WebTransport). */
+  /** How long frames wait for an earlier one that is missing (WebTransport), three times that when lossless; default: as the server tries. */
   readonly reorderMs?: number;
   readonly pingMs?: number;
   readonly backoff?: { readonly baseMs?: number; readonly maxMs?: number };
@@ -77,7 +77,7 @@ export class Stream extends Emitter<StreamEvents> {
     this.#renewable = [options.apiKey, options.accessToken, options.ticket].some((given) => typeof given === "function");
     this.#decoder = new Decoder(typeof options.worker === "function" ? options.worker : options.worker === false ? null : defaultWorker());
     this.#backoff = new Backoff(options.backoff?.baseMs ?? 500, options.backoff?.maxMs ?? 30_000);
-    this.#timing = { pingMs: options.pingMs ?? 15_000, reorderMs: options.reorderMs ?? 2_000 };
+    this.#timing = { pingMs: options.pingMs ?? 15_000, reorderMs: options.reorderMs ?? 5_000 };
     this.#dialer = new Dialer({
       ...addresses(options),
       // A cookie is not sent over WebTransport.
@@ -182,7 +182,7 @@ export class Stream extends Emitter<StreamEvents> {
   }
 
   #isFinal(outcome: Outcome & { readonly wasOpen: boolean }): boolean {
-    if (outcome.code === DISCONNECTED_BY_OPERATOR) return outcome.closing === null;
+    if (outcome.code === DISCONNECTED_BY_OPERATOR) return true;
     // A credential that was good may have run out; a function may know a new one, which is tried once.
     return isRefusal(outcome.error) && !(outcome.wasOpen && this.#renewable);
   }

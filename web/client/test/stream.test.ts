@@ -178,8 +178,10 @@ scenario("a connection that an operator ended stays ended", async (scene) => {
   scene.stream.subscribe({ topics: ["tick"] }, scene.keep);
   const peer = await scene.server.peers.next();
   await peer.admit(0);
+  peer.send({ op: "closing", code: "disconnected", detail: "by an operator", retry_after_s: 1, log: "log-1", cursors: {} });
   peer.close(4403);
-  await scene.state("closed");
+  const closed = await scene.state("closed");
+  assert.ok(closed.name === "closed" && closed.reason?.code === "disconnected");
 });
 
 scenario("frames go to the subscription they name, or to the only one", async ({ server, stream }) => {
