@@ -1,13 +1,14 @@
 """Every row, by name, in the order of the table."""
 
 from bench.harness import Row
-from bench.rows import auth, capture, codec, control, crypto, filters, health, publish, sink, websocket
+from bench.rows import auth, capture, codec, control, crypto, filters, health, publish, sink, websocket, webtransport
 
 _ALL = (
     *codec.ROWS,
     *publish.ROWS,
     *sink.ROWS,
     *websocket.ROWS,
+    *webtransport.ROWS,
     *filters.ROWS,
     capture.ROW,
     health.ROW,

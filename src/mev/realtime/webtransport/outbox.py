@@ -39,7 +39,8 @@ class Outbox:
     """The frames of one session; the event loop's thread alone may call it."""
 
     def __init__(self, connection: QuicConnection, session_id: int, *, stale_s: float, limit_bytes: int) -> None:
-        self._quic = connection
+        self.quic = connection
+        """The connection it sends on."""
         self._session_id = session_id
         self._stale_s = stale_s
         self._limit_bytes = limit_bytes
@@ -155,10 +156,10 @@ class Outbox:
         return len(losers)
 
     def _start(self) -> bool:
-        if not self._queue or len(self._open) >= _OPEN_STREAMS or not quic.may_open_stream(self._quic):
+        if not self._queue or len(self._open) >= _OPEN_STREAMS or not quic.may_open_stream(self.quic):
             return False
         sending = self._queue.popleft()
-        sending.stream = quic.open_stream(self._quic, self._session_id)
+        sending.stream = quic.open_stream(self.quic, self._session_id)
         self._queued_bytes -= sending.size
         self._under_way_bytes += sending.size
         self._open.append(sending)

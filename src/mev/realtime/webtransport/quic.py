@@ -145,6 +145,11 @@ def datagram(session_id: int, payload: bytes) -> bytes:
     return encode_uint_var(session_id // 4) + payload
 
 
+def datagrams_waiting(quic: QuicConnection) -> int:
+    """Return how many datagrams have not left."""
+    return len(quic._datagrams_pending)  # noqa: SLF001
+
+
 def send_newest_datagram(quic: QuicConnection, data: bytes, *, waiting: int) -> bool:
     """Queue a datagram behind at most `waiting` others; say whether the oldest had to go for it."""
     pending = quic._datagrams_pending  # noqa: SLF001
