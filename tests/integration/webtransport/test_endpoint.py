@@ -16,7 +16,7 @@ from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from mev.realtime.webtransport import certificates
+from mev.realtime.webtransport import certificates, quic
 from mev.realtime.webtransport.certificates import Certificate, CertificateError, Files
 from mev.realtime.webtransport.errors import AddressUnusableError
 from tests.integration.realtime.service import KEY, until
@@ -53,9 +53,9 @@ class Stranger(asyncio.DatagramProtocol):
 
 def first_packet() -> bytes:
     """Return the first packet of a real handshake."""
-    quic = QuicConnection(configuration=QuicConfiguration(is_client=True, alpn_protocols=["h3"]))
-    quic.connect(("127.0.0.1", 1), now=0)
-    return quic.datagrams_to_send(now=0)[0][0]
+    library = QuicConnection(configuration=QuicConfiguration(is_client=True, alpn_protocols=["h3"]))
+    library.connect(("127.0.0.1", 1), now=0)
+    return library.datagrams_to_send(now=0)[0][0]
 
 
 async def test_garbage_leaves_nothing_and_breaks_nothing(service: Service, caplog: pytest.LogCaptureFixture) -> None:
@@ -186,6 +186,14 @@ async def test_what_a_page_is_told(service: Service) -> None:
         shown = wt.quic.tls._peer_certificate
     assert shown is not None
     assert Certificate(chain=(shown,), key=made().key).sha256 == found["value"]
+
+
+async def test_the_server_chooses_the_cipher(service: Service) -> None:
+    preferred = quic.cipher_order(has_aes=quic.processor_has_aes())
+    async with peer(service.port, cipher_suites=preferred[::-1]) as wt:
+        schedule = wt.quic.tls.key_schedule
+        assert schedule is not None
+        assert schedule.cipher_suite == preferred[0]
 
 
 async def test_files_that_change_are_shown_to_newcomers(start: Callable[..., Any], tmp_path: Path) -> None:
