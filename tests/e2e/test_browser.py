@@ -67,7 +67,7 @@ def options(system: RunningSystem, transport: str, **more: object) -> dict[str, 
 
 def begin_with_a_worker(browser: Browser, stream: Mapping[str, object], terms: Mapping[str, object]) -> None:
     browser.begin(stream, terms)
-    assert browser.decodes_in_a_worker()
+    browser.wait_for_worker()
 
 
 @pytest.mark.parametrize("transport", ["websocket", "webtransport"])

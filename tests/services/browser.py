@@ -93,9 +93,10 @@ class Browser:
         seen = self._page.evaluate("() => seen")
         return Seen(**{name: seen[name] for name in Seen.__annotations__})
 
-    def decodes_in_a_worker(self) -> bool:
-        """Say whether the client has its worker."""
-        return len(self._page.workers) == 1
+    def wait_for_worker(self) -> None:
+        """Wait until the client has the worker that decodes."""
+        if not self._page.workers:
+            self._page.wait_for_event("worker", timeout=10_000)
 
     def end(self) -> None:
         """Close the stream."""
