@@ -30,6 +30,7 @@ PUBLIC = frozenset(
         ("GET", "/api/health/ready"),
         ("POST", "/api/auth/login"),
         ("POST", "/api/auth/refresh"),  # the refresh token says who it is
+        ("GET", "/api/realtime/webtransport"),  # where to connect, which asks who one is
     }
 )
 PUBLIC_FOLDERS = ("/docs/assets/",)  # files that anyone can download elsewhere

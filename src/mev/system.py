@@ -10,7 +10,6 @@ import logging
 import os
 import signal
 import socket
-import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -18,7 +17,6 @@ from typing import Any
 
 import uvicorn
 from fastapi import APIRouter
-from prometheus_client import REGISTRY
 
 from mev import wiring
 from mev.app import Lane, create_app
@@ -28,11 +26,9 @@ from mev.audit.service import Audit
 from mev.auth import routes as auth_routes
 from mev.auth.browser import Origins
 from mev.auth.model import Permission
-from mev.bus.batch import Batch
 from mev.bus.embedded import EmbeddedBroker
 from mev.bus.kafka import Brokers, Cluster
 from mev.bus.publisher import Publisher
-from mev.bus.tail import Tail
 from mev.control import routes as control_routes
 from mev.control.boot import running_control
 from mev.control.hot import HotSettings
@@ -48,7 +44,9 @@ from mev.ingest import lane as ingest_lane
 from mev.ingest import routes as ingest_routes
 from mev.ingest.service import Ingest
 from mev.limits.connections import http_class
-from mev.realtime.guard import Guard
+from mev.realtime import routes as realtime_routes
+from mev.realtime.boot import running_hub
+from mev.realtime.guard import Guard, Quota
 from mev.realtime.hub import Hub
 from mev.realtime.limits import Limits
 from mev.realtime.server import websocket_class
@@ -69,7 +67,6 @@ from mev.wire.topics import AUDIT, CONTROL, DEAD_LETTER, REPORT
 
 LOG = logging.getLogger(__name__)
 DEMO_RATE_PER_S = 20.0
-_PENDING_HANDOVERS = 4
 
 
 class AddressInUseError(MevError):
@@ -112,7 +109,7 @@ async def running(settings: Settings, *, demo: bool) -> AsyncIterator[System]:
         stack.push_async_callback(asyncio.to_thread, publisher.close)
         cluster_id = await asyncio.to_thread(cluster.id)
         sink = await _start_sink(settings, brokers, cluster_id, clickhouse, publisher, stack)
-        hub = await _start_realtime(settings, brokers, stack)
+        hub = await _start_realtime(settings, brokers, cluster_id, stack)
         orders = _orders_publisher(settings, brokers, stack)
         audit = await stack.enter_async_context(
             audit_running.running(
@@ -134,7 +131,7 @@ async def running(settings: Settings, *, demo: bool) -> AsyncIterator[System]:
         health = Health(checks, embedded=settings.embedded, timeout_s=settings.service_timeout_s, optional=("redis",))
         security = build(settings, folder, redis, publisher.fullness, audit=audit.record)
         stack.callback(security.passwords.close)
-        guard = Guard(hub, security.gate, per_principal=settings.ws_connections_per_principal, period_s=settings.access_cache_s)
+        guard = Guard(hub, security.gate, quota=_quota(settings), period_s=settings.access_cache_s)
         for watch in (security.shedder.watch(), guard.run()):
             stack.push_async_callback(_cancel, asyncio.create_task(watch))
         routers = [
@@ -143,6 +140,7 @@ async def running(settings: Settings, *, demo: bool) -> AsyncIterator[System]:
             datasets_routes.router(),
             control_routes.router(control, hot, report_interval_s=settings.report_interval_s),
             audit_routes.router(audit, clickhouse, timeout_s=settings.query_timeout_s),
+            realtime_routes.router(hub, security.keyring, lambda: realtime_routes.WebTransport(enabled=False)),
             sink_routes.router(Reconciler(brokers, cluster_id, clickhouse, settings.service_timeout_s)),
         ]
         app = create_app([*routers, _accounts(settings, security)], _lanes(settings, publisher, security), security.gate)
@@ -238,24 +236,29 @@ async def _start_sink(
     return sink
 
 
-async def _start_realtime(settings: Settings, brokers: Brokers, stack: AsyncExitStack) -> Hub:
+async def _start_realtime(settings: Settings, brokers: Brokers, log: str, stack: AsyncExitStack) -> Hub:
     limits = Limits(
         batch_window_ms=settings.batch_window_ms,
         batch_max_size=settings.batch_max_size,
         queue_bytes=settings.ws_buffer_bytes,
+        budget_bytes=settings.ws_budget_bytes,
         json_events_per_s=settings.ws_json_events_per_second,
         connections=settings.ws_max_connections,
         auth_timeout_s=settings.ws_auth_timeout_s,
         stall_timeout_s=settings.ws_stall_timeout_s,
         ping_interval_s=settings.ws_ping_interval_s,
     )
-    hub = Hub(EVENT_TYPES, limits, REGISTRY)
-    stack.callback(hub.close)
-    handover = _Handover(asyncio.get_running_loop(), hub)
-    tail = Tail(brokers, BY_TOPIC, handover.deliver, timeout_s=settings.service_timeout_s)
-    await asyncio.to_thread(tail.start)
-    stack.push_async_callback(asyncio.to_thread, tail.close)
-    return hub
+    return await stack.enter_async_context(
+        running_hub(EVENT_TYPES, brokers, limits, log=log, replays=settings.ws_replays, timeout_s=settings.service_timeout_s)
+    )
+
+
+def _quota(settings: Settings) -> Quota:
+    return Quota(
+        connections=settings.ws_connections_per_principal,
+        subscriptions=settings.ws_subscriptions_per_principal,
+        bytes_per_s=settings.ws_bytes_per_second_per_principal or None,
+    )
 
 
 def _orders_publisher(settings: Settings, brokers: Brokers, stack: AsyncExitStack) -> Publisher:
@@ -302,25 +305,6 @@ async def _start_control(
             timeout_s=settings.service_timeout_s,
         )
     )
-
-
-class _Handover:
-    """Takes batches from the tail's thread into the event loop, a few at a time: a busy loop slows the reading, not the memory."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, hub: Hub) -> None:
-        self._loop = loop
-        self._hub = hub
-        self._room = threading.Semaphore(_PENDING_HANDOVERS)
-
-    def deliver(self, batches: list[Batch]) -> None:
-        """Hand `batches` over, waiting while too many are under way. Called in the tail's thread."""
-        self._room.acquire()
-        self._loop.call_soon_threadsafe(self._push, batches)
-
-    def _push(self, batches: list[Batch]) -> None:
-        self._room.release()
-        for batch in batches:
-            self._hub.push(batch.topic, batch.partition, batch.offsets, batch.values)
 
 
 def _checks(cluster: Cluster, clickhouse: ClickHouse, redis: Redis, sink: Sink) -> dict[str, Check]:

@@ -7,17 +7,17 @@ bounds how long a revocation takes to be felt everywhere; while Redis is away, w
 import hashlib
 import hmac
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mev.auth import keys
-from mev.auth.credentials import Credential, Source, find
-from mev.auth.errors import SessionEndedError, UnauthorizedError
+from mev.auth.credentials import Credential, Source
+from mev.auth.errors import AccountsUnavailableError, SessionEndedError, UnauthorizedError
 from mev.auth.keys import ApiKeys
-from mev.auth.model import MASTER, ROLES, Kind, Principal, Role
+from mev.auth.model import MASTER, ROLES, Kind, Permission, Principal, Role
 from mev.auth.records import Session, User
 from mev.auth.service import unavailable
 from mev.auth.store import AccountStore
-from mev.auth.tokens import BROWSER_PREFIX, REFRESH_PREFIX, Claims, Keyring
+from mev.auth.tokens import BROWSER_PREFIX, REFRESH_PREFIX, TICKET_PREFIX, Claims, Keyring
 from mev.store.redis import RedisUnavailableError
 
 _LONGEST = 4096
@@ -111,6 +111,8 @@ class Authenticator:
             return MASTER
         if text.startswith((REFRESH_PREFIX, BROWSER_PREFIX)):
             raise UnauthorizedError("this token is no access token; a refresh token is exchanged for one at /api/auth/refresh")
+        if text.startswith(TICKET_PREFIX):
+            return await self._ticket_holder(text)
         if text.startswith(keys.PREFIX):
             return await self._keys.authenticate(text)
         if text.count(".") == 2:
@@ -128,6 +130,18 @@ class Authenticator:
         if found is None or found[1].name != claims.user:
             raise SessionEndedError("the session has ended; log in again")
         return _of_session(*found, Kind.USER, claims.expires_at_s)
+
+    async def _ticket_holder(self, text: str) -> Principal:
+        ticket = self._keyring.read_ticket(text)
+        nobody = frozenset[Permission]()
+        claimed = Principal(id=ticket.principal, name=ticket.name, kind=ticket.kind, permissions=nobody, credential=ticket.credential)
+        principal = MASTER if ticket.kind is Kind.MASTER else await self.renew(claimed)
+        if principal is claimed:
+            raise AccountsUnavailableError("whose the ticket is cannot be looked up now; try again", retry_after_s=2)
+        if principal is None:
+            raise SessionEndedError("the session or key behind the ticket has ended; log in again")
+        stream = principal.permissions & {Permission.STREAM_READ}
+        return replace(principal, permissions=stream, expires_at_s=ticket.expires_at_s)
 
     async def _browser(self, text: str) -> Principal:
         token = self._keyring.read_session_token(BROWSER_PREFIX, text)

@@ -55,6 +55,7 @@ def permission_of(dependant: Any) -> Permission | None:
 EventsRead = Annotated[Principal, Depends(Requires(Permission.EVENTS_READ))]
 EventsWrite = Annotated[Principal, Depends(Requires(Permission.EVENTS_WRITE))]
 StreamRead = Annotated[Principal, Depends(Requires(Permission.STREAM_READ))]
+StreamManage = Annotated[Principal, Depends(Requires(Permission.STREAM_MANAGE))]
 DatasetsRead = Annotated[Principal, Depends(Requires(Permission.DATASETS_READ))]
 DatasetsExport = Annotated[Principal, Depends(Requires(Permission.DATASETS_EXPORT))]
 MetricsRead = Annotated[Principal, Depends(Requires(Permission.METRICS_READ))]

@@ -10,6 +10,7 @@ class Permission(StrEnum):
     EVENTS_READ = "events:read"
     EVENTS_WRITE = "events:write"
     STREAM_READ = "stream:read"
+    STREAM_MANAGE = "stream:manage"
     DATASETS_READ = "datasets:read"
     DATASETS_EXPORT = "datasets:export"
     METRICS_READ = "metrics:read"
@@ -68,6 +69,7 @@ ROLES: dict[Role, frozenset[Permission]] = {
         _VIEWER
         | {
             _P.AUDIT_READ,  # to see what was done before acting
+            _P.STREAM_MANAGE,  # to see who reads, and to cut off who should not
             _P.EVENTS_WRITE,  # bots report through keys of their operators
             _P.CONTROL_COMMAND,  # runs the fleet
             _P.CONTROL_LOWER,  # stops it, alone and at once; a stolen viewer's key must not

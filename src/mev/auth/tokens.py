@@ -10,17 +10,21 @@ import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jwt
 
 from mev.auth.errors import SessionEndedError, UnauthorizedError
-from mev.auth.model import Role
+from mev.auth.model import Kind, Principal, Role
 
 ALGORITHM = "HS256"
 ISSUER = "mev"
 AUDIENCE = "mev-api"
 REFRESH_PREFIX = "mevr_"
 BROWSER_PREFIX = "mevs_"
+TICKET_PREFIX = "mevt_"
+_TICKET_AUDIENCE = "mev-stream"
+_TICKET_REQUIRED = ["iss", "aud", "kind", "of", "name", "sub", "exp"]
 _REQUIRED = ["iss", "aud", "sub", "sid", "role", "iat", "nbf", "exp", "jti", "auth_time"]
 _LEEWAY_S = 5
 
@@ -42,6 +46,17 @@ class SessionToken:
 
     session: str
     generation: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ticket:
+    """What a ticket says: whose it is, by what that was shown, and until when it opens a stream."""
+
+    principal: str
+    name: str
+    kind: Kind
+    credential: str
+    expires_at_s: float
 
 
 class Keyring:
@@ -73,12 +88,8 @@ class Keyring:
 
         :raises UnauthorizedError: for any other text.
         """
+        claims = self._read(token, AUDIENCE, _REQUIRED)
         try:
-            # The algorithm is ours to choose, never the token's; the key id only selects among our keys.
-            key = self._keys.get(str(jwt.get_unverified_header(token).get("kid")))
-            if key is None:
-                raise UnauthorizedError("the access token is signed with a key that is not in use; log in again")
-            claims = jwt.decode(token, key, [ALGORITHM], audience=AUDIENCE, issuer=ISSUER, leeway=_LEEWAY_S, options={"require": _REQUIRED})
             return Claims(
                 user=claims["sub"],
                 role=Role(claims["role"]),
@@ -86,10 +97,48 @@ class Keyring:
                 authenticated_at_s=float(claims["auth_time"]),
                 expires_at_s=float(claims["exp"]),
             )
+        except (ValueError, TypeError):
+            raise UnauthorizedError("the access token is not valid; log in again") from None
+
+    def _read(self, token: str, audience: str, required: list[str]) -> dict[str, Any]:
+        try:
+            # The algorithm is ours to choose, never the token's; the key id only selects among our keys.
+            key = self._keys.get(str(jwt.get_unverified_header(token).get("kid")))
+            if key is None:
+                raise UnauthorizedError("the access token is signed with a key that is not in use; log in again")
+            options: Any = {"require": required}
+            return jwt.decode(token, key, [ALGORITHM], audience=audience, issuer=ISSUER, leeway=_LEEWAY_S, options=options)
         except jwt.ExpiredSignatureError:
             raise UnauthorizedError("the access token has expired; get another with the refresh token") from None
         except (jwt.InvalidTokenError, ValueError, TypeError):
             raise UnauthorizedError("the access token is not valid; log in again") from None
+
+    def ticket(self, principal: Principal, *, lifetime_s: float) -> str:
+        """Return what opens the streams of `principal`, and no longer than what it was shown with."""
+        claims = {
+            "iss": ISSUER,
+            "aud": _TICKET_AUDIENCE,
+            "sub": principal.id,
+            "name": principal.name,
+            "kind": principal.kind.value,
+            "of": principal.credential,
+            "exp": min(time.time() + lifetime_s, principal.expires_at_s or float("inf")),
+        }
+        return TICKET_PREFIX + jwt.encode(claims, self._keys[self._current], ALGORITHM, headers={"kid": self._current})
+
+    def read_ticket(self, text: str) -> Ticket:
+        """Return what a genuine, current ticket says.
+
+        :raises UnauthorizedError: for any other text.
+        """
+        claims = self._read(text.removeprefix(TICKET_PREFIX), _TICKET_AUDIENCE, _TICKET_REQUIRED)
+        return Ticket(
+            principal=claims["sub"],
+            name=str(claims["name"]),
+            kind=Kind(claims["kind"]),
+            credential=str(claims["of"]),
+            expires_at_s=float(claims["exp"]),
+        )
 
     def session_token(self, prefix: str, session: str, generation: int) -> str:
         """Return the token of a session's `generation`: good for one exchange."""

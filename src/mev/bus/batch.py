@@ -11,13 +11,14 @@ LOG = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Batch:
-    """Messages of one partition in offset order: their offsets, keys and values."""
+    """Messages of one partition in offset order: their offsets, keys and values. `timestamp_ms` is when the first one was published."""
 
     topic: str
     partition: int
     offsets: list[int]
     keys: list[bytes]
     values: list[bytes]
+    timestamp_ms: int = 0
 
 
 def by_partition(messages: list[Message]) -> list[Batch]:
@@ -38,5 +39,10 @@ def _batch(messages: list[Message]) -> Batch:
     topic, partition = cast("tuple[str, int]", (messages[0].topic(), messages[0].partition()))
     offsets = cast("list[int]", [message.offset() for message in messages])
     return Batch(
-        topic, partition, offsets, [message.key() or b"" for message in messages], [message.value() or b"" for message in messages]
+        topic,
+        partition,
+        offsets,
+        [message.key() or b"" for message in messages],
+        [message.value() or b"" for message in messages],
+        messages[0].timestamp()[1],
     )

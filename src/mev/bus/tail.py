@@ -46,8 +46,8 @@ class Tail:
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="bus-tail", daemon=True)
 
-    def start(self) -> None:
-        """Find where the topics end now, and read from there.
+    def start(self) -> dict[Position, int]:
+        """Find where the topics end now, read from there, and return where that is.
 
         :raises BrokerUnavailableError: when the brokers do not say it in time.
         """
@@ -60,7 +60,9 @@ class Tail:
                 if time.monotonic() > deadline:
                     raise BrokerUnavailableError(f"topics cannot be followed: {error.args[0].str()}", retry_after_s=5) from None
                 time.sleep(_RETRY_PAUSE_S)
+        starts = dict(self._next)
         self._thread.start()
+        return starts
 
     def close(self) -> None:
         """Stop reading."""

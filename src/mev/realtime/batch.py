@@ -1,40 +1,55 @@
 """Events that travel together, and the bytes they become.
 
-A batch belongs to a set of topics, not to a client: whatever it is encoded to is encoded once and shared.
+A batch belongs to a set of topics and a filter, not to a client: whatever it is encoded to is encoded once and shared.
 """
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from typing import NamedTuple, TypeVar
 
 import orjson
 
-from mev.realtime import websocket
-from mev.realtime.websocket import Opcode
+from mev.bus.kafka import Position
+from mev.realtime.cursor import Positions, cursor
+from mev.realtime.link import EncodedFrame
+from mev.realtime.parcel import FrameParcel, TextParcel
 from mev.wire import frames
+from mev.wire.filters import Columns
+from mev.wire.registry import EventType
 from mev.wire.render import Render
+
+_T = TypeVar("_T")
+_EVENT_BYTES = 8  # of an event in a frame, besides its own: its length and its step
+_FRAME_BYTES = 96  # of a frame of one slice, besides its events
 
 
 class Topic(NamedTuple):
-    """An event type as the hub sees it: its name for clients, its Kafka topic, its JSON."""
+    """An event type as the hub sees it, with what renders it as JSON."""
 
-    name: str
-    kafka_topic: str
+    type: EventType
     render: Render
 
 
 class Block:
-    """What one `push` brought; every subscription of its topic holds it by reference."""
+    """Messages of one partition in offset order; every batch with some of them holds it by reference."""
 
-    __slots__ = ("_texts", "offsets", "partition", "topic", "values")
-
-    def __init__(self, topic: Topic, partition: int, offsets: Sequence[int], values: Sequence[bytes]) -> None:
+    def __init__(self, topic: Topic, partition: int, offsets: Sequence[int], values: Sequence[bytes], keys: Sequence[bytes]) -> None:
         self.topic = topic
-        self.partition = partition
+        self.at: Position = (topic.type.topic, partition)
         self.offsets = offsets
         self.values = values
+        self.keys = keys
         self._texts: dict[int, bytes] = {}
+
+    @cached_property
+    def columns(self) -> Columns:
+        """The events' fields, decoded for whichever filters ask."""
+        return Columns(self.topic.type, self.values)
+
+    def key(self, index: int) -> bytes:
+        """Return an event's key; one that was published without any has its whole value for one."""
+        return self.keys[index] or self.values[index]
 
     def text(self, index: int) -> bytes:
         """Return an event as JSON, rendered the first time somebody asks."""
@@ -45,121 +60,107 @@ class Block:
 
 
 class Span(NamedTuple):
-    """A part of a block."""
+    """Some events of a block, in order; a range where they are contiguous."""
 
     block: Block
-    start: int
-    stop: int
+    indices: Sequence[int]
 
+    def offsets(self) -> Sequence[int]:
+        """Return the events' offsets."""
+        return _pick(self.block.offsets, self.indices)
 
-class Parcel(Protocol):
-    """An encoded batch: `count` events in about `size` bytes."""
-
-    @property
-    def count(self) -> int:
-        """Events in it."""
-
-    @property
-    def size(self) -> int:
-        """Bytes it occupies while it waits."""
-
-    def message(self, subscription_id: bytes, dropped: int) -> tuple[bytes | memoryview, ...]:
-        """Return the WebSocket message, in parts to be written one after the other."""
-
-
-@dataclass(frozen=True, slots=True)
-class FrameParcel:
-    """A `mev.v1.Frame` behind its WebSocket header."""
-
-    count: int
-    encoded: bytes
-    header_size: int
-
-    @property
-    def size(self) -> int:
-        """Bytes it occupies while it waits."""
-        return len(self.encoded)
-
-    def message(self, subscription_id: bytes, dropped: int) -> tuple[bytes | memoryview, ...]:
-        """Return the shared bytes as they are, unless this client lost something: then with another header and a tail."""
-        del subscription_id
-        if not dropped:
-            return (self.encoded,)
-        tail = frames.dropped_field(dropped)
-        payload = memoryview(self.encoded)[self.header_size :]
-        return websocket.header(Opcode.BINARY, len(payload) + len(tail)), payload, tail
-
-
-@dataclass(frozen=True, slots=True)
-class TextParcel:
-    """The middle of an `events` message: what does not depend on the client."""
-
-    count: int
-    body: bytes
-
-    @property
-    def size(self) -> int:
-        """Bytes it occupies while it waits."""
-        return len(self.body)
-
-    def message(self, subscription_id: bytes, dropped: int) -> tuple[bytes | memoryview, ...]:
-        """Put the subscription's id before it and its losses behind it."""
-        return (websocket.frame(Opcode.TEXT, b'{"op":"events","id":%b,%b,"dropped":%d}' % (subscription_id, self.body, dropped)),)
+    def values(self) -> Sequence[bytes]:
+        """Return the events' bytes."""
+        return _pick(self.block.values, self.indices)
 
 
 class Batch:
-    """Spans of blocks in the order they came; the order within a partition is kept."""
+    """Spans of blocks in the order they came; the order within a partition is kept.
 
-    __slots__ = ("_frame", "_spans", "_texts", "count")
+    `positions` is where everything before it ends, for the topics in `kafka_topics`; it is read when the batch is encoded. A batch that
+    is not `complete` leaves out events between its own: a reader who resumes behind it goes on from `positions` as they are.
+    """
 
-    def __init__(self) -> None:
-        self._spans: list[Span] = []
-        self._frame: FrameParcel | None = None
-        self._texts: dict[int, TextParcel] = {}
-        self.count = 0
+    def __init__(self, kafka_topics: Iterable[str], positions: Positions, spans: Iterable[Span] = (), *, complete: bool = True) -> None:
+        self._kafka_topics = kafka_topics
+        self._positions = positions
+        self._complete = complete
+        self.spans = list(spans)
+        self.count = sum(len(span.indices) for span in self.spans)
+        self._newest: dict[int, Batch] = {}
+        self._datagrams: dict[int, list[FrameParcel]] = {}
 
     def add(self, span: Span) -> None:
         """Append a span."""
-        self._spans.append(span)
-        self.count += span.stop - span.start
+        self.spans.append(span)
+        self.count += len(span.indices)
 
+    @cached_property
     def frame(self) -> FrameParcel:
-        """Return the batch as Protobuf."""
-        if self._frame is None:
-            payload = frames.encode_frame(self._runs(), time.time_ns())
-            header = websocket.header(Opcode.BINARY, len(payload))
-            self._frame = FrameParcel(self.count, header + payload, len(header))
-        return self._frame
+        """The batch as Protobuf."""
+        payload = frames.encode_frame(self._runs(), time.time_ns())
+        return FrameParcel(self.count, EncodedFrame(payload), self.starts())
 
-    def text(self, newest: int) -> TextParcel:
-        """Return the `newest` events of the batch as JSON; the cursor is always that of the whole batch."""
-        parcel = self._texts.get(newest)
-        if parcel is None:
-            body = b'"events":[%b],"cursor":%b' % (b",".join(self._newest(newest)), orjson.dumps(self.cursor()))
-            parcel = self._texts[newest] = TextParcel(newest, body)
-        return parcel
+    @cached_property
+    def text(self) -> TextParcel:
+        """The batch as JSON."""
+        events = [block.text(index) for block, indices in self.spans for index in indices]
+        body = b'"events":[%b],"cursor":%b' % (b",".join(events), orjson.dumps(self._cursor()))
+        return TextParcel(self.count, body, self.starts())
 
-    def cursor(self) -> dict[str, dict[str, int]]:
-        """Return the next offset of each topic and partition, in the form a client will give back."""
-        cursor: dict[str, dict[str, int]] = {}
-        for block, _, stop in self._spans:
-            cursor.setdefault(block.topic.name, {})[str(block.partition)] = block.offsets[stop - 1] + 1
-        return cursor
+    def newest(self, count: int) -> "Batch":
+        """Return the newest `count` events as a batch that ends where this one ends."""
+        if count >= self.count:
+            return self
+        batch = self._newest.get(count)
+        if batch is None:
+            spans: list[Span] = []
+            for block, indices in reversed(self.spans):
+                if not count:
+                    break
+                kept = indices[max(0, len(indices) - count) :]
+                spans.append(Span(block, kept))
+                count -= len(kept)
+            batch = Batch(self._kafka_topics, {**self._positions, **self._ends()}, reversed(spans))
+            self._newest[batch.count] = batch
+        return batch
+
+    def datagrams(self, limit: int) -> list[FrameParcel]:
+        """Return the batch in frames of at most `limit` bytes; an event that does not fit gets a larger frame of its own."""
+        parcels = self._datagrams.get(limit)
+        if parcels is None:
+            parcels = self._datagrams[limit] = [Batch((), {}, [span]).frame for span in self._small_spans(limit)]
+        return parcels
+
+    def _small_spans(self, limit: int) -> Iterable[Span]:
+        for block, indices in self.spans:
+            start, size = 0, _FRAME_BYTES
+            for place, index in enumerate(indices):
+                needed = len(block.values[index]) + _EVENT_BYTES
+                if place > start and size + needed > limit:
+                    yield Span(block, indices[start:place])
+                    start, size = place, _FRAME_BYTES
+                size += needed
+            yield Span(block, indices[start:])
+
+    def _cursor(self) -> dict[str, dict[str, int]]:
+        return cursor({**self._positions, **self._ends()} if self._complete else self._positions, self._kafka_topics)
+
+    def _ends(self) -> dict[Position, int]:
+        return {block.at: block.offsets[indices[-1]] + 1 for block, indices in self.spans}
+
+    def starts(self) -> dict[Position, int]:
+        """Return the first offset of each partition."""
+        return {block.at: block.offsets[indices[0]] for block, indices in reversed(self.spans)}
 
     def _runs(self) -> list[frames.Run]:
-        runs: dict[tuple[str, int], tuple[list[int], list[bytes]]] = {}
-        for block, start, stop in self._spans:
-            offsets, values = runs.setdefault((block.topic.kafka_topic, block.partition), ([], []))
-            offsets += block.offsets[start:stop]
-            values += block.values[start:stop]
-        return [frames.Run(*key, offsets, values) for key, (offsets, values) in runs.items()]
+        runs: dict[Position, tuple[list[int], list[bytes]]] = {}
+        for span in self.spans:
+            offsets, values = runs.setdefault(span.block.at, ([], []))
+            offsets += span.offsets()
+            values += span.values()
+        return [frames.Run(*at, offsets, values) for at, (offsets, values) in runs.items()]
 
-    def _newest(self, count: int) -> list[bytes]:
-        texts: list[bytes] = []
-        for block, start, stop in reversed(self._spans):
-            if count <= 0:
-                break
-            first = max(start, stop - count)
-            texts[:0] = [block.text(index) for index in range(first, stop)]
-            count -= stop - first
-        return texts
+
+def _pick(items: Sequence[_T], indices: Sequence[int]) -> Sequence[_T]:
+    return items[indices.start : indices.stop] if isinstance(indices, range) else [items[index] for index in indices]

@@ -1,201 +1,237 @@
-"""One connection's side of the hub: its subscriptions, its bounded buffer, what it lost.
+"""One connection's side of the hub: its subscriptions, what waits for it, what it lost.
 
-Two buffers stand between a batch and the client's kernel: the transport's own, filled up to the soft limit, and behind it a queue of
-shared parcels that drops its oldest. A client that falls behind costs references, and delays nobody.
+Two buffers stand between a batch and the client's kernel: the connection's own, filled up to the soft limit, and behind it the outbox of
+each subscription. A client that falls behind costs references, and delays nobody.
 """
 
 import asyncio
-from collections import deque
-from dataclasses import dataclass
+import time
 from typing import Protocol
 
-import orjson
-
-from mev.realtime.batch import Batch, Parcel
+from mev.realtime import messages
+from mev.realtime.batch import Batch
 from mev.realtime.limits import Limits
-from mev.realtime.tally import Encoding, Tally
+from mev.realtime.link import Link
+from mev.realtime.pace import Allowance
+from mev.realtime.parcel import FrameParcel, Parcel
+from mev.realtime.subscription import Subscription
+from mev.realtime.tally import Encoding, Loss, Tally
+from mev.realtime.terms import Delivery, OnSlow
+from mev.wire.pb.stream_pb2 import Frame
+
+_TAIL_BYTES = 128  # of a tail with everything in it, for a subscription's id of 64 characters
 
 
-class Link(Protocol):
-    """A connection as the hub needs it; nothing here blocks or raises."""
+class Keeper(Protocol):
+    """Who looks after clients that are behind."""
 
-    def write(self, data: bytes | memoryview) -> None:
-        """Hand bytes over, to be sent after those before them."""
+    def fell_behind(self, client: "Client") -> None:
+        """Take note that something waits for `client`."""
 
-    def backlog(self) -> int:
-        """Return how many bytes the kernel has not taken yet."""
-
-    def ping(self) -> None:
-        """Ask for a sign of life."""
-
-    def close(self, code: int, reason: str) -> None:
-        """Say goodbye and let the peer answer."""
-
-    def abort(self) -> None:
-        """Drop the connection and what waits in it."""
-
-
-class Subscription:
-    """A client's interest in a set of topics, under the client's own name for it."""
-
-    __slots__ = ("client", "id", "json_id", "lost", "topics")
-
-    def __init__(self, client: "Client", subscription_id: str, topics: frozenset[str]) -> None:
-        self.client = client
-        self.id = subscription_id
-        self.json_id = orjson.dumps(subscription_id)
-        self.topics = topics
-        self.lost = 0
-        """Events dropped since this subscription was last told."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Connection:
-    """What there is to know of an open connection."""
-
-    id: int
-    transport: str
-    encoding: str
-    remote: str
-    principal: str | None
-    subscriptions: dict[str, tuple[str, ...]]
-    sent: int
-    dropped: int
-    queued_bytes: int
+    def overflowed(self, client: "Client") -> None:
+        """End a connection that may lose nothing and is too slow."""
 
 
 class Client:
     """A connection with its subscriptions; the event-loop thread alone may call it."""
 
-    def __init__(self, client_id: int, link: Link, *, encoding: Encoding, remote: str, limits: Limits, tally: Tally) -> None:
+    def __init__(
+        self, client_id: int, link: Link, keeper: Keeper, *, encoding: Encoding, remote: str, limits: Limits, tally: Tally
+    ) -> None:
         self.id = client_id
         self.link = link
         self.encoding = encoding
         self.remote = remote
+        self.since_s = time.time()
         self.principal: str | None = None
+        self.quota: Allowance | None = None
+        """Bytes a second of the principal, over all its connections."""
         self.subscriptions: dict[str, Subscription] = {}
         self.closing = False
+        self.sent = 0
+        self.dropped = 0
         self.heard = 0
-        """Frames the peer has sent: it grows while the peer is alive."""
+        """Messages the peer has sent: it grows while the peer is alive."""
+        self._keeper = keeper
         self._limits = limits
         self._tally = tally
-        self._queue: deque[tuple[Subscription, Parcel]] = deque()
-        self._queued_bytes = 0
-        self._bytes_sent = 0
-        self._sent = 0
-        self._dropped = 0
-        self._allowance = _Allowance(limits.json_events_per_s)
+        self._waiting: dict[Subscription, None] = {}
+        self._numbered = link.transport == "webtransport"
+        self._pace = Allowance(limits.json_events_per_s) if encoding is Encoding.JSON else None
 
-    def offer(self, subscription: Subscription, batch: Batch) -> None:
-        """Send `batch`, or queue it behind what waits already."""
-        if self.encoding is Encoding.PROTOBUF:
-            self._deliver(subscription, batch.frame())
+    def offer(self, subscription: Subscription, batch: Batch, *, past: bool = False) -> None:
+        """Send `batch`, or let it wait; one that is live waits until what is `past` has come."""
+        if self.closing:
             return
-        allowed = self._allowance.take(batch.count, asyncio.get_running_loop().time())
-        self._lose(subscription, batch.count - allowed)
-        if allowed:
-            self._deliver(subscription, batch.text(allowed))
+        if subscription.held is not None and not past:
+            subscription.held.append(batch)
+            return
+        if subscription.policy is OnSlow.DROP_OLDEST and (self._pace or subscription.pace):
+            allowed = self._allowed(subscription, batch.count)
+            self.lose(subscription, batch.count - allowed, Loss.MAX_RATE)
+            batch = batch.newest(allowed)
+        if not batch.count:
+            return
+        if subscription.terms.delivery is Delivery.DATAGRAM:
+            self._send_datagrams(subscription, batch)
+            return
+        if subscription.outbox:
+            self.drain()
+        if subscription.outbox or not self._ready(subscription):
+            self._wait(subscription, batch)
+        else:
+            self._send(subscription, self.encode(batch), 0)
+
+    def encode(self, batch: Batch) -> Parcel:
+        """Return a batch in the form the client reads."""
+        return batch.frame if self.encoding is Encoding.PROTOBUF else batch.text
 
     def answer(self, message: bytes) -> None:
-        """Send a control message ahead of what is queued; a client that asks and never reads is disconnected."""
+        """Send a control message ahead of what waits; a client that asks and never reads is disconnected."""
         if self.link.backlog() > self._limits.soft_buffer_bytes + self._limits.queue_bytes:
             self.link.abort()
         else:
-            self._write(message)
+            self.link.send_text(message)
 
     def drain(self) -> None:
-        """Move queued parcels on, as far as the transport takes them."""
-        while self._queue and self.link.backlog() <= self._limits.soft_buffer_bytes:
-            subscription, parcel = self._queue.popleft()
-            self._queued_bytes -= parcel.size
-            self._send(subscription, parcel)
+        """Move on what waits, as far as the connection takes it: a parcel of each subscription in turn."""
+        moved = True
+        while moved:
+            moved = False
+            for subscription in tuple(self._waiting):
+                if subscription.outbox and self._ready(subscription):
+                    self._send_next(subscription)
+                    moved = True
+                if not subscription.outbox:
+                    self._waiting.pop(subscription, None)
+                    subscription.idle.set()
 
-    def tell_losses(self) -> None:
-        """Report losses that no later batch came to report."""
-        if self._queue:
+    @property
+    def is_behind(self) -> bool:
+        """Whether something waits."""
+        return bool(self._waiting)
+
+    def waiting_bytes(self) -> int:
+        """Return how many bytes wait in the outboxes."""
+        return sum(subscription.outbox.size_bytes for subscription in self._waiting)
+
+    def shed(self) -> None:
+        """Give up everything that waits, because the process holds too much; who may lose nothing is disconnected."""
+        if any(subscription.policy is OnSlow.LOSSLESS for subscription in self._waiting):
+            self._keeper.overflowed(self)
             return
+        for subscription in self._waiting:
+            self.lose(subscription, subscription.outbox.clear(), Loss.BUDGET)
+
+    def tell(self) -> None:
+        """Report what no later batch came to report: losses, and how many events were sent where their frames may be lost."""
         for subscription in self.subscriptions.values():
-            if subscription.lost:
-                empty = Batch()
-                self._deliver(subscription, empty.frame() if self.encoding is Encoding.PROTOBUF else empty.text(0))
+            if subscription.outbox:
+                continue
+            if self._numbered:
+                if subscription.told != subscription.sent or subscription.lost:
+                    self.answer(messages.progress(subscription.id, subscription.sent, subscription.lost))
+                    subscription.told, subscription.lost = subscription.sent, 0
+            elif subscription.lost:
+                self._send(subscription, self.encode(Batch((), {})), 0)
 
     def forget(self, subscription: Subscription) -> int:
-        """Remove what is queued for `subscription`; return how many events it lost and has not been told of."""
-        kept = deque(entry for entry in self._queue if entry[0] is not subscription)
-        self._lose(subscription, sum(parcel.count for owner, parcel in self._queue if owner is subscription))
-        self._queue = kept
-        self._queued_bytes = sum(parcel.size for _, parcel in kept)
+        """Give up what waits for `subscription`; return how many events it lost and has not been told of."""
+        self.lose(subscription, subscription.outbox.clear(), Loss.DROP_OLDEST)
+        self._waiting.pop(subscription, None)
         return subscription.lost
 
-    def taken_bytes(self) -> int:
-        """Return how many bytes the kernel has taken in all: it stands still while the peer reads nothing."""
-        return self._bytes_sent - self.link.backlog()
+    def lose(self, subscription: Subscription, count: int, why: Loss) -> None:
+        """Count events that the client will not get."""
+        if count:
+            subscription.lost += count
+            subscription.dropped += count
+            self.dropped += count
+            self._tally.events_dropped[why] += count
 
-    def describe(self) -> Connection:
-        """Return what there is to know of the connection now."""
-        return Connection(
-            id=self.id,
-            transport="websocket",
-            encoding=self.encoding.value,
-            remote=self.remote,
-            principal=self.principal,
-            subscriptions={name: tuple(sorted(subscription.topics)) for name, subscription in self.subscriptions.items()},
-            sent=self._sent,
-            dropped=self._dropped,
-            queued_bytes=self._queued_bytes + self.link.backlog(),
-        )
+    def _ready(self, subscription: Subscription) -> bool:
+        if self.link.backlog() > self._limits.soft_buffer_bytes:
+            return False
+        paces = [pace for pace in (self._pace, subscription.pace, self.quota) if pace is not None]
+        if not paces:
+            return True
+        now = asyncio.get_running_loop().time()
+        return all(pace.left(now) > 0 for pace in paces)
 
-    def _deliver(self, subscription: Subscription, parcel: Parcel) -> None:
-        if self._queue:
-            self.drain()
-        if self._queue or self.link.backlog() > self._limits.soft_buffer_bytes:
-            self._enqueue(subscription, parcel)
+    def _allowed(self, subscription: Subscription, count: int) -> int:
+        now = asyncio.get_running_loop().time()
+        left = (pace.left(now) for pace in (self._pace, subscription.pace) if pace is not None)
+        return max(0, min(count, *map(int, left)))
+
+    def _wait(self, subscription: Subscription, batch: Batch) -> None:
+        outbox = subscription.outbox
+        if outbox.policy is not subscription.policy:
+            outbox.change(subscription.policy, self._limits.batch_max_size)
+        superseded = outbox.put(batch, asyncio.get_running_loop().time())
+        self.lose(subscription, superseded, Loss.CONFLATE)
+        self._waiting[subscription] = None
+        subscription.idle.clear()
+        share = self._limits.queue_bytes // max(1, len(self.subscriptions))
+        while outbox.size_bytes > share:
+            if outbox.policy is OnSlow.LOSSLESS and subscription.behind is None:
+                self._keeper.overflowed(self)
+                return
+            dropped = outbox.drop_oldest() if subscription.behind is None else 0
+            if not dropped:
+                break
+            self.lose(subscription, dropped, Loss.DROP_OLDEST)
+        self._keeper.fell_behind(self)
+
+    def _send_next(self, subscription: Subscription) -> None:
+        most = self._limits.batch_max_size
+        if self._pace or subscription.pace:
+            most = max(1, self._allowed(subscription, most))
+        waiting = subscription.outbox.take(most)
+        if waiting is not None:
+            lag_s = asyncio.get_running_loop().time() - waiting.since_s
+            self._send(subscription, waiting.parcel, max(1, int(lag_s * 1000)))
+
+    def _send(self, subscription: Subscription, parcel: Parcel, lag_ms: int) -> None:
+        queued = subscription.outbox.events
+        if isinstance(parcel, FrameParcel):
+            tail = self._tail(subscription, queued, lag_ms)
+            self.link.send_frame(parcel.frame, tail, stale=subscription.policy is not OnSlow.LOSSLESS)
+            size = parcel.size + len(tail)
         else:
-            self._send(subscription, parcel)
+            text = parcel.message(subscription.json_id, subscription.lost, queued, lag_ms)
+            self.link.send_text(text)
+            size = len(text)
+        self._count(subscription, parcel.count, size)
 
-    def _enqueue(self, subscription: Subscription, parcel: Parcel) -> None:
-        self._queue.append((subscription, parcel))
-        self._queued_bytes += parcel.size
-        while self._queued_bytes > self._limits.queue_bytes and len(self._queue) > 1:
-            loser, lost = self._queue.popleft()
-            self._queued_bytes -= lost.size
-            self._lose(loser, lost.count)
+    def _send_datagrams(self, subscription: Subscription, batch: Batch) -> None:
+        limit = self.link.datagram_bytes()
+        for parcel in batch.datagrams(limit - _TAIL_BYTES):
+            tail = self._tail(subscription, 0, 0)
+            if parcel.size + len(tail) <= limit:
+                self.link.send_datagram(parcel.frame.payload + tail)
+            else:
+                self.link.send_frame(parcel.frame, tail, stale=True)
+            self._count(subscription, parcel.count, parcel.size + len(tail))
 
-    def _send(self, subscription: Subscription, parcel: Parcel) -> None:
-        before = self._bytes_sent
-        for part in parcel.message(subscription.json_id, subscription.lost):
-            self._write(part)
+    def _tail(self, subscription: Subscription, queued: int, lag_ms: int) -> bytes:
+        """Return what is behind the shared bytes of a frame: nothing for a client that has one subscription and keeps up."""
+        numbered = self._numbered
+        named = numbered or len(self.subscriptions) > 1
+        if not (numbered or subscription.lost or queued or lag_ms):
+            return subscription.name_field if named else b""
+        tail = Frame(dropped=subscription.lost, queued=queued, lag_ms=lag_ms, sequence=subscription.sent if numbered else 0)
+        return subscription.name_field + tail.SerializeToString() if named else tail.SerializeToString()
+
+    def _count(self, subscription: Subscription, events: int, size_bytes: int) -> None:
         subscription.lost = 0
-        self._sent += parcel.count
+        subscription.sent += events
+        self.sent += events
+        for pace in (self._pace, subscription.pace):
+            if pace is not None:
+                pace.spend(events)
+        if self.quota is not None:
+            self.quota.spend(size_bytes)
         tally = self._tally
-        tally.events_sent += parcel.count
+        tally.events_sent += events
         tally.frames_sent += 1
-        tally.bytes_sent += self._bytes_sent - before
-
-    def _write(self, data: bytes | memoryview) -> None:
-        self._bytes_sent += len(data)
-        self.link.write(data)
-
-    def _lose(self, subscription: Subscription, count: int) -> None:
-        subscription.lost += count
-        self._dropped += count
-        self._tally.events_dropped += count
-
-
-class _Allowance:
-    """A token bucket that holds one second's worth."""
-
-    __slots__ = ("_at", "_left", "_per_s")
-
-    def __init__(self, per_s: int) -> None:
-        self._per_s = per_s
-        self._left = float(per_s)
-        self._at = 0.0
-
-    def take(self, count: int, now: float) -> int:
-        """Return how many of `count` are granted at time `now`."""
-        self._left = min(self._per_s, self._left + (now - self._at) * self._per_s)
-        self._at = now
-        granted = min(count, int(self._left))
-        self._left -= granted
-        return granted
+        tally.bytes_sent += size_bytes

@@ -92,3 +92,27 @@ class TooManySubscriptionsError(InvalidInputError):
     """The connection has as many subscriptions as it may."""
 
     code = "too_many_subscriptions"
+
+
+class TooManyReplaysError(UnavailableError):
+    """As many subscriptions catch up with the past as may."""
+
+    code = "too_many_replays"
+
+
+class NoSlotError(InvalidInputError):
+    """Events of this type belong to no slot."""
+
+    code = "no_slot"
+
+
+class CatchingUpError(InvalidInputError):
+    """The subscription is not live yet."""
+
+    code = "catching_up"
+
+
+class QuotaExceededError(InvalidInputError):
+    """The principal has as many subscriptions as it may."""
+
+    code = "quota_exceeded"

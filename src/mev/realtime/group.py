@@ -1,19 +1,27 @@
-"""Subscriptions to the same set of topics: they share every batch."""
+"""Subscriptions to the same topics with the same filter: they share every batch."""
 
+from collections.abc import Sequence
+
+from mev.bus.kafka import Position
 from mev.realtime.batch import Batch, Block, Span
-from mev.realtime.client import Subscription
+from mev.realtime.cursor import Positions
+from mev.realtime.subscription import Subscription
+from mev.realtime.tally import Loss
 from mev.realtime.window import Window
+from mev.wire.filters import Filter
 
 
 class Group:
-    """Collect events of `topics` and send them when a frame is full or the window ends."""
+    """Collect the events of `kafka_topics` that `filter` lets through, and send them when a frame is full or the window ends."""
 
-    def __init__(self, topics: frozenset[str], max_size: int, window: Window) -> None:
-        self.topics = topics
+    def __init__(self, kafka_topics: frozenset[str], filter_: Filter, max_size: int, window: Window, positions: Positions) -> None:
+        self.kafka_topics = kafka_topics
+        self._filter = filter_
         self._max_size = max_size
         self._window = window
+        self._positions = positions
         self._members: dict[Subscription, None] = {}
-        self._batch = Batch()
+        self._batch = self._new_batch()
 
     def __bool__(self) -> bool:
         return bool(self._members)
@@ -29,21 +37,40 @@ class Group:
 
     def add(self, block: Block) -> None:
         """Collect the block's events, sending full frames on the way."""
-        start, end = 0, len(block.values)
+        chosen: Sequence[int] = select(self._filter, block)
+        start, end = 0, len(chosen)
         while start < end:
             stop = min(end, start + self._max_size - self._batch.count)
-            self._batch.add(Span(block, start, stop))
+            self._batch.add(Span(block, chosen[start:stop]))
             start = stop
             if self._batch.count >= self._max_size:
                 self.flush()
         if self._batch.count:
             self._window.open(self)
 
+    def lose(self, count: int) -> None:
+        """Tell every member of events that could not be read."""
+        for subscription in self._members:
+            subscription.client.lose(subscription, count, Loss.GAP)
+
     def flush(self) -> None:
         """Send what is collected."""
-        batch, self._batch = self._batch, Batch()
         self._window.shut(self)
-        if not batch.count:
+        if not self._batch.count:
             return
+        batch, self._batch = self._batch, self._new_batch()
         for subscription in tuple(self._members):
             subscription.client.offer(subscription, batch)
+
+    def starts(self) -> dict[Position, int]:
+        """Return the first offset of each partition that is collected and not sent."""
+        return self._batch.starts()
+
+    def _new_batch(self) -> Batch:
+        return Batch(self.kafka_topics, self._positions)
+
+
+def select(filter_: Filter, block: Block) -> Sequence[int]:
+    """Return the places of the block's events that the filter lets through."""
+    chosen = filter_.select(block.columns) if filter_ else None
+    return range(len(block.values)) if chosen is None else chosen

@@ -1,16 +1,17 @@
 """Who is behind each connection, and whether they still may be: looked at again every few seconds for as long as it is open."""
 
 import asyncio
-from collections import Counter
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Protocol
 
 from mev.auth.credentials import Credential
 from mev.auth.dependencies import check
 from mev.auth.model import Permission, Principal
 from mev.realtime.client import Client
-from mev.realtime.errors import TooManyConnectionsError
+from mev.realtime.errors import QuotaExceededError, TooManyConnectionsError
 from mev.realtime.hub import Hub
+from mev.realtime.pace import Allowance
 from mev.realtime.websocket import Close
 
 _AT_ONCE = 32
@@ -32,16 +33,33 @@ class Doorkeeper(Protocol):
         """Count somebody who says not yet who they are, or raise when there are too many of that address."""
 
 
-class Guard:
-    """Lets principals in that may read the stream, so many connections each; looks again every `period_s`."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quota:
+    """What one principal may have in one process, over all its connections; no `bytes_per_s` is as many as go."""
 
-    def __init__(self, hub: Hub, doorkeeper: Doorkeeper, *, per_principal: int = 1000, period_s: float = 5) -> None:
+    connections: int = 1000
+    subscriptions: int = 10_000
+    bytes_per_s: int | None = None
+
+
+class _Account:
+    """What a principal has."""
+
+    def __init__(self, bytes_per_s: int | None) -> None:
+        self.clients: dict[int, Client] = {}
+        self.pace = Allowance(bytes_per_s) if bytes_per_s else None
+
+
+class Guard:
+    """Lets principals in that may read the stream, as far as their quota goes; looks again every `period_s`."""
+
+    def __init__(self, hub: Hub, doorkeeper: Doorkeeper, *, quota: Quota | None = None, period_s: float = 5) -> None:
         self._hub = hub
         self._doorkeeper = doorkeeper
-        self._per_principal = per_principal
+        self._quota = quota or Quota()
         self._period_s = period_s
         self._inside: dict[int, tuple[Client, Principal]] = {}
-        self._counts: Counter[str] = Counter()
+        self._accounts: dict[str, _Account] = {}
 
     def known(self, credential: Credential) -> Principal | None:
         """Return whose a credential is if that is known at once."""
@@ -68,23 +86,39 @@ class Guard:
         :raises ForbiddenError, TooManyConnectionsError: then.
         """
         check(principal, Permission.STREAM_READ)
-        if self._counts[principal.id] >= self._per_principal:
-            raise TooManyConnectionsError(f"{principal.name} has {self._per_principal} connections, as many as one may", retry_after_s=5)
+        account = self._accounts.get(principal.id)
+        if account is not None and len(account.clients) >= self._quota.connections:
+            raise TooManyConnectionsError(
+                f"{principal.name} has {self._quota.connections} connections, as many as one may", retry_after_s=5
+            )
+
+    def check_subscription(self, client: Client) -> None:
+        """Refuse one more subscription to a principal that has as many as it may.
+
+        :raises QuotaExceededError: then.
+        """
+        _, principal = self._inside[client.id]
+        limit = self._quota.subscriptions
+        if sum(len(of.subscriptions) for of in self._accounts[principal.id].clients.values()) >= limit:
+            raise QuotaExceededError(f"{principal.name} has {limit} subscriptions, as many as one may; end one first")
 
     def let_in(self, client: Client, principal: Principal) -> None:
         """Note who is behind a connection."""
         self.leave(client)
+        account = self._accounts.setdefault(principal.id, _Account(self._quota.bytes_per_s))
+        account.clients[client.id] = client
         client.principal = principal.name
-        self._counts[principal.id] += 1
+        client.quota = account.pace
         self._inside[client.id] = (client, principal)
 
     def leave(self, client: Client) -> None:
         """Forget a connection."""
         _, principal = self._inside.pop(client.id, (client, None))
         if principal is not None:
-            self._counts[principal.id] -= 1
-            if not self._counts[principal.id]:
-                del self._counts[principal.id]
+            account = self._accounts[principal.id]
+            del account.clients[client.id]
+            if not account.clients:
+                del self._accounts[principal.id]
 
     async def run(self) -> None:
         """Look again and again until cancelled."""

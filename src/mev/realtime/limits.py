@@ -15,14 +15,18 @@ class Limits:
     """Unsent bytes in a connection's transport above which its frames are queued instead."""
     queue_bytes: int = 4 << 20
     """Most bytes queued for one connection; beyond it the oldest frames are dropped and counted."""
+    budget_bytes: int = 512 << 20
+    """Most bytes queued in the whole process; beyond it those who hold most give up what they hold."""
     json_events_per_s: int = 2_000
     """Most events a second for one JSON connection; the rest is counted as dropped."""
     connections: int = 10_000
     """Most open connections; the next one is answered 503."""
     subscriptions: int = 32
     """Most subscriptions of one connection."""
-    message_bytes: int = 64 * 1024
-    """Largest message a client may send; a larger one closes the connection with 1009."""
+    message_bytes: int = 8 << 20
+    """Largest message a client may send, with its key set; a larger one closes the connection with 1009."""
+    stranger_bytes: int = 64 * 1024
+    """Largest message of a client that has not said yet who it is."""
     auth_timeout_s: float = 5
     """Time in which a client without a key in its request headers must send its `auth` message."""
     stall_timeout_s: float = 30

@@ -20,6 +20,7 @@ from mev.realtime.errors import TooManyConnectionsError
 from mev.realtime.guard import Guard
 from mev.realtime.handshake import Policy, Upgrade
 from mev.realtime.hub import Hub
+from mev.realtime.link import EncodedFrame
 from mev.realtime.session import Identify, Session
 from mev.realtime.websocket import Close, Message, Opcode, Parser, ProtocolError
 
@@ -53,12 +54,13 @@ class WebSocket(asyncio.Protocol):
         self._guard = guard
         self._policy = policy
         self._open = open_connections
-        self._parser = Parser(hub.limits.message_bytes)
+        self._parser = Parser(hub.limits.stranger_bytes)
         self._transport: asyncio.Transport
         self._client: Client | None = None
         self._session: Session
         self._close_sent = False
         self._deaf = False
+        self._written = 0
         # While this runs, nothing more that the peer sends is handled: it is read no further, and what is here already is held.
         self._busy: asyncio.Task[None] | None = None
         self._held = bytearray()
@@ -105,27 +107,58 @@ class WebSocket(asyncio.Protocol):
 
     # What the hub calls.
 
-    def write(self, data: bytes | memoryview) -> None:
-        """Hand bytes to the transport."""
-        if not self._close_sent:
-            self._transport.write(data)
+    @property
+    def transport(self) -> str:
+        """Say what this is."""
+        return "websocket"
+
+    def send_text(self, text: bytes) -> None:
+        """Send a text message."""
+        self._write(websocket.frame(Opcode.TEXT, text))
+
+    def send_frame(self, frame: EncodedFrame, tail: bytes, *, stale: bool) -> None:
+        """Send a binary message."""
+        del stale  # what is behind on this stream cannot be given up
+        if not tail:
+            self._write(frame.message)
+            return
+        self._write(websocket.header(Opcode.BINARY, len(frame.payload) + len(tail)))
+        self._write(frame.payload)
+        self._write(tail)
+
+    def send_datagram(self, payload: bytes) -> None:
+        """Refuse: there are none."""
+        raise NotImplementedError
+
+    def datagram_bytes(self) -> int:
+        """Say that there are no datagrams."""
+        return 0
 
     def backlog(self) -> int:
         """Return how many bytes wait in the transport."""
         return self._transport.get_write_buffer_size()
 
+    def taken(self) -> int:
+        """Return how many bytes the kernel has taken."""
+        return self._written - self.backlog()
+
     def ping(self) -> None:
         """Send a ping."""
-        self.write(websocket.frame(Opcode.PING, b""))
+        self._write(websocket.frame(Opcode.PING, b""))
 
     def close(self, code: int, reason: str) -> None:
         """Send a close frame; the transport is closed when the peer's arrives."""
-        self.write(websocket.close_frame(code, reason))
+        self._write(websocket.close_frame(code, reason))
         self._close_sent = True
 
     def abort(self) -> None:
         """Drop the connection."""
         self._transport.abort()
+
+    def _write(self, data: bytes) -> None:
+        if not self._close_sent:
+            self._written += len(data)
+            self._transport.write(data)
 
     def _open_session(self, head: bytes) -> None:
         if self._transport.is_closing():
@@ -188,19 +221,26 @@ class WebSocket(asyncio.Protocol):
 
     def _hold(self, data: bytes) -> None:
         self._held += data
-        if len(self._held) > self._hub.limits.message_bytes:
+        if len(self._held) > self._parser.max_size:
             self._transport.abort()
 
     def _receive(self, client: Client, data: bytes) -> None:
         try:
+            self._trust(client)
             for message in self._parser.feed(data):
                 client.heard += 1
                 self._dispatch(client, message)
+                self._trust(client)
                 if self._deaf or self._busy is not None:
                     return
         except ProtocolError as error:
             _log.debug("closing a connection: %s", error.reason, extra={"action": "realtime_protocol_error"})
             self._fail(client, error.code, error.reason)
+
+    def _trust(self, client: Client) -> None:
+        """Take large messages of somebody who is known."""
+        if client.principal is not None:
+            self._parser.max_size = self._hub.limits.message_bytes
 
     def _dispatch(self, client: Client, message: Message) -> None:
         match message.opcode:
@@ -211,12 +251,18 @@ class WebSocket(asyncio.Protocol):
             case Opcode.BINARY:
                 self._session.receive_binary()
             case Opcode.PING:
-                client.answer(websocket.frame(Opcode.PONG, message.payload))
+                self._pong(client, message.payload)
             case Opcode.CLOSE:
                 code = websocket.close_code(message.payload)
                 self._hub.dismiss(client, Close.NORMAL if code is None else code, "")
                 self._deaf = True
                 self._transport.close()
+
+    def _pong(self, client: Client, payload: bytes) -> None:
+        if self.backlog() > self._hub.limits.soft_buffer_bytes + self._hub.limits.queue_bytes:
+            self.abort()
+        elif not client.closing:
+            self._write(websocket.frame(Opcode.PONG, payload))
 
     def _fail(self, client: Client, code: Close, reason: str) -> None:
         """Close because of what the peer sent; nothing more it sends is looked at."""

@@ -1,5 +1,6 @@
 """The conversation with one client: who it is, what it asks, what it is answered."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 
 from mev.auth.credentials import Credential
@@ -7,11 +8,15 @@ from mev.auth.model import Principal
 from mev.core.errors import MevError, UnavailableError
 from mev.realtime import messages
 from mev.realtime.client import Client
-from mev.realtime.errors import UnauthorizedError, UnsupportedError
+from mev.realtime.errors import InvalidFieldError, UnauthorizedError, UnsupportedError
 from mev.realtime.guard import Guard
 from mev.realtime.hub import Hub
+from mev.realtime.past import PastReader
+from mev.realtime.start import Beginning, Live, Outcome, Past
+from mev.realtime.terms import Delivery, OnSlow, Terms
 from mev.realtime.websocket import Close
 
+_LONG = 64 * 1024
 Identify = Callable[[Credential], Awaitable[Principal]]
 
 
@@ -30,10 +35,12 @@ class Session:
         """Handle one text message; what is returned is to be awaited before the next one is handled."""
         if self._client.closing:
             return None
+        if len(text) > _LONG and self._client.principal is not None:
+            return self._handle_long(text)
         fields: messages.Fields = {}
         try:
             fields = messages.decode(text)
-            return self._handle(fields)
+            return self._handle(fields, messages.read(fields, self._hub.types))
         except MevError as error:
             self._refuse(error, fields)
             return None
@@ -43,21 +50,85 @@ class Session:
         if not self._client.closing:
             self._refuse(UnsupportedError("control messages are JSON text"), {})
 
-    def _handle(self, fields: messages.Fields) -> Coroutine[None, None, None] | None:
-        request = messages.read(fields, self._hub.topics)
-        if isinstance(request, messages.Auth):
-            return self._log_in(Credential(request.api_key.encode(errors="surrogatepass")))
-        if self._client.principal is None:
-            raise UnauthorizedError(_AUTH_FIRST)
-        if isinstance(request, messages.Subscribe):
-            self._hub.subscribe(self._client, request.id, request.topics)
-            self._client.answer(messages.subscribed(request.id, request.topics))
-        elif isinstance(request, messages.Unsubscribe):
-            lost = self._hub.unsubscribe(self._client, request.id)
-            self._client.answer(messages.unsubscribed(request.id, lost))
+    async def _handle_long(self, text: bytes) -> None:
+        """Handle a message with a large key set; checking it takes so long that nobody else should wait for it."""
+        fields: messages.Fields = {}
+        try:
+            fields = await asyncio.to_thread(messages.decode, text)
+            work = self._handle(fields, await asyncio.to_thread(messages.read, fields, self._hub.types))
+        except MevError as error:
+            self._refuse(error, fields)
         else:
-            self._client.answer(messages.pong(fields))
+            if work is not None:
+                await work
+
+    def _handle(self, fields: messages.Fields, request: messages.Request) -> Coroutine[None, None, None] | None:
+        client = self._client
+        if isinstance(request, messages.Auth):
+            return self._log_in(Credential(request.credential.encode(errors="surrogatepass")))
+        if client.principal is None:
+            raise UnauthorizedError(_AUTH_FIRST)
+        match request:
+            case messages.Subscribe():
+                return self._subscribe(request)
+            case messages.Update():
+                self._update(request)
+            case messages.Unsubscribe():
+                client.answer(messages.unsubscribed(request.id, self._hub.unsubscribe(client, request.id)))
+            case messages.Ping():
+                client.answer(messages.pong(fields))
         return None
+
+    def _subscribe(self, request: messages.Subscribe) -> Coroutine[None, None, None] | None:
+        self._hub.check_id(self._client, request.id)
+        self._guard.check_subscription(self._client)
+        terms = request.terms
+        if terms.delivery is Delivery.DATAGRAM:
+            self._check_datagrams(request)
+        if isinstance(request.start, Live):
+            self._hub.subscribe(self._client, request.id, terms)
+            self._confirm("subscribed", request.id, terms, self._live(terms))
+            return None
+        if self._hub.past is None:
+            raise UnsupportedError("this server keeps no past; start live", field="from")
+        return self._subscribe_from(request, request.start, self._hub.past.reader())
+
+    async def _subscribe_from(self, request: messages.Subscribe, start: Past, reader: PastReader) -> None:
+        """Subscribe where the past is to be read first."""
+        try:
+            types = [self._hub.types[name] for name in sorted(request.terms.topics)]
+            beginning = await reader.begin(start, types, self._hub.log)
+        except MevError as error:
+            reader.close()
+            self._refuse(error, {"id": request.id})
+        except BaseException:
+            reader.close()
+            raise
+        else:
+            if self._client.closing:
+                reader.close()
+                return
+            self._confirm("subscribed", request.id, request.terms, beginning)
+            self._hub.subscribe_from(self._client, request.id, request.terms, dict(beginning.positions), reader)
+
+    def _update(self, request: messages.Update) -> None:
+        subscription = self._hub.subscription(self._client, request.id)
+        terms = request.terms(subscription.terms, self._hub.types)
+        self._hub.update(self._client, request.id, terms)
+        self._confirm("updated", request.id, terms, self._live(terms))
+
+    def _check_datagrams(self, request: messages.Subscribe) -> None:
+        if not self._client.link.datagram_bytes():
+            raise UnsupportedError("datagrams need WebTransport, and a peer that takes them", field="delivery")
+        if not isinstance(request.start, Live) or request.terms.on_slow is OnSlow.LOSSLESS:
+            raise InvalidFieldError('datagrams may be lost: they are live, and not "lossless"', field="delivery")
+
+    def _live(self, terms: Terms) -> Beginning:
+        topics = {self._hub.types[name].topic for name in terms.topics}
+        return Beginning(outcome=Outcome.LIVE, positions={at: offset for at, offset in self._hub.positions.items() if at[0] in topics})
+
+    def _confirm(self, op: str, subscription_id: str, terms: Terms, beginning: Beginning) -> None:
+        self._client.answer(messages.subscribed(op, subscription_id, terms, beginning, self._hub.log, self._hub.types))
 
     def _log_in(self, credential: Credential) -> Coroutine[None, None, None] | None:
         principal = self._guard.known(credential)

@@ -61,7 +61,7 @@ class Watch:
         self.tick(loop.time())
 
     def _record(self, client: Client, now: float) -> _Record:
-        taken = client.taken_bytes()
+        taken = client.link.taken()
         record = self._records.get(client.id)
         if record is None:
             return _Record(now, client.heard, now, taken, now, now)
@@ -81,7 +81,7 @@ class Watch:
             self._dismiss(client, Close.UNAUTHORIZED, "no auth message came in time")
         else:
             client.drain()
-            client.tell_losses()
+            client.tell()
             self._keep_alive(client, record, now)
 
     def _await_close(self, client: Client, record: _Record, now: float) -> None:

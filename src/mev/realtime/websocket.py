@@ -38,6 +38,7 @@ class Close(IntEnum):
     INTERNAL = 1011
     TRY_AGAIN_LATER = 1013
     UNAUTHORIZED = 4401
+    DISCONNECTED = 4403
 
 
 class ProtocolError(Exception):
@@ -98,7 +99,7 @@ class Parser:
     """
 
     def __init__(self, max_size: int) -> None:
-        self._max_size = max_size
+        self.max_size = max_size
         self._buffer = bytearray()
         self._fragments = bytearray()
         self._fragmented: Opcode | None = None
@@ -142,8 +143,8 @@ class Parser:
         if length is None:
             return None
         start, size = length
-        if opcode < Opcode.CLOSE and len(self._fragments) + size > self._max_size:
-            raise ProtocolError(Close.TOO_BIG, f"messages may have {self._max_size} bytes")
+        if opcode < Opcode.CLOSE and len(self._fragments) + size > self.max_size:
+            raise ProtocolError(Close.TOO_BIG, f"messages may have {self.max_size} bytes")
         end = start + 4 + size
         if len(self._buffer) < end:
             return None

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import uvloop
 
+from mev.realtime.guard import Quota
 from mev.realtime.limits import Limits
 from tests.integration.realtime.service import Service
 
@@ -19,8 +20,8 @@ def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> M
 async def start() -> AsyncIterator[Callable[..., Any]]:
     services: list[Service] = []
 
-    async def starter(per_principal: int = 100, **limits: float) -> Service:
-        service = Service(Limits(**{"batch_window_ms": 2, "tick_s": 0.01, **limits}), per_principal)  # type: ignore[arg-type]
+    async def starter(quota: Quota | None = None, **limits: float) -> Service:
+        service = Service(Limits(**{"batch_window_ms": 2, "tick_s": 0.01, **limits}), quota)  # type: ignore[arg-type]
         services.append(service)
         await service.started()
         return service

@@ -13,12 +13,12 @@ from mev.auth.credentials import Credential
 from mev.auth.errors import UnauthorizedError
 from mev.auth.model import MASTER, Principal
 from mev.limits.errors import RateLimitedError
-from mev.realtime.guard import Guard
+from mev.realtime.guard import Guard, Quota
 from mev.realtime.hub import Hub
 from mev.realtime.limits import Limits
 from mev.realtime.server import PATH, websocket_class
-from mev.wire.pb.events_pb2 import Tick
 from mev.wire.registry import EVENT_TYPES
+from tests.unit.realtime.events import ticks
 from tests.unit.realtime.links import client_frame, parse_server_frames
 
 KEY = "a-key-for-tests"
@@ -60,10 +60,10 @@ class Keys:
 class Service:
     """A hub in a running server."""
 
-    def __init__(self, limits: Limits, per_principal: int = 100) -> None:
+    def __init__(self, limits: Limits, quota: Quota | None = None) -> None:
         self.hub = Hub(EVENT_TYPES, limits)
         self.keys = Keys()
-        self.guard = Guard(self.hub, self.keys, per_principal=per_principal, period_s=0.01)
+        self.guard = Guard(self.hub, self.keys, quota=quota or Quota(), period_s=0.01)
         ws = websocket_class(self.hub, self.guard, origins=Origins(["https://desk.example"]))
         config = uvicorn.Config(hello, port=0, ws=ws, http="httptools", lifespan="off", log_level="critical")
         self._server = uvicorn.Server(config)
@@ -84,7 +84,7 @@ class Service:
 
     def push(self, first: int, number: int, size: int = 0) -> None:
         offsets = list(range(first, first + number))
-        self.hub.push("mev.tick.v1", 0, offsets, [Tick(market_id="m" * size, timestamp_ns=i).SerializeToString() for i in offsets])
+        self.hub.push(ticks(offsets, market="m" * size))
 
     async def raw_stranger(self) -> "RawClient":
         """Open such a connection that does not say who it is."""

@@ -10,6 +10,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from mev.auth.model import Kind, Permission, Principal
+from mev.realtime.guard import Quota
 from tests.integration.realtime.service import HEADERS, KEY, Service, until
 from tests.unit.realtime.links import client_frame
 
@@ -71,22 +72,22 @@ async def test_who_goes_away_while_being_looked_up_leaves_nothing(service: Servi
     await asyncio.sleep(0.02)
     client.writer.transport.abort()
     service.keys.answers.set()
-    await until(lambda: not service.hub.connections())
+    await until(lambda: not service.hub.clients)
 
 
 async def test_a_principal_is_shown_and_dismissed_when_it_may_read_no_longer(service: Service) -> None:
     service.keys.principal = READER
     async with connect(service.url, additional_headers=HEADERS) as ws:
-        assert [info.principal for info in service.hub.connections()] == ["alice/reader"]
+        assert [client.principal for client in service.hub.clients.values()] == ["alice/reader"]
         service.keys.principal = None
         with pytest.raises(ConnectionClosed):
             await ws.recv()
         assert ws.close_code == 4401
-    await until(lambda: not service.hub.connections())
+    await until(lambda: not service.hub.clients)
 
 
 async def test_a_principal_has_so_many_connections_and_no_more(start: Callable[..., Any]) -> None:
-    service: Service = await start(per_principal=1)
+    service: Service = await start(quota=Quota(connections=1))
     async with connect(service.url, additional_headers=HEADERS):
         with pytest.raises(InvalidStatus) as caught:
             await connect(service.url, additional_headers=HEADERS)
@@ -97,7 +98,7 @@ async def test_a_principal_has_so_many_connections_and_no_more(start: Callable[.
             with pytest.raises(ConnectionClosed):
                 await ws.recv()
             assert ws.close_code == 1013
-    await until(lambda: not service.hub.connections())
+    await until(lambda: not service.hub.clients)
     async with connect(service.url, additional_headers=HEADERS) as ws:
         await ws.send('{"op": "ping"}')
         assert json.loads(await ws.recv()) == {"op": "pong"}

@@ -11,6 +11,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Subprotocol
 
+from mev.realtime.connections import page
 from mev.realtime.handshake import SUBPROTOCOL
 from mev.realtime.server import PATH
 from mev.wire.pb.events_pb2 import Tick
@@ -18,6 +19,15 @@ from mev.wire.pb.stream_pb2 import Frame
 from tests.integration.realtime.service import HEADERS, KEY, Service, until
 from tests.unit.realtime.links import client_frame
 
+WHAT_IS_USUAL: dict[str, object] = {
+    "filter": [],
+    "on_slow": "drop_oldest",
+    "max_rate": None,
+    "delivery": "stream",
+    "start": "live",
+    "log": "",
+    "cursor": {"tick": {}},
+}
 SUBSCRIBE = '{"op": "subscribe", "id": "s1", "topics": ["tick"]}'
 STRANGERS = [SUBSCRIBE, "nonsense", '{"op": "auth", "api_key": "wrong"}', '{"op": "auth", "api_key": "\\ud800"}', b"\x00"]
 
@@ -47,11 +57,11 @@ async def test_a_conversation_by_hand(service: Service) -> None:
         assert await ask(ws, json.dumps({"op": "auth", "api_key": KEY})) == {"op": "authenticated"}
         assert await ask(ws, '{"op": "ping", "id": "p"}') == {"op": "pong", "id": "p"}
         subscribed = await ask(ws, SUBSCRIBE)
-        assert subscribed == {"op": "subscribed", "id": "s1", "topics": ["tick"], "from": "live", "on_slow": "drop_oldest"}
+        assert subscribed == {"op": "subscribed", "id": "s1", "topics": ["tick"], **WHAT_IS_USUAL}
         service.push(41, 2)
         events = await answer(ws)
         assert [(event["type"], event["timestamp_ns"]) for event in events.pop("events")] == [("tick", 41), ("tick", 42)]
-        assert events == {"op": "events", "id": "s1", "cursor": {"tick": {"0": 43}}, "dropped": 0}
+        assert events == {"op": "events", "id": "s1", "cursor": {"tick": {"0": 43}}, "dropped": 0, "queued": 0, "lag_ms": 0}
         assert (await ask(ws, SUBSCRIBE))["code"] == "duplicate_id"
         assert await ask(ws, '{"op": "unsubscribe", "id": "s1"}') == {"op": "unsubscribed", "id": "s1", "dropped": 0}
         service.push(43, 1)
@@ -103,7 +113,7 @@ async def test_a_handshake_is_refused_with_a_problem(service: Service, path: str
     response = caught.value.response
     assert (response.status_code, response.headers["Content-Type"]) == (status, "application/problem+json")
     assert json.loads(response.body or b"")["status"] == status
-    assert service.hub.connections() == []
+    assert service.hub.clients == {}
 
 
 async def test_pages_of_listed_origins_and_of_the_server_may_connect(service: Service) -> None:
@@ -167,7 +177,7 @@ async def test_what_breaks_the_protocol_closes_the_connection(start: Callable[..
     client = await service.raw()
     client.send(frames)
     assert await client.close_code() == code
-    await until(lambda: not service.hub.connections())
+    await until(lambda: not service.hub.clients)
 
 
 async def test_fragments_pings_and_close_are_handled(service: Service) -> None:
@@ -215,7 +225,7 @@ async def test_a_client_that_vanishes_is_forgotten(service: Service) -> None:
     client.send(client_frame(1, SUBSCRIBE.encode()))
     await client.receive()
     client.writer.transport.abort()
-    await until(lambda: not service.hub.connections())
+    await until(lambda: not service.hub.clients)
     service.push(0, 300)
 
 
@@ -248,7 +258,7 @@ async def test_a_slow_client_loses_the_oldest_and_delays_nobody(start: Callable[
             received += sum(len(part.events) for part in frame.slices)
             assert frame.dropped == 0
         assert received == -(-number // 256) * 256
-    slow_info = next(info for info in service.hub.connections() if info.dropped)
+    slow_info = next(info for info in page(service.hub.clients, 0, 10, {}) if info.dropped)
     frame_bytes = 256 * 700
     assert slow_info.queued_bytes <= soft + queue + 2 * frame_bytes
     slow.writer.transport.resume_reading()  # type: ignore[attr-defined]
@@ -274,7 +284,7 @@ async def test_a_client_that_stops_reading_is_disconnected(start: Callable[..., 
     stalled.writer.transport.pause_reading()  # type: ignore[attr-defined]
     stalled.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     first = 0
-    while service.hub.connections():
+    while service.hub.clients:
         service.push(first, 256, size=600)
         first += 256
         await asyncio.sleep(0.002)

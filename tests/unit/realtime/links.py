@@ -6,6 +6,8 @@ from typing import cast
 
 import orjson
 
+from mev.realtime import websocket
+from mev.realtime.link import EncodedFrame
 from mev.realtime.websocket import Opcode
 from mev.wire.pb.stream_pb2 import Frame
 
@@ -31,16 +33,40 @@ class Sent:
 class MemoryLink:
     """A link whose peer reads when it is told to."""
 
-    def __init__(self, *, reading: bool = True) -> None:
+    def __init__(self, *, reading: bool = True, transport: str = "websocket", datagram_bytes: int = 0) -> None:
         self.reading = reading
+        self.transport = transport
+        self.datagrams: list[bytes] = []
+        self.stale: list[bool] = []
+        self._datagram_bytes = datagram_bytes
         self.waiting = bytearray()
         self.received = bytearray()
         self.pings = 0
         self.closed: tuple[int, str] | None = None
         self.aborted = False
 
-    def write(self, data: bytes | memoryview) -> None:
-        """Keep bytes until the peer reads."""
+    def send_text(self, text: bytes) -> None:
+        """Keep a text message until the peer reads."""
+        self._write(websocket.frame(Opcode.TEXT, text))
+
+    def send_frame(self, frame: EncodedFrame, tail: bytes, *, stale: bool) -> None:
+        """Keep a frame until the peer reads."""
+        self.stale.append(stale)
+        self._write(websocket.frame(Opcode.BINARY, frame.payload + tail) if tail else frame.message)
+
+    def send_datagram(self, payload: bytes) -> None:
+        """Deliver a datagram at once."""
+        self.datagrams.append(payload)
+
+    def datagram_bytes(self) -> int:
+        """Return the largest datagram."""
+        return self._datagram_bytes
+
+    def taken(self) -> int:
+        """Return how many bytes the peer has read."""
+        return len(self.received)
+
+    def _write(self, data: bytes) -> None:
         self.waiting += data
         if self.reading:
             self.read(len(self.waiting))

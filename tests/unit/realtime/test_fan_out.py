@@ -7,23 +7,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mev.bus.batch import Batch
+from mev.realtime import connections
 from mev.realtime.client import Client
 from mev.realtime.errors import DuplicateIdError, TooManySubscriptionsError, UnknownIdError
 from mev.realtime.hub import Hub
 from mev.realtime.limits import Limits
+from mev.realtime.link import EncodedFrame
 from mev.realtime.tally import Encoding
 from mev.realtime.websocket import Close
 from mev.wire.frames import offsets_of
-from mev.wire.pb.events_pb2 import Bundle, Tick
+from mev.wire.pb.events_pb2 import Bundle
 from mev.wire.registry import EVENT_TYPES
-from tests.unit.realtime.links import MemoryLink, Sent
+from tests.unit.realtime.events import batch, terms, tick, ticks
+from tests.unit.realtime.links import TEXT, MemoryLink, Sent
 
-TICK, BUNDLE = frozenset({"tick"}), frozenset({"bundle"})
-KAFKA = {"tick": "mev.tick.v1", "bundle": "mev.bundle.v1"}
-
-
-def tick(number: int, partition: int = 0) -> bytes:
-    return Tick(market_id=str(partition), timestamp_ns=number).SerializeToString()
+TICK, BUNDLE, BOTH = terms("tick"), terms("bundle"), terms("tick", "bundle")
 
 
 def make_hub(**limits: float) -> Hub:
@@ -39,7 +38,7 @@ def connect(hub: Hub, encoding: Encoding, *, reading: bool = True) -> tuple[Clie
 
 def push(hub: Hub, first: int, number: int, *, topic: str = "tick", partition: int = 0) -> None:
     offsets = list(range(first, first + number))
-    hub.push(KAFKA[topic], partition, offsets, [tick(offset) for offset in offsets])
+    hub.push(batch(topic, partition, offsets, [tick(offset) for offset in offsets]))
 
 
 def frame_events(messages: list[Sent]) -> list[tuple[str, int, int]]:
@@ -84,7 +83,7 @@ async def test_full_frames_leave_at_once_and_the_rest_waits() -> None:
 async def test_a_frame_counts_events_over_all_its_slices() -> None:
     hub = make_hub(batch_max_size=4)
     client, link = connect(hub, Encoding.PROTOBUF)
-    hub.subscribe(client, "a", TICK | BUNDLE)
+    hub.subscribe(client, "a", BOTH)
     push(hub, 0, 3)
     push(hub, 7, 3, topic="bundle", partition=2)
     await window()
@@ -99,18 +98,20 @@ async def test_only_subscribed_topics_arrive() -> None:
     client, link = connect(hub, Encoding.PROTOBUF)
     hub.subscribe(client, "a", BUNDLE)
     push(hub, 0, 3)
-    hub.push("mev.unknown.v1", 0, [0], [b""])
+    hub.push(Batch("mev.unknown.v1", 0, [0], [b""], [b""]))
     await window()
     assert link.messages() == []
     hub.close()
 
 
 async def test_clients_of_one_topic_set_share_the_encoded_bytes() -> None:
-    written: list[bytes | memoryview] = []
+    written: list[bytes] = []
 
     class Recorder(MemoryLink):
-        def write(self, data: bytes | memoryview) -> None:
-            written.append(data)
+        def send_frame(self, frame: EncodedFrame, tail: bytes, *, stale: bool) -> None:
+            del stale
+            assert tail == b""
+            written.append(frame.message)
 
     hub = make_hub()
     for _ in range(3):
@@ -125,9 +126,9 @@ async def test_clients_of_one_topic_set_share_the_encoded_bytes() -> None:
 async def test_json_has_events_cursor_and_losses() -> None:
     hub = make_hub()
     client, link = connect(hub, Encoding.JSON)
-    hub.subscribe(client, 'a"b', TICK | BUNDLE)
+    hub.subscribe(client, 'a"b', BOTH)
     push(hub, 7, 1)
-    hub.push("mev.bundle.v1", 3, [1, 5], [Bundle(bundle_id="x", landed=True).SerializeToString()] * 2)
+    hub.push(batch("bundle", 3, [1, 5], [Bundle(bundle_id="x", landed=True).SerializeToString()] * 2))
     await window()
     (message,) = link.messages()
     events = message.json.pop("events")
@@ -138,7 +139,7 @@ async def test_json_has_events_cursor_and_losses() -> None:
         ("bundle", None, True),
     ]
     rest = {name: value for name, value in message.json.items() if name != "events"}
-    assert rest == {"op": "events", "id": 'a"b', "cursor": {"tick": {"0": 8}, "bundle": {"3": 6}}, "dropped": 0}
+    assert rest == {"op": "events", "id": 'a"b', "cursor": {"tick": {"0": 8}, "bundle": {"3": 6}}, "dropped": 0, "queued": 0, "lag_ms": 0}
     hub.close()
 
 
@@ -159,14 +160,14 @@ async def test_json_beyond_the_rate_is_counted_and_the_newest_kept() -> None:
     push(hub, 0, 3)
     push(hub, 3, 5, partition=1)
     await window()
-    push(hub, 8, 4)
+    push(hub, 3, 4)
     await window()
     (message,) = link.messages()
     events = message.json["events"]
     assert isinstance(events, list)
     assert [event["timestamp_ns"] for event in events] == [4, 5, 6, 7]
     assert (message.json["dropped"], message.json["cursor"]) == (4, {"tick": {"0": 3, "1": 8}})
-    client.tell_losses()
+    client.tell()
     told = link.messages()[-1].json
     assert (told["events"], told["dropped"], told["cursor"]) == ([], 4, {})
     hub.close()
@@ -179,8 +180,7 @@ async def test_a_late_client_loses_the_oldest_and_is_told_how_many() -> None:
     for client in (slow, fast):
         hub.subscribe(client, "a", TICK)
     push(hub, 0, 40)
-    (info, _) = hub.connections()
-    assert info.queued_bytes <= 100 + slow_link.backlog()
+    assert slow.waiting_bytes() <= 100
     assert [offset for *_, offset in frame_events(fast_link.messages())] == list(range(40))
     slow_link.reading = True
     slow_link.read(1000)
@@ -210,7 +210,7 @@ async def test_unsubscribing_ends_the_events_and_reports_what_was_lost() -> None
     hub = make_hub(batch_max_size=1, soft_buffer_bytes=0)
     client, link = connect(hub, Encoding.PROTOBUF, reading=False)
     hub.subscribe(client, "a", TICK)
-    hub.subscribe(client, "b", TICK | BUNDLE)
+    hub.subscribe(client, "b", BOTH)
     push(hub, 0, 3)
     assert hub.unsubscribe(client, "a") == 2
     push(hub, 3, 1)
@@ -256,7 +256,7 @@ async def test_a_client_that_asks_and_never_reads_is_disconnected() -> None:
     client, link = connect(hub, Encoding.JSON, reading=False)
     aborted = []
     for _ in range(4):
-        client.answer(b"0123456789")
+        client.answer(b"01234567")
         aborted.append(link.aborted)
     assert aborted == [False, False, False, True]
     assert link.backlog() == 30
@@ -275,7 +275,7 @@ async def test_nothing_remains_of_a_client_that_left() -> None:
     assert hub.full
     hub.release(client)
     hub.release(client)
-    assert (hub.full, hub.connections()) == (False, [])
+    assert (hub.full, hub.clients) == (False, {})
     assert (hub._groups, set(hub._groups_by_topic.values())) == ({}, {()})
     push(hub, 0, 1)
     await window()
@@ -285,11 +285,14 @@ async def test_nothing_remains_of_a_client_that_left() -> None:
 async def test_connections_are_described() -> None:
     hub = make_hub(batch_max_size=2)
     client, _ = connect(hub, Encoding.PROTOBUF)
-    hub.subscribe(client, "a", TICK | BUNDLE)
+    hub.subscribe(client, "a", terms("tick", "bundle", max_rate=5))
     push(hub, 0, 2)
-    (info,) = hub.connections()
+    (info,) = connections.page(hub.clients, 0, 10, hub.positions)
+    (subscription,) = info.subscriptions
     assert (info.transport, info.encoding, info.remote, info.principal) == ("websocket", "protobuf", "test", "test")
-    assert (info.subscriptions, info.sent, info.dropped, info.queued_bytes) == ({"a": ("bundle", "tick")}, 2, 0, 0)
+    assert (info.sent, info.dropped, info.queued_bytes) == (2, 0, 0)
+    assert (subscription.id, subscription.topics, subscription.max_rate, subscription.sent) == ("a", ["bundle", "tick"], 5, 2)
+    assert connections.page(hub.clients, info.id, 10, hub.positions) == []
     hub.close()
 
 
@@ -327,7 +330,7 @@ async def _received_and_dropped(actions: list[tuple[str, int, int]], encoding: E
     for action, amount, partition in actions:
         if action == "push":
             numbers = [next(offsets[partition]) for _ in range(amount)]
-            hub.push("mev.tick.v1", partition, numbers, [tick(number, partition) for number in numbers])
+            hub.push(ticks(numbers, partition, str(partition)))
             pushed += amount
         elif action == "read":
             link.read(amount)
@@ -338,11 +341,10 @@ async def _received_and_dropped(actions: list[tuple[str, int, int]], encoding: E
     link.reading = True
     link.read(len(link.waiting))
     client.drain()
-    client.tell_losses()
+    client.tell()
     hub.close()
     received, dropped = _received(link.messages(), encoding)
-    (told,) = hub.connections()
-    assert sum(map(len, received.values())) + dropped == pushed == told.sent + told.dropped
+    assert sum(map(len, received.values())) + dropped == pushed == client.sent + client.dropped
     assert all(numbers == sorted(set(numbers)) for numbers in received.values())
 
 
@@ -351,6 +353,8 @@ def _received(messages: list[Sent], encoding: Encoding) -> tuple[dict[int, list[
     received: dict[int, list[int]] = {}
     dropped = 0
     for message in messages:
+        if message.opcode == TEXT and message.json["op"] == "closing":
+            continue
         if encoding is Encoding.PROTOBUF:
             read = [(partition, offset) for _, partition, offset in frame_events([message])]
             lost: object = message.frame.dropped

@@ -3,8 +3,8 @@ from prometheus_client import CollectorRegistry
 from mev.realtime.hub import Hub
 from mev.realtime.limits import Limits
 from mev.realtime.tally import Encoding
-from mev.wire.pb.events_pb2 import Tick
 from mev.wire.registry import EVENT_TYPES
+from tests.unit.realtime.events import terms, ticks
 from tests.unit.realtime.links import MemoryLink
 
 
@@ -14,15 +14,16 @@ async def test_metrics_follow_what_happens() -> None:
     links = [MemoryLink(), MemoryLink()]
     clients = [hub.admit(link, encoding, "test") for link, encoding in zip(links, Encoding, strict=True)]
     for client in clients:
-        hub.subscribe(client, "a", frozenset({"tick"}))
-    hub.push("mev.tick.v1", 0, [0, 1], [Tick(market_id="m").SerializeToString()] * 2)
+        hub.subscribe(client, "a", terms("tick"))
+    hub.push(ticks([0, 1]))
 
-    def value(name: str, encoding: str) -> float | None:
-        return registry.get_sample_value(f"mev_realtime_{name}", {"transport": "websocket", "encoding": encoding})
+    def value(name: str, encoding: str, **more: str) -> float | None:
+        return registry.get_sample_value(f"mev_realtime_{name}", {"transport": "websocket", "encoding": encoding, **more})
 
-    names = ["connections", "events_sent_total", "events_dropped_total", "frames_sent_total", "bytes_sent_total"]
-    assert [value(name, "json") for name in names] == [1, 1, 1, 1, len(links[0].received)]
-    assert [value(name, "protobuf") for name in names] == [1, 2, 0, 1, len(links[1].received)]
+    names = ["connections", "events_sent_total", "frames_sent_total", "bytes_sent_total"]
+    assert [value(name, "json") for name in names] == [1, 1, 1, sum(len(message.payload) for message in links[0].messages())]
+    assert [value(name, "protobuf") for name in names] == [1, 2, 1, sum(len(message.payload) for message in links[1].messages())]
+    assert [value("events_dropped_total", "json", policy=policy) for policy in ("max_rate", "drop_oldest")] == [1, 0]
     hub.release(clients[0])
     assert value("connections", "json") == 0
     hub.close()

@@ -10,8 +10,8 @@ from mev.realtime.limits import Limits
 from mev.realtime.tally import Encoding
 from mev.realtime.watch import Watch
 from mev.realtime.websocket import Close
-from mev.wire.pb.events_pb2 import Tick
 from mev.wire.registry import EVENT_TYPES
+from tests.unit.realtime.events import terms, ticks
 from tests.unit.realtime.links import MemoryLink
 
 LIMITS = Limits(auth_timeout_s=5, stall_timeout_s=30, ping_interval_s=20, close_timeout_s=5, soft_buffer_bytes=100)
@@ -73,7 +73,7 @@ async def test_a_client_that_answers_pings_stays(link: MemoryLink) -> None:
 async def test_a_client_that_takes_nothing_is_aborted(link: MemoryLink) -> None:
     link.reading = False
     clock = Clock(link)
-    clock.client.answer(bytes(50))
+    clock.client.answer(bytes(48))
     clock.run(29)
     before = link.aborted
     clock.run(1)
@@ -83,7 +83,7 @@ async def test_a_client_that_takes_nothing_is_aborted(link: MemoryLink) -> None:
 async def test_a_slow_client_that_takes_a_little_stays(link: MemoryLink) -> None:
     link.reading = False
     clock = Clock(link)
-    clock.client.answer(bytes(100))
+    clock.client.answer(bytes(98))
     for _ in range(10):
         clock.run(29)
         link.read(1)
@@ -103,7 +103,7 @@ async def test_a_close_that_is_not_answered_ends_in_an_abort(link: MemoryLink) -
 
 async def test_losses_are_told_when_nothing_follows_them(link: MemoryLink) -> None:
     clock = Clock(link)
-    subscription = clock.hub.subscribe(clock.client, "a", frozenset({"tick"}))
+    subscription = clock.hub.subscribe(clock.client, "a", terms("tick"))
     subscription.lost = 7
     clock.run(2)
     (message,) = link.messages()
@@ -122,10 +122,10 @@ async def test_the_timer_runs_while_there_are_clients(link: MemoryLink) -> None:
 async def test_what_the_transport_does_not_announce_is_drained_by_the_tick(link: MemoryLink) -> None:
     link.reading = False
     clock = Clock(link)
-    clock.hub.subscribe(clock.client, "a", frozenset({"tick"}))
+    clock.hub.subscribe(clock.client, "a", terms("tick"))
     (group,) = clock.hub._groups.values()
     for offset in range(3):
-        clock.hub.push("mev.tick.v1", 0, [offset], [Tick(market_id="m" * 90).SerializeToString()])
+        clock.hub.push(ticks([offset], market="m" * 90))
         group.flush()
     link.read(1000)
     clock.run(1)

@@ -1,0 +1,93 @@
+"""Reading a part of the past: from given offsets, at the reader's own pace, beside everybody else."""
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+
+from mev.bus.batch import Batch, by_partition
+from mev.bus.errors import BrokerUnavailableError
+from mev.bus.kafka import Brokers, Position
+
+_MAX_MESSAGES = 1000
+
+
+class Bounds(NamedTuple):
+    """The offsets a partition holds: from `earliest` up to, and without, `latest`."""
+
+    earliest: int
+    latest: int
+
+
+class Replay:
+    """One consumer without a group. Its methods block; one thread at a time is in any of them.
+
+    :raises BrokerUnavailableError: whenever the brokers do not answer within `timeout_s`.
+    """
+
+    def __init__(self, brokers: Brokers, *, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+        self._lock = threading.Lock()
+        self._consumer = Consumer(
+            brokers.config(group_id="mev-replay", enable_auto_commit=False, auto_offset_reset="earliest", queued_max_messages_kbytes=4096)
+        )
+
+    def bounds(self, topics: Iterable[str]) -> dict[Position, Bounds]:
+        """Return what every partition of `topics` holds."""
+        with self._lock, _explained():
+            found = {}
+            for topic in topics:
+                for number in self._consumer.list_topics(topic, timeout=self._timeout_s).topics[topic].partitions:
+                    at = TopicPartition(topic, number)
+                    found[topic, number] = Bounds(*self._consumer.get_watermark_offsets(at, timeout=self._timeout_s))
+            return found
+
+    def first_where(self, at: Position, bounds: Bounds, late_enough: Callable[[int, bytes], bool]) -> int:
+        """Return the first offset whose publishing time (ms) and value are `late_enough`, by bisection: exact where they come in order."""
+        low, high = bounds
+        with self._lock, _explained():
+            while low < high:
+                middle = (low + high) // 2
+                offset, time_ms, value = self._one(at, middle)
+                if offset >= high or late_enough(time_ms, value):
+                    high = middle
+                else:
+                    low = offset + 1
+        return low
+
+    def seek(self, positions: Mapping[Position, int]) -> None:
+        """Read from `positions` on."""
+        with self._lock, _explained():
+            self._consumer.assign([TopicPartition(*at, offset) for at, offset in positions.items()])
+
+    def read(self, timeout_s: float) -> list[Batch]:
+        """Return the next messages, at once when there are some."""
+        with self._lock:
+            first = self._consumer.poll(timeout_s)
+            return by_partition([first, *self._consumer.consume(_MAX_MESSAGES - 1, 0)]) if first is not None else []
+
+    def close(self) -> None:
+        """Stop reading."""
+        with self._lock:
+            self._consumer.close()
+
+    def _one(self, at: Position, offset: int) -> tuple[int, int, bytes]:
+        self._consumer.assign([TopicPartition(*at, offset)])
+        message = self._consumer.poll(self._timeout_s)
+        if message is None:
+            raise BrokerUnavailableError(f"{at[0]}[{at[1]}] cannot be read within {self._timeout_s:g} s", retry_after_s=5)
+        if (error := message.error()) is not None:
+            raise KafkaException(error)
+        found = message.offset()
+        return (offset if found is None else found), message.timestamp()[1], message.value() or b""
+
+
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    """Turn the client's errors into ours."""
+    try:
+        yield
+    except KafkaException as error:
+        raise BrokerUnavailableError(f"the past cannot be read: {error.args[0].str()}", retry_after_s=5) from None
