@@ -61,6 +61,17 @@ async def test_messages_after_an_auth_are_handled_after_it(service: Service) -> 
         assert [await wt.hear() for _ in range(3)] == [{"op": "authenticated"}, {"op": "pong", "id": "1"}, {"op": "pong", "id": "2"}]
 
 
+async def test_what_is_held_meanwhile_is_bounded(service: Service) -> None:
+    service.keys.at_once = False
+    async with peer(service.port) as wt:
+        await wt.open()
+        service.keys.answers.clear()
+        wt.say(op="auth", api_key=KEY)
+        wt.send_raw(b'{"op": "ping"}\n' * 10_000)
+        await wt.until(lambda: wt.terminated)
+    await until(lambda: service.gateway.is_empty and not service.hub.clients)
+
+
 @pytest.mark.parametrize(
     ("how", "status", "code"),
     [
