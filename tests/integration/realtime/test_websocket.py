@@ -173,7 +173,7 @@ async def test_a_stranger_has_little_time(start: Callable[..., Any]) -> None:
     ],
 )
 async def test_what_breaks_the_protocol_closes_the_connection(start: Callable[..., Any], frames: bytes, code: int) -> None:
-    service: Service = await start(close_timeout_s=30)
+    service: Service = await start(close_timeout_s=30, message_bytes=65_536)
     client = await service.raw()
     client.send(frames)
     assert await client.close_code() == code
