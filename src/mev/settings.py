@@ -182,6 +182,9 @@ class Settings(BaseSettings):
     )
     wt_stale_s: Seconds = Field(5.0, description="Age at which a frame that has not arrived is given up for newer ones, unless lossless.")
     wt_idle_timeout_s: Seconds = Field(30.0, description="How long a WebTransport client may be silent, answers to pings included.")
+    wt_low_latency: bool = Field(
+        False, description="Send without pacing: large frames arrive sooner where the network has room, and are lost where it has not."
+    )
     wt_max_datagram_bytes: int = Field(
         1_350, ge=1_200, le=16_000, description="Largest UDP payload sent; 1200 goes through every tunnel, browsers take 1472."
     )

@@ -38,7 +38,9 @@ class Deaf:
         del self._wt.datagram_received
 
 
-async def test_many_frames_of_all_sizes_arrive_whole(service: Service) -> None:
+@pytest.mark.parametrize("low_latency", [False, True])
+async def test_many_frames_of_all_sizes_arrive_whole(start: Callable[..., Any], low_latency: bool) -> None:
+    service: Service = await start(low_latency=low_latency)
     async with peer(service.port, max_data=1 << 24, max_stream_data=1 << 24) as wt:
         await wt.open(X_API_Key=KEY)
         link = link_of(service)
@@ -50,6 +52,7 @@ async def test_many_frames_of_all_sizes_arrive_whole(service: Service) -> None:
         assert sorted(wt.whole) == sorted(expected)
         await until(lambda: link.backlog() == 0)
         assert link.taken() >= sum(map(len, expected))
+        assert (link.outbox.quic._loss._pacer.packet_time is None) is low_latency
 
 
 async def test_what_the_peer_does_not_let_us_send_waits_and_counts(service: Service) -> None:

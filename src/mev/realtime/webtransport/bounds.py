@@ -19,6 +19,8 @@ class Bounds:
     """How long a client may be silent."""
     max_datagram_bytes: int = 1_350
     """Largest UDP payload sent."""
+    low_latency: bool = False
+    """Whether packets leave as fast as the congestion window lets them, without pacing."""
     datagrams_waiting: int = 64
     """Most datagrams of a session that wait; newer ones take the place of older ones."""
     early_bytes: int = 64 * 1024

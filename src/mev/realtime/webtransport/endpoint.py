@@ -221,6 +221,8 @@ class Endpoint:
             original_destination_connection_id=original,
             retry_source_connection_id=retried,
         )
+        if self._bounds.low_latency:
+            quic.stop_pacing(library)
         connection = Connection(library, self, self._desk, remote=address, counted_as=counted_as)
         self.connections[connection] = set()
         self._half_open.add(connection)

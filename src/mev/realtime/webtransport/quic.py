@@ -115,6 +115,11 @@ def is_blank(quic: QuicConnection) -> bool:
     return quic._state is QuicConnectionState.FIRSTFLIGHT  # noqa: SLF001
 
 
+def stop_pacing(quic: QuicConnection) -> None:
+    """Let packets leave as fast as the congestion window lets them."""
+    quic._loss._pacer.update_rate = _ignore_rate  # type: ignore[method-assign] # noqa: SLF001
+
+
 def may_open_stream(quic: QuicConnection) -> bool:
     """Say whether the peer lets us open another unidirectional stream."""
     stream_id: int = quic.get_next_available_stream_id(is_unidirectional=True)
@@ -167,3 +172,7 @@ def refuse_stream(quic: QuicConnection, stream_id: int, code: int) -> None:
     if stream_id % 4 == 0:
         with contextlib.suppress(ValueError):
             quic.reset_stream(stream_id, stream_error(code))
+
+
+def _ignore_rate(congestion_window: int, smoothed_rtt: float) -> None:
+    del congestion_window, smoothed_rtt
