@@ -17,6 +17,7 @@ from typing import Any
 
 import uvicorn
 from fastapi import APIRouter
+from prometheus_client import REGISTRY
 
 from mev import wiring
 from mev.app import Lane, create_app
@@ -50,6 +51,9 @@ from mev.realtime.guard import Guard, Quota
 from mev.realtime.hub import Hub
 from mev.realtime.limits import Limits
 from mev.realtime.server import websocket_class
+from mev.realtime.webtransport.bounds import Bounds
+from mev.realtime.webtransport.certificates import Files, SelfSigned, Source
+from mev.realtime.webtransport.gateway import Gateway
 from mev.security import REDIS_TIMEOUT_S, Security, build
 from mev.settings import Settings, parse_kafka_options
 from mev.simulate.model import Market
@@ -134,13 +138,14 @@ async def running(settings: Settings, *, demo: bool) -> AsyncIterator[System]:
         guard = Guard(hub, security.gate, quota=_quota(settings), period_s=settings.access_cache_s)
         for watch in (security.shedder.watch(), guard.run()):
             stack.push_async_callback(_cancel, asyncio.create_task(watch))
+        gateway = await _start_webtransport(settings, folder, hub, guard, stack) if settings.enable_webtransport else None
         routers = [
             host_routes.router(health),
             ingest_routes.router(clickhouse, timeout_s=settings.query_timeout_s),
             datasets_routes.router(),
             control_routes.router(control, hot, report_interval_s=settings.report_interval_s),
             audit_routes.router(audit, clickhouse, timeout_s=settings.query_timeout_s),
-            realtime_routes.router(hub, security.keyring, lambda: realtime_routes.WebTransport(enabled=False)),
+            realtime_routes.router(hub, security.keyring, gateway),
             sink_routes.router(Reconciler(brokers, cluster_id, clickhouse, settings.service_timeout_s)),
         ]
         app = create_app([*routers, _accounts(settings, security)], _lanes(settings, publisher, security), security.gate)
@@ -251,6 +256,23 @@ async def _start_realtime(settings: Settings, brokers: Brokers, log: str, stack:
     return await stack.enter_async_context(
         running_hub(EVENT_TYPES, brokers, limits, log=log, replays=settings.ws_replays, timeout_s=settings.service_timeout_s)
     )
+
+
+async def _start_webtransport(settings: Settings, folder: DataFolder, hub: Hub, guard: Guard, stack: AsyncExitStack) -> Gateway:
+    source: Source = SelfSigned(folder.path)
+    if settings.wt_certificate_file is not None:
+        source = Files(settings.wt_certificate_file, settings.wt_key_file)
+    bounds = Bounds(
+        sessions=settings.wt_max_sessions,
+        sessions_per_address=settings.wt_sessions_per_ip,
+        unacknowledged_bytes=settings.wt_unacknowledged_bytes,
+        stale_s=settings.wt_stale_s,
+        idle_timeout_s=settings.wt_idle_timeout_s,
+    )
+    gateway = Gateway(hub, guard, source, origins=Origins(settings.ws_allowed_origins), bounds=bounds, registry=REGISTRY)
+    stack.push_async_callback(gateway.close)
+    await gateway.start(settings.wt_host, settings.wt_port)
+    return gateway
 
 
 def _quota(settings: Settings) -> Quota:

@@ -20,7 +20,7 @@ class RunningSystem:
 
     def __init__(self, data_dir: Path, **environment: str) -> None:
         self.data_dir = data_dir
-        own = {"MEV_DATA_DIR": str(data_dir), "API_PORT": "0", "SINK_BLOCK_AGE_S": "0.1"}
+        own = {"MEV_DATA_DIR": str(data_dir), "API_PORT": "0", "WT_PORT": "0", "SINK_BLOCK_AGE_S": "0.1"}
         # A machine that runs many tests at once is late; that is no reason to refuse requests.
         own["SHED_LAG_MS"] = "20000"
         self.environment = {"PATH": os.environ["PATH"], **own, **environment}

@@ -1,9 +1,8 @@
 """HTTP beside the streams: who is connected, disconnecting one, tickets, where WebTransport is."""
 
-from collections.abc import Callable
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel
 
 from mev.auth.dependencies import StreamManage, StreamRead
@@ -13,6 +12,7 @@ from mev.realtime import connections
 from mev.realtime.connections import Connection
 from mev.realtime.hub import Hub
 from mev.realtime.websocket import Close
+from mev.realtime.webtransport.gateway import Gateway
 
 TICKET_LIFETIME_S = 30
 
@@ -52,8 +52,8 @@ class WebTransport(BaseModel):
     certificate_hashes: list[CertificateHash] = []
 
 
-def router(hub: Hub, keyring: Keyring, webtransport: Callable[[], WebTransport]) -> APIRouter:
-    """Return the routes of the streams."""
+def router(hub: Hub, keyring: Keyring, gateway: Gateway | None) -> APIRouter:
+    """Return the routes of the streams; without a `gateway` there is no WebTransport."""
     routes = APIRouter(prefix="/api/realtime", tags=["realtime"])
 
     @routes.get("/connections", summary="List the open connections of this process")
@@ -78,8 +78,10 @@ def router(hub: Hub, keyring: Keyring, webtransport: Callable[[], WebTransport])
         return Ticket(ticket=keyring.ticket(principal, lifetime_s=TICKET_LIFETIME_S), expires_in_s=TICKET_LIFETIME_S)
 
     @routes.get("/webtransport", summary="Say where WebTransport is")
-    async def where() -> WebTransport:
+    async def where(request: Request) -> WebTransport:
         """Return its address and, for browsers, the hashes of its certificates."""
-        return webtransport()
+        if gateway is None:
+            return WebTransport(enabled=False)
+        return WebTransport.model_validate(gateway.describe(request.url.hostname or ""))
 
     return routes

@@ -101,7 +101,7 @@ class WebSocket(asyncio.Protocol):
     def shutdown(self) -> None:
         """Say that the server is going away."""
         if self._client is not None:
-            self._hub.dismiss(self._client, Close.GOING_AWAY, "the server is shutting down")
+            self._hub.dismiss(self._client, Close.GOING_AWAY, "the server is shutting down", resume="going_away")
         else:
             self._transport.close()
 
