@@ -13,7 +13,6 @@ from prometheus_client import CollectorRegistry
 from mev.auth.browser import Origins
 from mev.realtime.guard import Guard
 from mev.realtime.hub import Hub
-from mev.realtime.websocket import Close
 from mev.realtime.webtransport import quic
 from mev.realtime.webtransport.bounds import Bounds
 from mev.realtime.webtransport.certificates import Certificate, CertificateError, Source
@@ -76,7 +75,7 @@ class Gateway:
         self._endpoint.refuse()
         for connection in list(self._endpoint.connections):
             if connection.link is not None:
-                connection.link.dismiss(Close.GOING_AWAY, "the server is shutting down")
+                connection.link.send_away()
             else:
                 connection.close()
         deadline = time.monotonic() + self.bounds.close_grace_s + self.bounds.linger_s

@@ -183,9 +183,9 @@ class WebTransport:
         elif self._closing is not None:
             self._say_goodbye()
 
-    def dismiss(self, code: int, reason: str) -> None:
-        """Have the hub close the session."""
-        self._hub.dismiss(self._client, code, reason)
+    def send_away(self) -> None:
+        """Have the hub close the session because the server stops, and say where to go on."""
+        self._hub.dismiss(self._client, Close.GOING_AWAY, "the server is shutting down", resume="going_away")
 
     def gone(self) -> None:
         """Forget the session; its connection is over."""
@@ -208,7 +208,7 @@ class WebTransport:
                 if work is not None:
                     self._busy = self._loop.create_task(self._until_done(work))
         except LineTooLongError:
-            self.dismiss(Close.TOO_BIG, f"messages may have {self._lines.max_size} bytes")
+            self._hub.dismiss(self._client, Close.TOO_BIG, f"messages may have {self._lines.max_size} bytes")
 
     def _next_line(self) -> bytes | None:
         # Who it is may have changed with the line before.
