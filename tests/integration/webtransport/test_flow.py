@@ -1,5 +1,7 @@
 """Frames and datagrams under way: slow clients, late frames, limits of the peer."""
 
+import asyncio
+import random
 import time
 from collections.abc import Callable
 from typing import Any
@@ -225,3 +227,29 @@ async def test_a_silent_client_is_pinged_and_then_gone(start: Callable[..., Any]
         await until(lambda: client.heard >= heard + 3)  # answers to pings
         with Deaf(wt):
             await until(lambda: not service.hub.clients)
+
+
+async def test_lost_packets_are_sent_again(service: Service) -> None:
+    rng = random.Random(4433)
+    async with peer(service.port) as wt:
+        await wt.open(X_API_Key=KEY)
+        receive = wt.datagram_received
+        wt.datagram_received = lambda data, addr: None if rng.random() < 0.1 else receive(data, addr)  # type: ignore[method-assign]
+        for number in range(40):
+            link_of(service).send_frame(EncodedFrame(bytes([number]) * 20_000), b"", stale=False)
+        await wt.until(lambda: len(wt.whole) == 40)
+        assert sorted(data[0] for data in wt.whole) == list(range(40))
+
+
+async def test_a_client_may_change_its_address(service: Service) -> None:
+    async with peer(service.port) as wt:
+        await wt.open(X_API_Key=KEY)
+        await wt.ask(op="ping")
+        wt._transport.close()  # type: ignore[union-attr]
+        moved, _ = await asyncio.get_running_loop().create_datagram_endpoint(lambda: wt, local_addr=("::", 0))
+        assert await wt.ask(op="ping") == {"op": "pong"}
+        link_of(service).send_frame(EncodedFrame(bytes(100_000)), b"", stale=False)
+        await wt.until(lambda: wt.whole)
+        assert service.counts.connections == 1
+        wt.close()
+        moved.close()
