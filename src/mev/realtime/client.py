@@ -123,10 +123,13 @@ class Client:
         for subscription in self._waiting:
             self.lose(subscription, subscription.outbox.clear(), Loss.BUDGET)
 
-    def tell(self) -> None:
-        """Report what no later batch came to report: losses, and how many events were sent where their frames may be lost."""
+    def tell(self, *, at_last: bool = False) -> None:
+        """Report what no later batch came to report: losses, and how many events were sent where their frames may be lost.
+
+        `at_last`, nothing that waits will come any more.
+        """
         for subscription in self.subscriptions.values():
-            if subscription.outbox:
+            if subscription.outbox and not at_last:
                 continue
             if self._numbered:
                 if subscription.told != subscription.sent or subscription.lost:
@@ -136,10 +139,9 @@ class Client:
                 self._send(subscription, self.encode(Batch((), {})), 0)
 
     def forget(self, subscription: Subscription) -> int:
-        """Give up what waits for `subscription`; return how many events it lost and has not been told of."""
-        self.lose(subscription, subscription.outbox.clear(), Loss.DROP_OLDEST)
+        """Give up what waits for `subscription`; return how many events that was."""
         self._waiting.pop(subscription, None)
-        return subscription.lost
+        return subscription.outbox.clear()
 
     def lose(self, subscription: Subscription, count: int, why: Loss) -> None:
         """Count events that the client will not get."""
@@ -174,8 +176,9 @@ class Client:
         share = self._limits.queue_bytes // max(1, len(self.subscriptions))
         while outbox.size_bytes > share:
             if outbox.policy is OnSlow.LOSSLESS and subscription.behind is None:
-                self._keeper.overflowed(self)
-                return
+                # Later: whoever else is offered this batch has it by then, and every cursor is exact.
+                asyncio.get_running_loop().call_soon(self._keeper.overflowed, self)
+                break
             dropped = outbox.drop_oldest() if subscription.behind is None else 0
             if not dropped:
                 break

@@ -26,7 +26,7 @@ from mev.realtime.link import Link
 from mev.realtime.outbox import Outbox
 from mev.realtime.past import PastReader, Pool
 from mev.realtime.subscription import Subscription
-from mev.realtime.tally import Carrier, Encoding, Tally, TallyCollector
+from mev.realtime.tally import Carrier, Encoding, Loss, Tally, TallyCollector
 from mev.realtime.terms import OnSlow, Terms
 from mev.realtime.watch import Watch
 from mev.realtime.websocket import Close
@@ -174,7 +174,8 @@ class Hub:
         """End a subscription; return how many events it lost and was not told of."""
         subscription = self.subscription(client, subscription_id)
         del client.subscriptions[subscription_id]
-        return self._end(subscription)
+        client.lose(subscription, self._end(subscription), Loss.DROP_OLDEST)
+        return subscription.lost
 
     def join(self, subscription: Subscription) -> None:
         """Add a subscription to its group."""
@@ -207,6 +208,7 @@ class Hub:
         if client.closing:
             return
         if resume is not None and client.subscriptions:
+            client.tell(at_last=True)
             cursors = {name: self.cursor(subscription) for name, subscription in client.subscriptions.items()}
             client.link.send_text(messages.closing(resume, reason, retry_after_s, self.log, cursors))
         client.closing = True

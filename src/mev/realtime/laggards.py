@@ -15,17 +15,16 @@ class Laggards:
         self._budget = budget
         self._clients: dict[Client, None] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._relief: asyncio.Handle | None = None
 
     def add(self, client: Client) -> None:
         """Look after a client for as long as something waits for it."""
         self._clients[client] = None
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(_INTERVAL_S, self._fire)
-        while self._budget.exceeded and self._clients:
-            # Parcels are shared: what one client gives up may free nothing, so the next one follows.
-            most = max(self._clients, key=Client.waiting_bytes)
-            most.shed()
-            del self._clients[most]
+        if self._budget.exceeded and self._relief is None:
+            # Later: who is closed is told an exact cursor once everybody has been offered the batch that was too much.
+            self._relief = asyncio.get_running_loop().call_soon(self._relieve)
 
     def discard(self, client: Client) -> None:
         """Forget a client."""
@@ -36,6 +35,17 @@ class Laggards:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        if self._relief is not None:
+            self._relief.cancel()
+            self._relief = None
+
+    def _relieve(self) -> None:
+        self._relief = None
+        while self._budget.exceeded and self._clients:
+            # Parcels are shared: what one client gives up may free nothing, so the next one follows.
+            most = max(self._clients, key=Client.waiting_bytes)
+            most.shed()
+            self._clients.pop(most, None)
 
     def _fire(self) -> None:
         self._timer = None
