@@ -1,0 +1,245 @@
+"""WebSocket clients that count or time what they get, in a process of their own, and the hub that serves them."""
+
+import asyncio
+import base64
+import selectors
+import socket
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Protocol, cast
+
+import orjson
+from prometheus_client import CollectorRegistry
+
+from bench.children import Pipe
+from bench.servers import Loop
+from mev.auth.credentials import Credential
+from mev.auth.model import MASTER, Principal
+from mev.host.lane import health_lane
+from mev.realtime.guard import Guard, Quota
+from mev.realtime.handshake import SUBPROTOCOL
+from mev.realtime.hub import Hub
+from mev.realtime.limits import Limits
+from mev.realtime.server import PATH, websocket_class
+from mev.wire.pb.events_pb2 import Tick
+from mev.wire.pb.stream_pb2 import Frame
+from mev.wire.registry import EVENT_TYPES
+
+GREETING = b"HTTP/1.1 101 Switching Protocols\r\n\r\n"
+"""What a baseline answers a client."""
+_HANDSHAKE = "\r\n".join(
+    (
+        f"GET {PATH} HTTP/1.1",
+        "Host: 127.0.0.1",
+        "Upgrade: websocket",
+        "Connection: Upgrade",
+        "Sec-WebSocket-Version: 13",
+        f"Sec-WebSocket-Key: {base64.b64encode(bytes(16)).decode()}",
+        f"Sec-WebSocket-Protocol: {SUBPROTOCOL}",
+        "X-API-Key: benchmark",
+        "",
+        "",
+    )
+).encode()
+_BINARY = 0x82
+_READ_BYTES = 1 << 18
+_QUIET_S = 3600.0  # no pings: these clients do not answer
+
+
+class Doorkeeper:
+    """Lets everyone in: the rows are about what comes after."""
+
+    def known(self, credential: Credential) -> Principal:
+        """Answer at once."""
+        del credential
+        return MASTER
+
+    async def identify(self, credential: Credential, peer: str, headers: Iterable[tuple[bytes, bytes]]) -> Principal:
+        """Answer."""
+        del credential, peer, headers
+        return MASTER
+
+    async def renew(self, principal: Principal) -> Principal:
+        """Leave it as it is."""
+        return principal
+
+    def count_stranger(self, peer: str, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        """Let strangers be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A hub behind a port, and the transports of its connections."""
+
+    hub: Hub
+    port: int
+    registry: CollectorRegistry
+    transports: list[asyncio.Transport] = field(default_factory=list)
+
+    def sent(self) -> tuple[int, int]:
+        """Return how many frames and events were handed to connections."""
+        labels = {"transport": "websocket", "encoding": "protobuf"}
+        frames = self.registry.get_sample_value("mev_realtime_frames_sent_total", labels)
+        return int(frames or 0), sum(client.sent for client in self.hub.clients.values())
+
+
+@contextmanager
+def serve_hub(loop: Loop, batch_max_size: int) -> Iterator[Served]:
+    """Serve a hub as the running system does."""
+    registry = CollectorRegistry()
+    hub = Hub(EVENT_TYPES, Limits(batch_max_size=batch_max_size, ping_interval_s=_QUIET_S), registry)
+    made = websocket_class(hub, Guard(hub, Doorkeeper(), quota=Quota(connections=10_000)))
+    transports: list[asyncio.Transport] = []
+
+    class Noted(made):  # type: ignore[valid-type, misc]
+        """A connection whose transport can be seen."""
+
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            """Take the transport."""
+            transports.append(cast("asyncio.Transport", transport))
+            super().connection_made(transport)
+
+    with loop.serve(health_lane, Noted) as port:
+        yield Served(hub, port, registry, transports)
+
+
+def subscribe(event_type: str, conditions: Sequence[str] = ()) -> bytes:
+    """Return a client's `subscribe` message."""
+    return orjson.dumps({"op": "subscribe", "id": "b", "topics": [event_type], "filter": conditions})
+
+
+def connect(port: int, message: bytes | None) -> socket.socket:
+    """Open a connection, and say `message` if there is one."""
+    connection = socket.create_connection(("127.0.0.1", port))
+    connection.sendall(_HANDSHAKE)
+    answer = b""
+    while not answer.endswith(b"\r\n\r\n"):
+        answer += connection.recv(1)
+    if not answer.startswith(b"HTTP/1.1 101"):
+        raise RuntimeError(f"answered {answer[:200]!r}")
+    if message is not None:
+        size = len(message)
+        length_field = bytes((0x80 | size,)) if size < 126 else bytes((0x80 | 126,)) + size.to_bytes(2)
+        connection.sendall(b"\x81" + length_field + bytes(4) + message)
+        _, length = _exactly(connection, 2)
+        confirmed = _exactly(connection, int.from_bytes(_exactly(connection, 2)) if length == 126 else length)
+        if b'"subscribed"' not in confirmed:
+            raise RuntimeError(f"answered {confirmed[:200]!r}")
+    return connection
+
+
+def _exactly(connection: socket.socket, size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        data += connection.recv(size - len(data))
+    return data
+
+
+class Receiver(Protocol):
+    """What one connection receives goes through it."""
+
+    def take(self, data: memoryview) -> int:
+        """Return how many frames `data` completes."""
+
+
+def read(pipe: Pipe, port: int, messages: Sequence[bytes | None], receiver: Callable[[list[int]], Receiver]) -> None:
+    """Connect once for each of `messages`; then, whenever the parent says how many frames there were, say when they are all here.
+
+    What the receivers have noted meanwhile is the answer.
+    """
+    noted: list[int] = []
+    with ExitStack() as stack, selectors.DefaultSelector() as selector:
+        for message in messages:
+            connection = stack.enter_context(connect(port, message))
+            selector.register(connection, selectors.EVENT_READ, receiver(noted))
+        selector.register(pipe, selectors.EVENT_READ)
+        pipe.send("connected")
+        try:
+            while True:
+                _read_round(selector, pipe)
+                pipe.send(noted)
+                noted.clear()
+        except EOFError:
+            return
+
+
+def _read_round(selector: selectors.BaseSelector, pipe: Pipe) -> None:
+    buffer = memoryview(bytearray(_READ_BYTES))
+    frames, expected = 0, -1
+    while frames != expected:
+        for key, _ in selector.select():
+            if key.fileobj is pipe:
+                expected = pipe.recv()
+                continue
+            size = cast("socket.socket", key.fileobj).recv_into(buffer)
+            if not size:
+                raise RuntimeError("the server closed a connection")
+            frames += key.data.take(buffer[:size])
+
+
+class Counter:
+    """Counts binary frames by their headers."""
+
+    def __init__(self, noted: list[int]) -> None:
+        del noted
+        self._header = bytearray()
+        self._missing = 0
+
+    def take(self, data: memoryview) -> int:
+        """Return how many frames `data` completes."""
+        frames, position = 0, 0
+        while position < len(data):
+            if not self._missing:
+                wanted = _header_bytes(self._header) - len(self._header)
+                self._header += data[position : position + wanted]
+                position += wanted
+                self._begin()
+                continue
+            taken = min(self._missing, len(data) - position)
+            self._missing -= taken
+            position += taken
+            frames += not self._missing
+        return frames
+
+    def _begin(self) -> None:
+        if len(self._header) == _header_bytes(self._header):
+            self._missing = _payload_bytes(self._header)
+            self._header.clear()
+
+
+class Clocked:
+    """Notes how many nanoseconds every `_EACH`-th tick of each frame was on its way, from the time in it."""
+
+    _EACH = 10
+
+    def __init__(self, noted: list[int]) -> None:
+        self._noted = noted
+        self._data = bytearray()
+
+    def take(self, data: memoryview) -> int:
+        """Return how many frames `data` completes."""
+        now_ns = time.monotonic_ns()
+        self._data += data
+        frames = 0
+        while len(self._data) >= (start := _header_bytes(self._data)):
+            end = start + _payload_bytes(self._data[:start])
+            if len(self._data) < end:
+                break
+            frame = Frame.FromString(bytes(self._data[start:end]))
+            for part in frame.slices:
+                self._noted += [now_ns - Tick.FromString(value).timestamp_ns for value in part.events[:: self._EACH]]
+            del self._data[:end]
+            frames += 1
+        return frames
+
+
+def _header_bytes(start: bytearray) -> int:
+    return {126: 4, 127: 10}.get(start[1], 2) if len(start) > 1 else 2
+
+
+def _payload_bytes(header: bytearray) -> int:
+    if header[0] != _BINARY:
+        raise RuntimeError(f"a frame begins with {bytes(header)!r}")
+    return int.from_bytes(header[2:]) if len(header) > 2 else header[1]
