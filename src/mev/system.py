@@ -259,7 +259,7 @@ async def _start_realtime(settings: Settings, brokers: Brokers, log: str, stack:
 
 
 async def _start_webtransport(settings: Settings, folder: DataFolder, hub: Hub, guard: Guard, stack: AsyncExitStack) -> Gateway:
-    source: Source = SelfSigned(folder.path)
+    source: Source = SelfSigned(folder.path / "webtransport")
     if settings.wt_certificate_file is not None:
         source = Files(settings.wt_certificate_file, settings.wt_key_file)
     bounds = Bounds(
@@ -268,6 +268,8 @@ async def _start_webtransport(settings: Settings, folder: DataFolder, hub: Hub, 
         unacknowledged_bytes=settings.wt_unacknowledged_bytes,
         stale_s=settings.wt_stale_s,
         idle_timeout_s=settings.wt_idle_timeout_s,
+        max_datagram_bytes=settings.wt_max_datagram_bytes,
+        low_latency=settings.wt_low_latency,
     )
     gateway = Gateway(hub, guard, source, origins=Origins(settings.ws_allowed_origins), bounds=bounds, registry=REGISTRY)
     stack.push_async_callback(gateway.close)

@@ -10,13 +10,15 @@ from typing import Protocol
 
 from mev.realtime import messages
 from mev.realtime.batch import Batch
+from mev.realtime.cursor import Positions
 from mev.realtime.limits import Limits
-from mev.realtime.link import Link
+from mev.realtime.link import EncodedFrame, Link
 from mev.realtime.pace import Allowance
 from mev.realtime.parcel import FrameParcel, Parcel
 from mev.realtime.subscription import Subscription
 from mev.realtime.tally import Encoding, Loss, Tally
 from mev.realtime.terms import Delivery, OnSlow
+from mev.wire import frames
 from mev.wire.pb.stream_pb2 import Frame
 
 _TAIL_BYTES = 128  # of a tail with everything in it, for a subscription's id of 64 characters
@@ -27,6 +29,9 @@ class Keeper(Protocol):
 
     def fell_behind(self, client: "Client") -> None:
         """Take note that something waits for `client`."""
+
+    def unsent(self, subscription: Subscription) -> Positions:
+        """Return where what `subscription` has not been sent begins."""
 
     def overflowed(self, client: "Client") -> None:
         """End a connection that may lose nothing and is too slow."""
@@ -137,6 +142,8 @@ class Client:
                     subscription.told, subscription.lost = subscription.sent, 0
             elif subscription.lost:
                 self._send(subscription, self.encode(Batch((), {})), 0)
+            if self._looks_far(subscription):
+                self._send_position(subscription)
 
     def forget(self, subscription: Subscription) -> int:
         """Give up what waits for `subscription`; return how many events that was."""
@@ -164,6 +171,17 @@ class Client:
         now = asyncio.get_running_loop().time()
         left = (pace.left(now) for pace in (self._pace, subscription.pace) if pace is not None)
         return max(0, min(count, *map(int, left)))
+
+    def _looks_far(self, subscription: Subscription) -> bool:
+        """Say whether the client cannot know where its filter is: frames tell, and none may have come for long."""
+        if self._numbered or self.encoding is Encoding.JSON or not subscription.terms.filter or subscription.behind is not None:
+            return False
+        return asyncio.get_running_loop().time() - subscription.position_told_s >= self._limits.position_s
+
+    def _send_position(self, subscription: Subscription) -> None:
+        subscription.position_told_s = asyncio.get_running_loop().time()
+        payload = frames.encode_positions(self._keeper.unsent(subscription), time.time_ns())
+        self._send(subscription, FrameParcel(0, EncodedFrame(payload), {}), 0)
 
     def _wait(self, subscription: Subscription, batch: Batch) -> None:
         outbox = subscription.outbox

@@ -201,7 +201,7 @@ class Hub:
 
     def cursor(self, subscription: Subscription) -> Cursor:
         """Return where a subscription would have to begin to miss nothing that it was not sent."""
-        return cursor(self._unsent(subscription), self._kafka_topics(subscription.terms))
+        return cursor(self.unsent(subscription), self._kafka_topics(subscription.terms))
 
     def dismiss(self, client: Client, code: int, reason: str, *, resume: str | None = None, retry_after_s: int = 1) -> None:
         """Close a connection; it counts as open until :meth:`release`. With `resume`, say under that code where to go on."""
@@ -245,20 +245,22 @@ class Hub:
         """End a connection that may lose nothing and is too slow."""
         self.dismiss(client, Close.TRY_AGAIN_LATER, "too much waits for a lossless subscription; resume from the cursor", resume="too_slow")
 
+    def unsent(self, subscription: Subscription) -> Positions:
+        """Return where what the client has not been sent begins."""
+        topics = self._kafka_topics(subscription.terms)
+        if subscription.behind is not None:
+            return {**subscription.behind, **subscription.outbox.starts()}
+        collected = subscription.group.starts() if subscription.group is not None else {}
+        live = {at: offset for at, offset in self.positions.items() if at[0] in topics}
+        return {**live, **collected, **subscription.outbox.starts()}
+
     def _add(self, client: Client, subscription_id: str, terms: Terms) -> Subscription:
         def repack(spans: list[Span]) -> Batch:
-            return Batch(self._kafka_topics(subscription.terms), self._unsent(subscription), spans, complete=False)
+            return Batch(self._kafka_topics(subscription.terms), self.unsent(subscription), spans, complete=False)
 
         outbox = Outbox(OnSlow.DROP_OLDEST, self._budget, client.encode, repack)
         subscription = client.subscriptions[subscription_id] = Subscription(client, subscription_id, terms, outbox)
         return subscription
-
-    def _unsent(self, subscription: Subscription) -> Positions:
-        """Return where what the client has not been sent begins."""
-        if subscription.behind is not None:
-            return {**subscription.behind, **subscription.outbox.starts()}
-        collected = subscription.group.starts() if subscription.group is not None else {}
-        return {**self.positions, **collected, **subscription.outbox.starts()}
 
     def _kafka_topics(self, terms: Terms) -> list[str]:
         return [self.types[name].topic for name in sorted(terms.topics)]

@@ -33,6 +33,8 @@ class Limits:
     """A client that has bytes waiting and takes none of them for this long is disconnected."""
     ping_interval_s: float = 20
     """Time between pings; a client silent for two intervals after one is disconnected."""
+    position_s: float = 5
+    """How often a client whose filter lets little through is told how far the filter has looked."""
     close_timeout_s: float = 5
     """Time a client has to answer a close frame."""
     tick_s: float = 1

@@ -40,6 +40,8 @@ class Subscription:
         """Events dropped since this subscription was last told."""
         self.sent = 0
         """Events sent in all."""
+        self.position_told_s = 0.0
+        """When the client was last told how far its filter has looked."""
         self.told = 0
         """Of those, how many the client has been told of apart from the frames."""
         self.dropped = 0

@@ -3,9 +3,10 @@
 An event is an opaque `bytes` field of the frame: its bytes are copied as they were published, and never parsed.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from operator import sub
 
 from mev.wire.pb.stream_pb2 import Frame, Slice
 
@@ -27,9 +28,10 @@ def encode_frame(runs: Iterable[Run], sent_at_ns: int) -> bytes:
     return Frame(slices=[part for run in runs for part in _slices(run)], sent_at_ns=sent_at_ns).SerializeToString()
 
 
-def dropped_field(count: int) -> bytes:
-    """Return the bytes that, put behind a serialised frame without one, set its `dropped` field."""
-    return Frame(dropped=count).SerializeToString()
+def encode_positions(positions: Mapping[tuple[str, int], int], sent_at_ns: int) -> bytes:
+    """Return a serialised frame without events that says of each topic and partition which offset comes next."""
+    slices = [Slice(topic=topic, partition=partition, first_offset=offset) for (topic, partition), offset in positions.items()]
+    return Frame(slices=slices, sent_at_ns=sent_at_ns).SerializeToString()
 
 
 def offsets_of(part: Slice) -> list[int]:
@@ -43,17 +45,26 @@ def offsets_of(part: Slice) -> list[int]:
 
 
 def _slices(run: Run) -> Iterator[Slice]:
-    """Cut `run` where the distance between neighbours does not fit `offset_step`: a rewind, or a very long jump."""
     if _contiguous(run.offsets):
-        # The usual case, at the speed of the Protobuf library.
-        yield Slice(topic=run.topic, partition=run.partition, first_offset=run.offsets[0], events=run.values)
+        yield _slice(run, [])
         return
-    cuts = [i for i, (before, after) in enumerate(pairwise(run.offsets), start=1) if not 0 <= after - before <= _MAX_STEP]
+    steps = list(map(sub, run.offsets[1:], run.offsets))
+    try:
+        yield _slice(run, steps)
+    except ValueError:  # the library refuses a distance that does not fit: a rewind, or a very long jump
+        yield from _cut(run, steps)
+
+
+def _cut(run: Run, steps: list[int]) -> Iterator[Slice]:
+    """Begin a new slice after each distance that does not fit `offset_step`."""
+    cuts = [place for place, step in enumerate(steps, start=1) if not 0 <= step <= _MAX_STEP]
     for start, stop in pairwise([0, *cuts, len(run.offsets)]):
-        offsets = run.offsets[start:stop]
-        steps = [] if _contiguous(offsets) else [after - before for before, after in pairwise(offsets)]
-        values = run.values[start:stop]
-        yield Slice(topic=run.topic, partition=run.partition, first_offset=offsets[0], offset_step=steps, events=values)
+        part = Run(run.topic, run.partition, run.offsets[start:stop], run.values[start:stop])
+        yield _slice(part, [] if _contiguous(part.offsets) else steps[start : stop - 1])
+
+
+def _slice(run: Run, steps: list[int]) -> Slice:
+    return Slice(topic=run.topic, partition=run.partition, first_offset=run.offsets[0], offset_step=steps, events=run.values)
 
 
 def _contiguous(offsets: Sequence[int]) -> bool:

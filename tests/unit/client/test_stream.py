@@ -45,6 +45,8 @@ async def test_a_batch_gives_its_events_and_where_they_are(server: Server, strea
     assert batch.cursor == subscription.cursor == Cursor({"tick": {0: 48, 3: 6}}, LOG)
     assert batch.subscription == "s1"
     assert subscription.topics == ("tick",)
+    await peer.frame([Run("mev.tick.v1", 3, [60], [])])
+    assert (len(await anext(subscription)), subscription.cursor) == (0, Cursor({"tick": {0: 48, 3: 60}}, LOG))
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mev.wire.frames import Run, dropped_field, encode_frame, offsets_of
+from mev.wire.frames import Run, encode_frame, encode_positions, offsets_of
 from mev.wire.pb.stream_pb2 import Frame
 
 _partitions = st.integers(0, 2**31 - 1)
@@ -53,7 +53,15 @@ def test_a_run_with_steps_that_fit_is_one_slice() -> None:
 
 
 @given(st.lists(runs(), max_size=3), st.integers(0, 2**64 - 1))
-def test_dropped_can_be_put_behind_a_finished_frame(some: list[Run], dropped: int) -> None:
-    frame = Frame.FromString(encode_frame(some, 1) + dropped_field(dropped))
-    assert frame.dropped == dropped
+def test_what_one_subscriber_is_told_can_be_put_behind_a_finished_frame(some: list[Run], dropped: int) -> None:
+    frame = Frame.FromString(encode_frame(some, 1) + Frame(dropped=dropped, subscription="a").SerializeToString())
+    assert (frame.dropped, frame.subscription) == (dropped, "a")
     assert read(frame) == [event for run in some for event in events(run)]
+
+
+def test_positions_are_slices_without_events() -> None:
+    frame = Frame.FromString(encode_positions({("t", 1): 5, ("t", 2): 0}, 9))
+    assert [(part.topic, part.partition, part.first_offset, list(part.events)) for part in frame.slices] == [
+        ("t", 1, 5, []),
+        ("t", 2, 0, []),
+    ]

@@ -110,6 +110,23 @@ async def test_losses_are_told_when_nothing_follows_them(link: MemoryLink) -> No
     assert (message.frame.dropped, list(message.frame.slices)) == (7, [])
 
 
+async def test_a_client_is_told_how_far_its_filter_has_looked(link: MemoryLink) -> None:
+    clock = Clock(link)
+    clock.hub.subscribe(clock.client, "rare", terms("tick", conditions=["bid_price > 1"]))
+    clock.hub.push(ticks(range(7), partition=2))
+    clock.run(1)
+    (message,) = link.messages()
+    (part,) = message.frame.slices
+    assert (part.partition, part.first_offset, len(part.events)) == (2, 7, 0)
+    clock.run(1)
+    assert len(link.messages()) == 1
+    hub = clock.hub
+    hub.unsubscribe(clock.client, "rare")
+    hub.subscribe(clock.client, "all", terms("tick"))
+    clock.run(1)
+    assert len(link.messages()) == 1
+
+
 async def test_the_timer_runs_while_there_are_clients(link: MemoryLink) -> None:
     hub = Hub(EVENT_TYPES, Limits(tick_s=0.001, auth_timeout_s=0.001))
     client = hub.admit(link, Encoding.JSON, "test")

@@ -76,7 +76,8 @@ export function decodeFrame(bytes: Uint8Array): DecodedFrame {
       }
     });
     count += slice.events.length;
-    if (slice.events.length) steps.push({ type, partition: slice.partition, next: Number(offset) + 1 });
+    // A slice without events says how far the server has looked.
+    steps.push({ type, partition: slice.partition, next: Number(offset) + (slice.events.length ? 1 : 0) });
   }
   return {
     subscription: frame.subscription,

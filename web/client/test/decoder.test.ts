@@ -70,6 +70,7 @@ test("reads offsets by their steps", () => {
   const frame = decodeFrame(tickFrame({ first: 2 ** 40, count: 3, steps: [1, 7], partition: 4, dropped: 2, sequence: 9, subscription: "x" }));
   assert.deepEqual(frame.events.map(({ offset }) => offset), [2n ** 40n, 2n ** 40n + 1n, 2n ** 40n + 8n]);
   assert.deepEqual(frame.steps, [{ type: "tick", partition: 4, next: 2 ** 40 + 9 }]);
+  assert.deepEqual(decodeFrame(tickFrame({ first: 7 })).steps, [{ type: "tick", partition: 0, next: 7 }], "how far a filter has looked");
   assert.deepEqual([frame.dropped, frame.sequence, frame.subscription, frame.count], [2, 9, "x", 3]);
 });
 

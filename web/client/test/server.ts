@@ -51,7 +51,7 @@ export function tickFrame(fields: FrameFields): Uint8Array<ArrayBuffer> {
     });
   const slice = { topic: fields.topic ?? "mev.tick.v1", partition: fields.partition ?? 0, firstOffset: BigInt(first), offsetStep: steps, events: values };
   const frame = create(FrameSchema, {
-    slices: values.length ? [slice] : [],
+    slices: values.length || fields.first !== undefined ? [slice] : [],
     dropped: BigInt(fields.dropped ?? 0),
     subscription: fields.subscription ?? "",
     sequence: BigInt(fields.sequence ?? 0),
