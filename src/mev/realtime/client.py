@@ -8,7 +8,7 @@ import asyncio
 import time
 from typing import Protocol
 
-from mev.realtime import messages
+from mev.realtime import messages, stages
 from mev.realtime.batch import Batch
 from mev.realtime.cursor import Positions
 from mev.realtime.limits import Limits
@@ -210,6 +210,7 @@ class Client:
         waiting = subscription.outbox.take(most)
         if waiting is not None:
             lag_s = asyncio.get_running_loop().time() - waiting.since_s
+            stages.QUEUE.observe(lag_s)
             self._send(subscription, waiting.parcel, max(1, int(lag_s * 1000)))
 
     def _send(self, subscription: Subscription, parcel: Parcel, lag_ms: int) -> None:

@@ -1,8 +1,10 @@
 """Subscriptions to the same topics with the same filter: they share every batch."""
 
+import time
 from collections.abc import Sequence
 
 from mev.bus.kafka import Position
+from mev.realtime import stages
 from mev.realtime.batch import Batch, Block, Span
 from mev.realtime.cursor import Positions
 from mev.realtime.subscription import Subscription
@@ -21,6 +23,7 @@ class Group:
         self._window = window
         self._positions = positions
         self._members: dict[Subscription, None] = {}
+        self._since_s = 0.0
         self._batch = self._new_batch()
 
     def __bool__(self) -> bool:
@@ -38,6 +41,8 @@ class Group:
     def add(self, block: Block) -> None:
         """Collect the block's events, sending full frames on the way."""
         chosen: Sequence[int] = select(self._filter, block)
+        if not self._batch.count:
+            self._since_s = time.monotonic()
         start, end = 0, len(chosen)
         while start < end:
             stop = min(end, start + self._max_size - self._batch.count)
@@ -59,6 +64,9 @@ class Group:
         if not self._batch.count:
             return
         batch, self._batch = self._batch, self._new_batch()
+        now_s = time.monotonic()
+        stages.FLUSH.observe(now_s - self._since_s)
+        self._since_s = now_s
         for subscription in tuple(self._members):
             subscription.client.offer(subscription, batch)
 
