@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from operator import sub
-from operator import sub
 
 from mev.wire.pb.stream_pb2 import Frame, Slice
 
