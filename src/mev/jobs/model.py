@@ -1,0 +1,82 @@
+"""Jobs as plain values."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from mev.jobs.context import Context
+
+Spec = Mapping[str, Any]
+"""What a job was asked to do, as JSON."""
+
+
+class State(StrEnum):
+    """Where a job is; the last three are for good."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    CANCELLING = "cancelling"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more becomes of it."""
+        return self in {State.SUCCEEDED, State.FAILED, State.CANCELLED}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """A kind of work, declared once.
+
+    `run` is a function that a process of its own can import, unless `in_thread`, which is for work that needs an object of this
+    process. A `resumable` one goes on from what it has left in its folder, after a crash of its own or of everything. It is given up
+    when it gives no sign of life for `silent_s`; what it made is removed `expires_s` after its end. `outputs` is where its files go,
+    ``output/`` in the job's folder when None.
+    """
+
+    name: str
+    run: Callable[[Context], None]
+    concurrency: int = 1
+    resumable: bool = False
+    expires_s: float = 7 * 86_400.0
+    in_thread: bool = False
+    silent_s: float = 120.0
+    outputs: Path | None = None
+
+    @property
+    def entry(self) -> str:
+        """Where another process finds `run`."""
+        return f"{self.run.__module__}:{getattr(self.run, '__qualname__', '')}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What is known of a job. `owner` is the principal's id, and never changes; times are nanoseconds since the epoch, 0 before."""
+
+    id: str
+    kind: str
+    owner: str
+    owner_name: str
+    state: State
+    created_ns: int
+    started_ns: int = 0
+    ended_ns: int = 0
+    expires_ns: int = 0
+    attempts: int = 0
+    error: Mapping[str, object] | None = None
+    """The problem it failed with: ``code`` and ``detail``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far a job is, in its own units."""
+
+    done: float
+    total: float
+    note: str = ""
+    at_ns: int = 0
+    figures: Mapping[str, object] = field(default_factory=dict)

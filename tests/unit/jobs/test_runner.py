@@ -1,0 +1,257 @@
+"""Jobs in real processes: how they end, what is left of them, what a crash of the work or of the runner does to them."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mev.jobs.errors import InvalidCursorError, JobEndedError, UnknownJobError, UnknownKindError
+from mev.jobs.model import Job, Kind, State
+from mev.jobs.runner import MAX_ATTEMPTS, Runner, running
+from mev.jobs.worker import ChildWorker, Task
+from tests.unit.jobs import parent, work
+
+ROOT = Path(__file__).parents[3]
+COUNT = Kind(name="count", run=work.count)
+STEADY = Kind(name="steady", run=work.count, resumable=True)
+IN_THREAD = Kind(name="thread", run=work.count, in_thread=True)
+
+
+@pytest.fixture(autouse=True)
+def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Path:
+    """Give the file that lets work go on once it is there."""
+    return tmp_path / "gate"
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not condition():  # noqa: ASYNC110 - files and processes give no event
+            await asyncio.sleep(0.01)
+
+
+async def waiting(runner: Runner, job: Job) -> list[int]:
+    """Return the processes of a job once they wait for their gate."""
+    file = runner.log(job.id).with_name("waiting")
+    await until(lambda: file.exists() and bool(file.read_text()))
+    return [int(pid) for pid in file.read_text().split()]
+
+
+def lift(gate: Path) -> None:
+    gate.touch()
+
+
+def kill_parent(folder: Path, kind: str, spec: dict[str, object]) -> int:
+    """Kill a runner with a job that waits, and return the job's process."""
+    command = [sys.executable, "-m", "tests.unit.jobs.parent", str(folder), kind, json.dumps(spec)]
+    with subprocess.Popen(command, cwd=ROOT) as process:
+        deadline = time.monotonic() + 30
+        while not (found := [file for file in folder.glob("*/waiting") if file.read_text()]):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.kill()
+    return int(found[0].read_text())
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in {"Z", "X"}
+    except OSError:
+        return False
+
+
+def files(runner: Runner, job: Job) -> list[str]:
+    output = runner.output(job.id)
+    return sorted(path.name for path in output.iterdir()) if output.exists() else []
+
+
+@pytest.mark.parametrize("kind", [COUNT, IN_THREAD], ids=["process", "thread"])
+async def test_a_job_that_succeeds_leaves_output_progress_and_a_log(tmp_path: Path, kind: Kind) -> None:
+    async with running(tmp_path / "jobs", [kind]) as runner:
+        job = await runner.submit(kind.name, {"to": 3}, owner="user:a", owner_name="a")
+        job = await runner.wait(job.id)
+        assert (job.state, job.owner, job.attempts, job.error) == (State.SUCCEEDED, "user:a", 1, None)
+        assert job.created_ns <= job.started_ns <= job.ended_ns < job.expires_ns
+        assert files(runner, job) == ["sheep-0", "sheep-1", "sheep-2"]
+        progress = runner.progress(job.id)
+        assert progress is not None
+        assert (progress.done, progress.total, progress.note, progress.figures) == (3, 3, "counting", {"per_s": 1.5})
+        assert "counting from 0" in runner.log(job.id).read_text()
+    async with running(tmp_path / "jobs", [kind]) as runner:
+        assert runner.get(job.id) == job
+
+
+@pytest.mark.parametrize("in_thread", [False, True], ids=["process", "thread"])
+async def test_a_job_that_fails_says_why_and_leaves_no_output(tmp_path: Path, in_thread: bool) -> None:
+    kinds = [Kind(name=run.__name__, run=run, in_thread=in_thread) for run in (work.refuse, work.stumble)]
+    async with running(tmp_path / "jobs", kinds) as runner:
+        refused = await runner.wait((await runner.submit("refuse", {}, owner="me")).id)
+        assert (refused.state, refused.error) == (State.FAILED, {"code": "no_sheep", "detail": "no sheep in the meadow; bring some"})
+        assert files(runner, refused) == []
+        broken = await runner.wait((await runner.submit("stumble", {}, owner="me")).id)
+        assert broken.error is not None
+        assert broken.error["code"] == "job_broken"
+        assert "ZeroDivisionError: a stone" in str(broken.error["detail"])
+        assert "work.py" in runner.log(broken.id).read_text()
+
+
+async def test_a_killed_process_fails_its_job_with_the_signal_or_is_taken_up_again(tmp_path: Path, gate: Path) -> None:
+    async with running(tmp_path / "jobs", [COUNT, STEADY]) as runner:
+        jobs = [await runner.submit(kind, {"to": 3, "wait_at": 2, "gate": str(gate)}, owner="me") for kind in ("count", "steady")]
+        for job in jobs:
+            (pid,) = await waiting(runner, job)
+            os.kill(pid, signal.SIGKILL)
+        lost = await runner.wait(jobs[0].id)
+        assert lost.error is not None
+        assert (lost.state, lost.error["code"]) == (State.FAILED, "job_lost")
+        assert "SIGKILL" in str(lost.error["detail"])
+        assert files(runner, lost) == []
+        lift(gate)
+        again = await runner.wait(jobs[1].id)
+        assert (again.state, again.attempts) == (State.SUCCEEDED, 2)
+        assert len(files(runner, again)) == 3
+        assert "counting from 2" in runner.log(again.id).read_text()
+
+
+async def test_work_that_always_dies_is_given_up(tmp_path: Path) -> None:
+    async with running(tmp_path / "jobs", [Kind(name="die", run=work.die, resumable=True)]) as runner:
+        job = await runner.wait((await runner.submit("die", {}, owner="me")).id)
+        assert (job.state, job.attempts) == (State.FAILED, MAX_ATTEMPTS)
+        assert job.error is not None
+        assert (job.error["code"], job.error["attempts"]) == ("job_lost", MAX_ATTEMPTS)
+
+
+async def test_work_that_gives_no_sign_of_life_is_ended(tmp_path: Path, gate: Path) -> None:
+    async with running(tmp_path / "jobs", [replace(COUNT, silent_s=2.0)]) as runner:
+        job = await runner.submit("count", {"to": 1, "wait_at": 0, "gate": str(gate)}, owner="me")
+        (pid,) = await waiting(runner, job)
+        os.kill(pid, signal.SIGSTOP)
+        job = await runner.wait(job.id)
+        assert job.error is not None
+        assert job.error["code"] == "job_stuck"
+        assert not alive(pid)
+
+
+async def test_as_many_of_a_kind_run_at_once_as_it_declares_oldest_first(tmp_path: Path, gate: Path) -> None:
+    async with running(tmp_path / "jobs", [COUNT, IN_THREAD]) as runner:
+        spec = {"to": 1, "wait_at": 0, "gate": str(gate)}
+        first, second, other = [await runner.submit(kind, spec, owner="me") for kind in ("count", "count", "thread")]
+        await waiting(runner, first)
+        await waiting(runner, other)
+        assert [runner.get(job.id).state for job in (first, second, other)] == [State.RUNNING, State.QUEUED, State.RUNNING]
+        lift(gate)
+        ended = [await runner.wait(job.id) for job in (first, second)]
+        assert ended[0].ended_ns <= ended[1].started_ns
+
+
+@pytest.mark.parametrize("kind", [COUNT, IN_THREAD], ids=["process", "thread"])
+async def test_a_job_is_cancelled_queued_and_running(tmp_path: Path, gate: Path, kind: Kind) -> None:
+    async with running(tmp_path / "jobs", [kind]) as runner:
+        spec = {"to": 2, "wait_at": 1, "gate": str(gate)}
+        first, second = [await runner.submit(kind.name, spec, owner="me") for _ in range(2)]
+        await waiting(runner, first)
+        assert (await runner.cancel(second.id)).state is State.CANCELLED
+        assert (await runner.cancel(first.id)).state is State.CANCELLING
+        assert (await runner.wait(first.id)).state is State.CANCELLED
+        assert files(runner, first) == []
+        with pytest.raises(JobEndedError):
+            await runner.cancel(first.id)
+
+
+async def test_deaf_work_is_killed_with_what_it_started(tmp_path: Path) -> None:
+    folder = tmp_path / "job"
+    folder.mkdir()
+    (folder / "spec.json").write_text("{}")
+    task = Task(kind=Kind(name="deaf", run=work.deaf), spec={}, folder=folder, output=folder, log=folder / "log")
+    worker = ChildWorker(task, grace_s=0.2)
+    ended = asyncio.create_task(worker.run())
+    await until(lambda: (folder / "waiting").exists() and len((folder / "waiting").read_text().split()) == 2)
+    worker.cancel()
+    assert (await ended).lost
+    await until(lambda: not any(alive(int(pid)) for pid in (folder / "waiting").read_text().split()))
+
+
+@pytest.mark.parametrize(("kind", "state"), [("count", State.FAILED), ("steady", State.SUCCEEDED)])
+async def test_a_killed_runner_leaves_no_work_behind_and_the_next_one_takes_up_what_it_can(
+    tmp_path: Path, gate: Path, kind: str, state: State
+) -> None:
+    spec = {"to": 3, "wait_at": 2, "gate": str(gate)}
+    pid = await asyncio.to_thread(kill_parent, tmp_path / "jobs", kind, spec)
+    await until(lambda: not alive(pid))
+    lift(gate)
+    async with running(tmp_path / "jobs", parent.KINDS) as runner:
+        (job,) = runner.jobs()
+        job = await runner.wait(job.id)
+        assert job.state is state
+        assert len(files(runner, job)) == (3 if state is State.SUCCEEDED else 0)
+        if job.error:
+            assert "the system stopped while the job ran" in str(job.error["detail"])
+
+
+async def test_an_orderly_stop_is_like_a_crash_to_a_job_that_can_go_on(tmp_path: Path, gate: Path) -> None:
+    kinds = [STEADY, replace(IN_THREAD, resumable=True)]
+    async with running(tmp_path / "jobs", kinds) as runner:
+        jobs = [await runner.submit(kind.name, {"to": 2, "wait_at": 1, "gate": str(gate)}, owner="me") for kind in kinds]
+        for job in jobs:
+            await waiting(runner, job)
+    lift(gate)
+    async with running(tmp_path / "jobs", kinds) as runner:
+        for job in jobs:
+            assert (await runner.wait(job.id)).state is State.SUCCEEDED
+            assert len(files(runner, job)) == 2
+
+
+async def test_a_job_that_was_being_cancelled_is_cancelled_after_a_restart(tmp_path: Path) -> None:
+    folder = tmp_path / "jobs" / "1"
+    folder.mkdir(parents=True)
+    state = {"id": "1", "kind": "count", "owner": "me", "owner_name": "me", "state": "cancelling", "created_ns": 1}
+    (folder / "state.json").write_text(json.dumps(state))
+    (tmp_path / "jobs" / "never-accepted").mkdir()
+    async with running(tmp_path / "jobs", [COUNT]) as runner:
+        assert [job.state for job in runner.jobs()] == [State.CANCELLED]
+        assert not (tmp_path / "jobs" / "never-accepted").exists()
+
+
+async def test_jobs_are_listed_by_page_newest_first(tmp_path: Path) -> None:
+    async with running(tmp_path / "jobs", [COUNT, IN_THREAD]) as runner:
+        made = [await runner.submit(kind, {"to": 0}, owner=owner) for owner in "ab" for kind in ("count", "thread")]
+        for job in made:
+            await runner.wait(job.id)
+        page, cursor = runner.page(limit=3)
+        rest, end = runner.page(limit=3, cursor=cursor)
+        assert [job.id for job in page + rest] == sorted((job.id for job in made), reverse=True)
+        assert end is None
+        assert [job.owner for job in runner.jobs(kind="count")] == ["b", "a"]
+        assert runner.jobs(owner="a", state=State.RUNNING) == []
+        with pytest.raises(InvalidCursorError):
+            runner.page(cursor="x")
+        with pytest.raises(UnknownJobError):
+            runner.get("nope")
+        with pytest.raises(UnknownKindError, match="count, thread"):
+            await runner.submit("nope", {}, owner="a")
+
+
+async def test_what_is_old_is_removed(tmp_path: Path) -> None:
+    kind = replace(COUNT, expires_s=0.0, outputs=tmp_path / "elsewhere")
+    async with running(tmp_path / "jobs", [kind]) as runner:
+        job = await runner.wait((await runner.submit("count", {"to": 1}, owner="me")).id)
+        output = runner.output(job.id)
+        assert output.parent == tmp_path / "elsewhere"
+        assert output.exists()
+        expiry = asyncio.create_task(runner.expire())
+        await until(lambda: not runner.jobs())
+        expiry.cancel()
+        assert not output.exists()
+        assert list((tmp_path / "jobs").iterdir()) == []
