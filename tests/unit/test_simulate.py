@@ -7,8 +7,9 @@ import pytest
 from typer.testing import CliRunner
 
 from mev.cli import app
-from mev.simulate.model import EPOCH_NS, FEATURE_SCHEMA, FEATURES, Market
+from mev.simulate.model import EPOCH_NS, Market
 from mev.simulate.service import batches
+from mev.wire.features import OPPORTUNITY
 from mev.wire.pb.events_pb2 import Bundle, Opportunity, Tick
 from mev.wire.registry import EVENT_TYPES
 
@@ -52,7 +53,7 @@ def test_events_are_whole_and_belong_together(sample: list[tuple[Tick, Opportuni
         assert (bundle.opportunity_id, bundle.agent_id) == (opportunity.id, opportunity.agent_id)
         assert bundle.slot > opportunity.slot
         assert opportunity.deadline_ns > opportunity.detected_at_ns
-        assert (opportunity.feature_schema, len(opportunity.features)) == (FEATURE_SCHEMA, len(FEATURES))
+        assert (opportunity.feature_schema, len(opportunity.features)) == (OPPORTUNITY.name, len(OPPORTUNITY.names))
         assert bool(bundle.error) is not bundle.landed
         assert (opportunity.route[0].token_in, opportunity.route[-1].token_out) == (opportunity.route[0].token_in,) * 2
 

@@ -12,23 +12,9 @@ from dataclasses import dataclass, field
 
 from google.protobuf.message import Message
 
+from mev.wire.features import OPPORTUNITY
 from mev.wire.pb.events_pb2 import Bundle, Opportunity, RouteStep, Tick
 
-FEATURE_SCHEMA = "opportunity.v1"
-FEATURES = (
-    "expected_profit_sol",
-    "tip_share",
-    "rivals",
-    "latency_ms",
-    "route_length",
-    "pool_depth_sol",
-    "volatility_bps",
-    "slot_elapsed",
-    "leader_runs_jito",
-    "recent_land_rate",
-    "price_impact_bps",
-    "fee_percentile",
-)
 EPOCH_NS = 1_735_689_600_000_000_000  # 2025-01-01T00:00:00Z
 _FIRST_SLOT = 310_000_000
 _SLOT_NS = 400_000_000
@@ -129,7 +115,7 @@ class Market:
             tip_lamports=round(profit * features["tip_share"]),
             deadline_ns=now_ns + 2 * _SLOT_NS,
             features=[math.nan if draw.random() < _MISSING_SHARE else value for value in features.values()],
-            feature_schema=FEATURE_SCHEMA,
+            feature_schema=OPPORTUNITY.name,
             agent_id=f"sim-agent-{draw.randrange(self.agents)}",
             simulated=True,
         )
