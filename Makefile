@@ -34,6 +34,6 @@ web:  ## install, build and test the TypeScript client
 lock: .venv/dev  ## resolve the lock files again from pyproject.toml
 	tools/lock
 
-.venv/dev: requirements-dev.lock pyproject.toml
+.venv/dev: requirements-dev.lock pyproject.toml setup.py src/mev/predict/engine.c
 	tools/install requirements-dev.lock
 	@touch $@
