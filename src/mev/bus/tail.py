@@ -1,9 +1,13 @@
-"""Following topics from their end, without a consumer group: every process sees everything, nothing is rebalanced."""
+"""Following topics from their end, without a consumer group: every process sees everything, nothing is rebalanced.
+
+A client that asks a broker just as it comes back may be told that there are no brokers, and then knows none for good. So where the
+tail's own client gets no answer for long and a new one does, the new one goes on where the old one was.
+"""
 
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 from prometheus_client import Counter
@@ -15,17 +19,20 @@ from mev.bus.kafka import Brokers, Position
 LOG = logging.getLogger(__name__)
 RECEIVED = Counter("mev_tail_messages_total", "Messages read from the end of topics.", ["topic"])
 LOST = Counter("mev_tail_lost_total", "Messages that were gone before they could be read.", ["topic"])
+STALLS = Counter("mev_tail_stalls_total", "Times a client that got no answer any more was replaced.")
 _MAX_MESSAGES = 1000
 _POLL_S = 0.1
 _REFRESH_S = 30.0
 _RETRY_PAUSE_S = 0.1
+_ASK_AGAIN_S = 5.0
 
 
 class Tail:
     """A thread that reads `topics` from their end and gives `deliver` a list of batches at a time.
 
     `deliver` is called in that thread and may block; reading waits for it. Partitions added later are found by themselves. Topics in
-    `from_beginning` are compacted ones and read whole.
+    `from_beginning` are compacted ones and read whole; those in `since_ms` are read from that time of publishing on. A client that gets
+    no answer for `deaf_s` while others do is replaced.
     """
 
     def __init__(
@@ -36,13 +43,21 @@ class Tail:
         *,
         timeout_s: float,
         from_beginning: Iterable[str] = (),
+        since_ms: Mapping[str, int] | None = None,
+        deaf_s: float = 60.0,
     ) -> None:
+        self._brokers = brokers
         self._topics = list(topics)
         self._from_beginning = set(from_beginning)
+        self._since_ms = dict(since_ms or {})
         self._deliver = deliver
         self._timeout_s = timeout_s
-        self._consumer = Consumer(brokers.config(group_id="mev-tail", enable_auto_commit=False, auto_offset_reset="latest"))
+        self._deaf_s = deaf_s
+        self._deaf_since: float | None = None
+        self._consumer = self._new_consumer()
         self._next: dict[Position, int] = {}
+        self.ends: dict[Position, int] = {}
+        """Where the partitions ended when they were found."""
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="bus-tail", daemon=True)
 
@@ -65,13 +80,21 @@ class Tail:
         return starts
 
     def close(self) -> None:
-        """Stop reading."""
+        """Stop reading. A client that does not end in time ends by itself."""
         self._closing.set()
-        if self._thread.is_alive():
+        if self._thread.ident is None:
+            self._consumer.close()
+        elif self._thread.is_alive():
             self._thread.join(self._timeout_s)
-        self._consumer.close()
 
     def _run(self) -> None:
+        # The client is used by this thread only, so that nobody closes it while it is used.
+        try:
+            self._read()
+        finally:
+            self._consumer.close()
+
+    def _read(self) -> None:
         refresh_at = time.monotonic() + _REFRESH_S
         while not self._closing.is_set():
             first = self._consumer.poll(_POLL_S)
@@ -81,27 +104,60 @@ class Tail:
                     self._account(batch)
                 self._deliver(batches)
             if time.monotonic() > refresh_at:
-                refresh_at = time.monotonic() + _REFRESH_S
                 self._refresh()
+                refresh_at = time.monotonic() + (_REFRESH_S if self._deaf_since is None else min(_ASK_AGAIN_S, self._deaf_s))
 
     def _refresh(self) -> None:
+        asked = time.monotonic()
         try:
             self._assign_new_partitions()
+            self._deaf_since = None
         except KafkaException as error:
             LOG.warning("partitions not refreshed: %s", error.args[0].str(), extra={"action": "tail_refresh"})
+            if self._deaf_since is None:
+                self._deaf_since = asked
+            elif time.monotonic() - self._deaf_since >= self._deaf_s:
+                self._replace()
+
+    def _replace(self) -> None:
+        """Go on with a new client where the old one was, if the new one gets an answer."""
+        fresh = self._new_consumer()
+        try:
+            fresh.list_topics(self._topics[0], timeout=self._timeout_s)
+            fresh.assign([TopicPartition(*at, offset) for at, offset in self._next.items()])
+        except KafkaException:  # it is the brokers: nothing is gained by another client
+            fresh.close()
+            return
+        LOG.error("reading stands still: the client gets no answer, and is replaced", extra={"action": "tail_stalled"})
+        STALLS.inc()
+        stuck, self._consumer, self._deaf_since = self._consumer, fresh, None
+        threading.Thread(target=stuck.close, name="bus-tail-close", daemon=True).start()  # it may take for ever
+
+    def _new_consumer(self) -> Consumer:
+        return Consumer(self._brokers.config(group_id="mev-tail", enable_auto_commit=False, auto_offset_reset="latest"))
 
     def _assign_new_partitions(self) -> None:
         fresh = []
         for topic in self._topics:
             partitions = self._consumer.list_topics(topic, timeout=self._timeout_s).topics[topic].partitions
             fresh += [TopicPartition(topic, number) for number in partitions if (topic, number) not in self._next]
+        ends = {}
         for at in fresh:
-            # A partition found after the start is read from its beginning: all of it is new.
-            low, high = self._consumer.get_watermark_offsets(at, timeout=self._timeout_s)
-            at.offset = low if self._thread.is_alive() or at.topic in self._from_beginning else high
+            low, ends[at.topic, at.partition] = self._consumer.get_watermark_offsets(at, timeout=self._timeout_s)
+            at.offset = self._first(at, low, ends[at.topic, at.partition])
         if fresh:
             self._consumer.incremental_assign(fresh)
             self._next.update({(at.topic, at.partition): at.offset for at in fresh})
+            self.ends.update(ends)
+
+    def _first(self, at: TopicPartition, low: int, high: int) -> int:
+        # A partition found after the start is read from its beginning: all of it is new.
+        if self._thread.is_alive() or at.topic in self._from_beginning:
+            return low
+        if (since_ms := self._since_ms.get(at.topic)) is None:
+            return high
+        (found,) = self._consumer.offsets_for_times([TopicPartition(at.topic, at.partition, since_ms)], timeout=self._timeout_s)
+        return found.offset if found.offset >= 0 else high
 
     def _account(self, batch: Batch) -> None:
         at = batch.topic, batch.partition

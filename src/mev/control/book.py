@@ -12,16 +12,19 @@ from mev.control.proposals import Proposals
 from mev.crypto.envelope import payload_type
 from mev.crypto.errors import EnvelopeError
 from mev.crypto.trust import COMMAND
-from mev.wire.pb.control_pb2 import Command, Enrolment, Proposal, Report, Vote
+from mev.wire.pb.control_pb2 import Command, Enrolment, Lease, Proposal, Report, Snapshot, Vote
 from mev.wire.pb.envelope_pb2 import Envelope, KeySet
 
 LOG = logging.getLogger(__name__)
 _REPORT, _KEY_SET = payload_type(Report), payload_type(KeySet)
+_VERSIONED: dict[str, type[Lease | Snapshot]] = {payload_type(Lease): Lease, payload_type(Snapshot): Snapshot}
+_MAX_KEY_SETS = 100
 _WRITTEN: dict[str, type[Message]] = {payload_type(kind): kind for kind in (Command, Enrolment, Proposal, Vote)}
 
 
 class Book:
-    """Fleet, ledger and proposals. `on_command`, where it is set, hears every command when it is first seen.
+    """Fleet, ledger and proposals. `on_command`, where it is set, hears every command when it is first seen, and `on_read` every command
+    that is read from the topic, and whether it was new.
 
     Of an agent that has nothing to answer a sign of life is kept every `keep_sign_of_life_s`: by it a restart knows how long it is silent.
     """
@@ -30,22 +33,32 @@ class Book:
         self.keys = keys
         self.keep_sign_of_life_ns = round(keep_sign_of_life_s * 1e9)
         self.on_command: Callable[[Issued], None] | None = None
+        self.on_read: Callable[[Command, bool], None] | None = None
+        self.key_sets: list[bytes] = []  # that were announced, and that our signing key vouches for
         self.fleet = Fleet()
         self.ledger = Ledger()
         self.proposals = Proposals()
 
-    def apply(self, raw: bytes, now_ns: int) -> bool:
-        """Apply a message from the topics; say whether it is new and has to be kept. What cannot be trusted is logged and left out."""
+    def apply(self, raw: bytes, now_ns: int, late_at_ns: int = 0) -> bool:
+        """Apply a message from the topics; say whether it is new and has to be kept. What cannot be trusted is logged and left out.
+
+        `late_at_ns` is when it came to the topic, where that was before this replica began to listen.
+        """
         try:
             envelope = Envelope.FromString(raw)
             kind = envelope.payload_type
             if kind == _REPORT:
-                return self._report(envelope, now_ns, now_ns)
+                return self._report(envelope, now_ns, late_at_ns or now_ns, is_late=bool(late_at_ns))
             if kind == _KEY_SET:
                 self._key_set(raw, now_ns)
+            elif kind in _VERSIONED:
+                self.ledger.saw(self.keys.trust.open(envelope, _VERSIONED[kind], COMMAND, now_ns).version)
             elif kind in _WRITTEN:
                 message = self.keys.trust.open(envelope, _WRITTEN[kind], COMMAND, now_ns)
-                return not _is_expired(message, now_ns) and self._written(message, raw)
+                is_new = not _is_expired(message, now_ns) and self._written(message, raw)
+                if isinstance(message, Command) and self.on_read:
+                    self.on_read(message, is_new)
+                return is_new
         except (EnvelopeError, DecodeError) as error:
             LOG.warning("a message on the control topics is refused: %s", error, extra={"action": "control_refused"})
         return False
@@ -88,10 +101,14 @@ class Book:
 
     def _key_set(self, raw: bytes, now_ns: int) -> None:
         key_set = KeySet.FromString(Envelope.FromString(raw).payload)
+        if len(self.key_sets) < _MAX_KEY_SETS and self.keys.vouches(raw, now_ns):
+            self.key_sets.append(raw)
         if key_set.epoch > self.keys.trust.epoch:
             self.keys.adopt(raw, now_ns)
 
-    def _report(self, envelope: Envelope, now_ns: int, arrived_at_ns: int) -> bool:
+    def _report(self, envelope: Envelope, now_ns: int, arrived_at_ns: int, *, is_late: bool = False) -> bool:
+        if is_late and not Report.FromString(envelope.payload).command_id:
+            return False  # an old sign of life says nothing
         opened = self.fleet.open_report(envelope, now_ns)
         if opened is None:
             return False

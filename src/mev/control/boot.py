@@ -1,4 +1,7 @@
-"""Putting control together and running it: keys, journal, feed, leases, and this replica's own place in the fleet."""
+"""Putting control together and running it: keys, journal, feed, leases, and this replica's own place in the fleet.
+
+A replica that starts first learns what the others know: it orders nothing, and serves nobody, before it has read the control topic.
+"""
 
 import asyncio
 import contextlib
@@ -9,6 +12,7 @@ from pathlib import Path
 
 from mev.bus.kafka import Brokers
 from mev.bus.publisher import Publisher
+from mev.control import joining
 from mev.control.audit import SYSTEM, Audit
 from mev.control.book import Book
 from mev.control.feed import Feed
@@ -24,6 +28,8 @@ from mev.crypto.keys import load_or_create
 from mev.wire.pb.control_pb2 import Enrolment
 
 LOG = logging.getLogger(__name__)
+_REPORTS_BACK_MS = 600_000  # answers that came while this replica was away; more would take long where agents are many
+_OVERLAP_MS = 5_000
 
 
 @asynccontextmanager
@@ -39,7 +45,10 @@ async def running_control(
     report_interval_s: float,
     timeout_s: float,
 ) -> AsyncIterator[Control]:
-    """Run control on `folder`: yield it when its journal is read, the topics are followed and leases are renewed."""
+    """Run control on `folder`: yield it when journal and topic are read, the topics are followed and leases are renewed.
+
+    :raises ForeignKeySetError: when the topic belongs to another control plane of the same signing key.
+    """
     replica_key = load_or_create(folder / "replica-key")
     replica = Replica(f"api-{replica_key.key_id[:8]}", replica_key, hot, publisher)
     tasks: set[asyncio.Task[None]] = set()
@@ -50,21 +59,28 @@ async def running_control(
         task.add_done_callback(tasks.discard)
 
     book = Book(keys, keep_sign_of_life_s=terms.forget_agents_s / 10)
-    control = Control(book, Journal(folder / "journal"), publisher, audit, terms)
+    journal = Journal(folder / "journal")
+    is_new, now_ms = not journal.size_bytes, now_ns() // 1_000_000
+    since_ms = max(now_ms - _REPORTS_BACK_MS, 0 if is_new else journal.changed_ms - _OVERLAP_MS)
+    control = Control(book, journal, publisher, audit, terms, mark=int(replica_key.key_id[-4:], 16))
     await control.start()
-    for issued in book.ledger.in_force(now_ns()):
-        on_command(issued)
-    book.on_command = on_command
-    feed = Feed(brokers, control, timeout_s=timeout_s)
-    await asyncio.to_thread(feed.start)
-    await control.enrolments.enrol(Enrolment(agent_id=replica.id, module=CONTROL_PLANE, public_key=replica.public_key), SYSTEM)
-    background = [
-        asyncio.create_task(control.renew_leases(), name="leases"),
-        asyncio.create_task(control.keep_waiting(), name="control-journal"),
-        asyncio.create_task(control.tidy(), name="control-tidy"),
-        asyncio.create_task(_report(replica, report_interval_s), name="replica-reports"),
-    ]
+    feed = Feed(brokers, control, since_ms=since_ms, timeout_s=timeout_s)
+    background: list[asyncio.Task[None]] = []
     try:
+        await feed.start()
+        await _share_keys(control, is_new=is_new)
+        await control.begin()
+        await control.enrolments.enrol(Enrolment(agent_id=replica.id, module=CONTROL_PLANE, public_key=replica.public_key), SYSTEM)
+        for issued in book.ledger.in_force(now_ns()):
+            on_command(issued)
+        book.on_command = on_command
+        await asyncio.to_thread(feed.start_reports)
+        background += [
+            asyncio.create_task(control.renew_leases(), name="leases"),
+            asyncio.create_task(control.keep_waiting(), name="control-journal"),
+            asyncio.create_task(control.tidy(), name="control-tidy"),
+            asyncio.create_task(_report(replica, report_interval_s), name="replica-reports"),
+        ]
         yield control
     finally:
         for task in background:
@@ -74,6 +90,14 @@ async def running_control(
                 await task
         await asyncio.to_thread(feed.close)
         await control.close()
+
+
+async def _share_keys(control: Control, *, is_new: bool) -> None:
+    keys, announced = control.book.keys, control.book.key_sets
+    joining.settle(keys, announced, is_new=is_new)
+    if not keys.is_retired and not joining.is_announced(keys, announced):
+        await control.announce_keys()
+        joining.settle(keys, announced, is_new=is_new)  # of replicas that start at once, the topic says which was first
 
 
 async def _report(replica: Replica, interval_s: float) -> None:

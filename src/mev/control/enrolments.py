@@ -17,7 +17,7 @@ _LONGEST_GRACE_S = 600.0
 
 
 class Enrolments:
-    """Takes agents in and lets them go; `write` signs, keeps, applies and publishes a message under a key.
+    """Takes agents in and lets them go; `write` signs and publishes a message under a key, and returns when it was read back and applied.
 
     Agents that are silent for `forget_s` are let go, but not right after a start: while the control plane was away nobody could be heard.
     """
@@ -28,7 +28,7 @@ class Enrolments:
         self._write = write
         self._forget_ns = round(forget_s * 1e9)
         self._forget_from_ns = now_ns() + round(min(forget_s, _LONGEST_GRACE_S) * 1e9)
-        self._changing = asyncio.Lock()  # of two who want one name at once, the first has it
+        self._changing = asyncio.Lock()  # of two who want one name at once, the first has it; across replicas the topic says who was first
 
     async def enrol(self, enrolment: Enrolment, principal: str) -> None:
         """Take an agent in.
@@ -40,15 +40,16 @@ class Enrolments:
             fleet, name = self._book.fleet, enrolment.agent_id
             known = fleet.agents.get(name)
             if known and known.enrolment.public_key != enrolment.public_key:
-                raise AgentExistsError(
-                    f"agent {name!r} is enrolled with another key; use another name, or revoke it first with `mev agents revoke`"
-                )
+                raise _taken(name)
             if not known and len(fleet.agents) >= MAX_AGENTS:
                 raise TooManyAgentsError(f"the fleet has {MAX_AGENTS} agents; let some go with `mev agents revoke`")
             await self._audit.record(principal, "control.enrol", name)
-            before = max((one.enrolled_at_ns for one in (known and known.enrolment, fleet.revoked.get(name)) if one), default=0)
-            enrolment.enrolled_at_ns = max(now_ns(), before + 1)  # also when the clock went back
-            await self._write(enrolment, f"agent:{name}")
+            enrolment.enrolled_at_ns = max(now_ns(), fleet.newest_ns + 1)  # also when the clock went back
+            await self._write(enrolment, topic_key(enrolment))
+            winner = fleet.agents.get(name)
+            if winner is None or winner.enrolment.public_key != enrolment.public_key:
+                await self._write(_revocation(enrolment), topic_key(enrolment))  # so that the compacted topic does not keep it
+                raise _taken(name)
 
     async def revoke(self, agent_id: str, principal: str) -> None:
         """Let an agent go: its reports count no more.
@@ -72,6 +73,19 @@ class Enrolments:
 
     async def _let_go(self, agent: Agent, principal: str, action: str) -> None:
         await self._audit.record(principal, action, agent.id)
-        was = agent.enrolment
-        gone = Enrolment(agent_id=agent.id, module=was.module, public_key=was.public_key, enrolled_at_ns=was.enrolled_at_ns, revoked=True)
-        await self._write(gone, f"agent:{agent.id}")  # remembered for long, and therefore without what it declared
+        await self._write(_revocation(agent.enrolment), topic_key(agent.enrolment))
+
+
+def _revocation(was: Enrolment) -> Enrolment:
+    """Return what ends an enrolment: remembered for long, and therefore without what the agent declared."""
+    return Enrolment(agent_id=was.agent_id, module=was.module, public_key=was.public_key, enrolled_at_ns=was.enrolled_at_ns, revoked=True)
+
+
+def topic_key(enrolment: Enrolment) -> str:
+    """Return the key under which the topic keeps an enrolment."""
+    # With the public key: of two that want one name, the compacted topic must not keep the second and drop the first.
+    return f"agent:{enrolment.agent_id}:{enrolment.public_key.hex()}"
+
+
+def _taken(name: str) -> AgentExistsError:
+    return AgentExistsError(f"agent {name!r} is enrolled with another key; use another name, or revoke it first with `mev agents revoke`")

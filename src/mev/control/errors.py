@@ -1,6 +1,6 @@
 """Why a command is not issued."""
 
-from mev.core.errors import InvalidInputError, MevError, NotFoundError
+from mev.core.errors import InvalidInputError, MevError, NotFoundError, UnavailableError
 
 
 class InvalidCommandError(InvalidInputError):
@@ -68,6 +68,25 @@ class OvertakenError(MevError):
 
     code = "overtaken"
     status = 409
+
+
+class RetiredKeyError(UnavailableError):
+    """The signing key of this replica was replaced; nobody obeys what it signs."""
+
+    code = "signing_key_retired"
+
+
+class ForeignKeySetError(MevError):
+    """The control topic belongs to another control plane."""
+
+    code = "foreign_key_set"
+    status = 409
+
+
+class UnreadError(UnavailableError):
+    """A message was published and not read back in time: whether it counts is not known yet."""
+
+    code = "control_unread"
 
 
 class JournalError(MevError):

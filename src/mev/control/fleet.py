@@ -45,21 +45,28 @@ class Agent:
 
 
 class Fleet:
-    """Every enrolled agent by id, and the newest revocations: a copy of an old enrolment must not bring an agent back."""
+    """Every enrolled agent by id, and the newest revocations: a copy of an old enrolment must not bring an agent back.
+
+    Of two keys that want one name the first has it; so enrolments are applied in the order in which the topic has them.
+    """
 
     def __init__(self) -> None:
         self.agents: dict[str, Agent] = {}
         self.revoked: OrderedDict[str, Enrolment] = OrderedDict()
+        self.newest_ns = 0  # of all enrolments seen, whoever got the name
 
     def enrol(self, enrolment: Enrolment) -> bool:
         """Take an agent in, or let one go whose enrolment is revoked; say whether that is news."""
         name = enrolment.agent_id
         gone, known = self.revoked.get(name), self.agents.get(name)
+        self.newest_ns = max(self.newest_ns, enrolment.enrolled_at_ns)
+        if known and known.enrolment.public_key != enrolment.public_key:
+            return False
         if (gone and enrolment.enrolled_at_ns <= gone.enrolled_at_ns) or (known and _is_old(enrolment, known.enrolment)):
             return False
         if enrolment.revoked:
             self._revoke(enrolment)
-        elif known and known.enrolment.public_key == enrolment.public_key:
+        elif known:
             known.enrolment = enrolment
         else:
             self.agents[name] = Agent(enrolment)

@@ -19,7 +19,7 @@ from mev.core.clock import now_ns
 from mev.crypto.envelope import seal
 from mev.crypto.keys import SigningKey
 from mev.settings import Settings
-from mev.wire.orders import is_for
+from mev.wire.orders import is_for, order
 from mev.wire.pb.control_pb2 import ACK, ACTIVE, NACK, STATUS, Report, Running, Version
 from mev.wire.registry import Record
 from mev.wire.topics import REPORT
@@ -69,6 +69,10 @@ class Replica:
         if command.WhichOneof("body") != "config" or not is_for(command.target, self.id, CONTROL_PLANE):
             return
         received = now_ns()
+        if (known := self._configs.get(command.config.config_key)) and order(known) > order(command.version):
+            detail = f"a newer order on {command.config.config_key} is in force"
+            await self._send(Report(command_id=command.id, result=NACK, reason_code="rolled_back", detail=detail, received_at_ns=received))
+            return
         try:
             value = self._hot.parse(command.config.config_key, json.loads(command.config.config_value_json))
             self._hot.apply[command.config.config_key](value)

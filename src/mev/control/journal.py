@@ -31,6 +31,11 @@ class Journal:
         """How large the file is."""
         return os.fstat(self._file).st_size
 
+    @property
+    def changed_ms(self) -> int:
+        """When it was written last, milliseconds since the Unix epoch."""
+        return os.fstat(self._file).st_mtime_ns // 1_000_000
+
     def read(self) -> Iterator[bytes]:
         """Yield every envelope, and cut off a torn end.
 

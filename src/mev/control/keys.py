@@ -1,13 +1,17 @@
 """The keys of the control plane: root, signing, and the key set that names them."""
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
 from mev.core.files import write_atomically
-from mev.crypto.envelope import seal
+from mev.crypto.envelope import parse, parse_message, seal
+from mev.crypto.errors import EnvelopeError
 from mev.crypto.keys import SigningKey, load_or_create
 from mev.crypto.trust import AUDIT, COMMAND, ROOT, TrustStore
 from mev.wire.pb.envelope_pb2 import Envelope, KeySet
+
+LOG = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -26,9 +30,43 @@ class Keys:
         """
         self.trust.rotate(envelope, now_ns, keep=lambda _: write_atomically(self.folder / _KEY_SET, envelope))
         self.key_set_envelope = envelope
-        named = {key.key_id for key in self.trust.key_set.keys}
-        if self.signing.key_id not in named and (self.folder / _SIGNING_KEY).exists():
-            self.signing = load_or_create(self.folder / _SIGNING_KEY)
+        self.take_kept_key()
+
+    def join(self, envelope: bytes) -> None:
+        """Put the key set of other replicas in force, whatever its roots are, and keep it. The caller has checked who vouches for it."""
+        trust = TrustStore(KeySet.FromString(Envelope.FromString(envelope).payload))
+        write_atomically(self.folder / _KEY_SET, envelope)
+        self.trust, self.key_set_envelope = trust, envelope
+
+    def take_kept_key(self) -> None:
+        """Take up the signing key on disk where the one in use is no longer in the key set."""
+        path = self.folder / _SIGNING_KEY
+        if self.is_retired and path.exists() and _is_named(kept := load_or_create(path), self.trust.key_set):
+            LOG.warning("the signing key in use was replaced; the one in %s is used", path, extra={"action": "signing_key"})
+            self.signing = kept
+
+    @property
+    def is_retired(self) -> bool:
+        """Whether the key set does not name the signing key in use, so that nobody obeys what it signs."""
+        return not _is_named(self.signing, self.trust.key_set)
+
+    def announcement(self) -> bytes:
+        """Return the key set in force, signed by the signing key too: other replicas, which have it, know by that whose it is."""
+        envelope = Envelope.FromString(self.key_set_envelope)
+        if self.signing.key_id not in {signature.key_id for signature in envelope.signatures}:
+            envelope.signatures.append(self.signing.sign(envelope.payload_type, envelope.payload))
+        return envelope.SerializeToString()
+
+    def vouches(self, envelope: bytes, now_ns: int) -> bool:
+        """Say whether `envelope` is a key set that its own root keys and our signing key signed, and that names our signing key."""
+        try:
+            key_set = parse_message(KeySet, parse(envelope).payload)
+            TrustStore(key_set).open(envelope, KeySet, ROOT, now_ns)
+            ours = TrustStore(KeySet(epoch=1, keys=[self.signing.trusted_for(ROOT)]))
+            ours.open(envelope, KeySet, ROOT, now_ns)
+        except EnvelopeError:
+            return False
+        return _is_named(self.signing, key_set)
 
 
 _ROOT_KEY, _SIGNING_KEY, _KEY_SET = "root-key", "signing-key", "key-set"
@@ -45,7 +83,9 @@ def open_keys(folder: Path, *, seed_hex: str | None, key_id: str | None, now_ns:
         write_atomically(path, seal(key_set, root).SerializeToString())
     envelope = path.read_bytes()
     trust = TrustStore(KeySet.FromString(Envelope.FromString(envelope).payload))
-    return Keys(folder, signing, trust, envelope)
+    keys = Keys(folder, signing, trust, envelope)
+    keys.take_kept_key()
+    return keys
 
 
 def rotation(folder: Path, now_ns: int) -> bytes:
@@ -55,4 +95,8 @@ def rotation(folder: Path, now_ns: int) -> bytes:
     (folder / _SIGNING_KEY).unlink(missing_ok=True)
     signing = load_or_create(folder / _SIGNING_KEY)
     keys = [root.trusted_for(ROOT), signing.trusted_for(COMMAND, AUDIT)]
-    return seal(KeySet(epoch=old.epoch + 1, issued_at_ns=now_ns, keys=keys), root).SerializeToString()
+    return seal(KeySet(epoch=old.epoch + 1, issued_at_ns=now_ns, keys=keys), root, signing).SerializeToString()
+
+
+def _is_named(key: SigningKey, key_set: KeySet) -> bool:
+    return any(one.public_key == key.public_key and one.key_id == key.key_id and COMMAND in one.roles for one in key_set.keys)

@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from mev.wire.orders import order, scopes, subject
-from mev.wire.pb.control_pb2 import ACK, ACTIVE, HALTED, NACK, Command, Report
+from mev.wire.pb.control_pb2 import ACK, ACTIVE, HALTED, NACK, Command, Report, Version
 
 KEPT_COMMANDS = 10_000
+_MARKS = 1 << 16
 
 
 class State(StrEnum):
@@ -62,12 +63,25 @@ class Ledger:
             return known
         issued = Issued(command, envelope, deliveries={agent_id: Delivery(agent_id) for agent_id in agent_ids})
         self.commands[command.id] = issued
-        self.last_counter = max(self.last_counter, command.version.counter)
+        self.saw(command.version)
         if (about := subject(command)) != "action":
             for scope in scopes(command.target):
                 self._put_in_force((about, scope), command)
         self._forget_oldest()
         return issued
+
+    def saw(self, version: Version) -> None:
+        """Note a version that somebody gave, so that the next one of ours is newer."""
+        self.last_counter = max(self.last_counter, version.counter)
+
+    def next_counter(self, now_ns: int, mark: int) -> int:
+        """Return a counter newer than every one seen: the time of day, unless that went back. It ends in the `mark` of who gives it:
+        whatever two replicas do at the same moment, they never give the same one.
+        """
+        least = max(now_ns, self.last_counter + 1)
+        counter = least - least % _MARKS + mark % _MARKS
+        self.last_counter = counter if counter >= least else counter + _MARKS
+        return self.last_counter
 
     def answer(self, report: Report, arrived_at_ns: int) -> bool:
         """Note an agent's answer, and say whether it is news. Who returns and obeys turns an error or silence into obedience."""
@@ -116,14 +130,23 @@ class Ledger:
         return None
 
     def _put_in_force(self, key: tuple[str, str], command: Command) -> None:
-        chain = self._in_force.setdefault(key, [])
-        if chain and order(self.commands[chain[-1]].command.version) >= order(command.version):
-            return
-        if chain:
-            self.commands[chain[-1]].superseded_by = command.id
+        """Put a command where its version belongs: replicas that see two in different orders come to the same."""
+        chain = sorted([*self._in_force.get(key, []), command.id], key=self._order)
+        place = chain.index(command.id)
+        if place:
+            self.commands[chain[place - 1]].superseded_by = command.id
+        if command.id != chain[-1]:
+            self.commands[command.id].superseded_by = chain[place + 1]
         # A level that ends by itself returns to the one before it, which therefore stays known.
-        lasting = command.WhichOneof("body") != "level" or not command.level.until_ns
-        self._in_force[key] = [command.id] if lasting else [*chain, command.id]
+        first = max((index for index, one in enumerate(chain) if self._is_lasting(one)), default=0)
+        self._in_force[key] = chain[first:]
+
+    def _order(self, command_id: str) -> tuple[tuple[int, int], str]:
+        return order(self.commands[command_id].command.version), command_id
+
+    def _is_lasting(self, command_id: str) -> bool:
+        command = self.commands[command_id].command
+        return command.WhichOneof("body") != "level" or not command.level.until_ns
 
     def _still_needed(self, chain: list[str], now_ns: int) -> list[str]:
         needed: list[str] = []

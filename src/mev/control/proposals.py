@@ -17,6 +17,8 @@ class Pending:
     approvers: list[str] = field(default_factory=list)
     rejected_by: str = ""
     command_id: str = ""
+    decided_by: tuple[str, int] | None = None
+    """Whose approval made them enough, and when it was given: whoever took it issues the command."""
 
     @property
     def order(self) -> tuple[int, str]:
@@ -72,20 +74,25 @@ class Proposals:
         pending = self.pending.get(proposal_id)
         if pending is None or pending.state(now_ns) != "pending":
             raise UnknownProposalError(f"no pending proposal {proposal_id!r}", state=pending.state(now_ns) if pending else "unknown")
-        if approve and principal in pending.approvers:
+        if pending.decided_by and not (approve and pending.decided_by[0] == principal):
+            raise UnknownProposalError(f"proposal {proposal_id!r} has been approved by enough people", state="approved")
+        if approve and not pending.decided_by and principal in pending.approvers:
             raise SamePersonError(f"{principal} has approved already; another person has to")
         return pending
 
     def vote(self, vote: Vote) -> bool:
-        """Note what a person said, and say whether it is news."""
+        """Note what a person said, and say whether it is news. Once they are enough, or somebody is against it, nothing else counts."""
         pending = self.pending.get(vote.proposal_id)
         if pending is None:
             return False
         before = len(pending.approvers), pending.rejected_by, pending.command_id
-        if not vote.approve:
+        is_open = not (pending.command_id or pending.rejected_by or pending.decided_by)
+        if is_open and not vote.approve:
             pending.rejected_by = vote.principal
-        elif vote.principal not in pending.approvers:
+        elif is_open and vote.principal not in pending.approvers:
             pending.approvers.append(vote.principal)
+            if len(pending.approvers) >= pending.proposal.approvals_required:
+                pending.decided_by = vote.principal, vote.at_ns
         pending.command_id = pending.command_id or vote.command_id
         return before != (len(pending.approvers), pending.rejected_by, pending.command_id)
 

@@ -5,6 +5,7 @@ What lowers risk is published first and written down right after: nothing that c
 """
 
 import asyncio
+import hashlib
 import logging
 from collections import deque
 from collections.abc import Coroutine
@@ -18,22 +19,27 @@ from mev.bus.publisher import Publisher
 from mev.control.audit import SYSTEM, Audit
 from mev.control.book import Book
 from mev.control.compaction import compacted
-from mev.control.enrolments import Enrolments
+from mev.control.enrolments import Enrolments, topic_key
 from mev.control.errors import (
     IdempotencyConflictError,
     InvalidCommandError,
     JournalError,
     OvertakenError,
+    RetiredKeyError,
+    UnknownProposalError,
+    UnreadError,
 )
 from mev.control.journal import Journal
 from mev.control.ledger import Issued
 from mev.control.proposals import Pending
+from mev.control.races import Races
 from mev.core.clock import now_ns
 from mev.core.errors import MevError, UnavailableError
 from mev.core.ids import new_id
 from mev.crypto.envelope import seal
-from mev.wire.orders import scopes, subject
+from mev.wire.orders import order, scopes, subject
 from mev.wire.pb.control_pb2 import ACTIVE, HALTED, Command, Lease, Proposal, SetLevel, Snapshot, Target, Version, Vote
+from mev.wire.pb.envelope_pb2 import Envelope
 from mev.wire.registry import Record
 from mev.wire.topics import CONTROL
 
@@ -43,6 +49,7 @@ MAX_COMMAND_BYTES = 256 << 10
 _MAX_UNKEPT = 10_000
 _KEEP_RETRY_S = 0.5
 _TIDY_S = 1.0
+_READ_BACK_S = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,16 +67,20 @@ class Terms:
 
 
 class Control:
-    """The control plane's own side of every order. Belongs to one event loop."""
+    """The control plane's own side of every order. Belongs to one event loop. `mark` is a number that no other replica has."""
 
-    def __init__(self, book: Book, journal: Journal, publisher: Publisher, audit: Audit, terms: Terms) -> None:
+    def __init__(self, book: Book, journal: Journal, publisher: Publisher, audit: Audit, terms: Terms, *, mark: int = 0) -> None:
         self.book = book
         self.terms = terms
         self.control_offset = 0  # of the control topic, up to which everything is in the book
-        self.enrolments = Enrolments(book, audit, self._write, forget_s=terms.forget_agents_s)
+        self.enrolments = Enrolments(book, audit, self._write_in_order, forget_s=terms.forget_agents_s)
+        book.on_read = self._read_back
         self._journal = journal
         self._publisher = publisher
         self._audit = audit
+        self._mark = mark
+        self._races = Races()
+        self._awaited: dict[bytes, asyncio.Future[None]] = {}
         self._issuing = asyncio.Lock()
         self._voting = asyncio.Lock()
         self._keeping = asyncio.Lock()
@@ -78,8 +89,16 @@ class Control:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        """Read the journal; at the very first start order everybody to stand still, so that only people ever raise."""
+        """Read the journal."""
         self._replay(await asyncio.to_thread(lambda: list(self._journal.read())))
+
+    async def announce_keys(self) -> None:
+        """Tell other replicas, now and in times to come, of the key set in force; return when that was read back."""
+        payload = Envelope.FromString(self.book.keys.key_set_envelope).payload
+        await self._publish_in_order(self.book.keys.announcement(), f"key-set:{hashlib.sha256(payload).hexdigest()[:16]}")
+
+    async def begin(self) -> None:
+        """Where nobody ever ordered a level, order everybody to stand still, so that only people ever raise. Call it when all is read."""
         if self.book.ledger.latest("level", "all") is None:
             draft = Command(target=Target(all=True), level=SetLevel(level=HALTED, reason="first start"), priority=9)
             draft.issuer.principal = SYSTEM
@@ -104,6 +123,7 @@ class Control:
                 self._audit.record_later(who, action, _about(command), error.code, correlation_id=command.id)
                 raise
             issued = self.book.take(command, envelope)
+            self._races.begin(command)
         await self._settle(self._publish(issued))
         return issued
 
@@ -114,6 +134,7 @@ class Control:
             return known
         command, envelope = self._sign(draft)
         issued = self.book.take(command, envelope)
+        self._races.begin(command)
         publishing = self._later(self._publish(issued))
         await asyncio.sleep(0)  # the task has handed it to the producer when this returns
         action = f"control.{command.WhichOneof('body')}"
@@ -151,20 +172,30 @@ class Control:
     async def vote(self, proposal_id: str, principal: str, *, approve: bool) -> Pending:
         """Note what a person says to a proposal; the approval that makes them enough issues the command.
 
+        Of people who vote at once, at whatever replicas, the topic says who was the last. Where that one's command could not be issued,
+        the same person may approve again.
+
         :raises UnknownProposalError, SamePersonError: when it cannot be.
         """
-        async with self._voting:  # of two who approve at once, one is the last
+        async with self._voting:
             pending = self.book.proposals.check(proposal_id, principal, now_ns(), approve=approve)
             if approve:
                 self._refuse_overtaken(pending.proposal)
             await self._audit.record(principal, "control.approve" if approve else "control.reject", proposal_id)
             vote = Vote(proposal_id=proposal_id, principal=principal, approve=approve, at_ns=now_ns())
-            if approve and len(pending.approvers) + 1 >= pending.proposal.approvals_required:
+            key = f"vote:{proposal_id}:{principal}"  # one for each person: the compacted topic keeps what each of them said
+            if pending.decided_by is None:
+                await self._write_in_order(vote, key)
+                if not (principal in pending.approvers if approve else pending.rejected_by == principal):
+                    raise UnknownProposalError(f"proposal {proposal_id!r} was settled by somebody else meanwhile", state="settled")
+            else:
+                vote.at_ns = pending.decided_by[1]
+            if approve and pending.decided_by == (principal, vote.at_ns):
                 draft = Command.FromString(pending.proposal.draft.SerializeToString())
-                draft.issuer.approvers.extend([*pending.approvers, principal])
+                draft.issuer.approvers.extend(pending.approvers)
                 draft.idempotency_key = ""
                 vote.command_id = (await self.issue(draft)).command.id
-            await self._write(vote, proposal_id)
+                await self._write(vote, key)
             return pending
 
     def _refuse_overtaken(self, proposal: Proposal) -> None:
@@ -181,6 +212,8 @@ class Control:
         await self._audit.record(principal, "control.key-set", f"{len(envelope)} bytes")
         self.book.keys.adopt(envelope, now_ns())
         await self._publisher.publish(CONTROL, [_record("key-set", envelope)], partition=0)
+        enrolments = [agent.enrolment for agent in self.book.fleet.agents.values()]  # a replica to come knows the new key only
+        await self._publisher.publish(CONTROL, [_record(topic_key(one), self._seal(one)) for one in enrolments], partition=0)
         for issued in self.book.ledger.in_force(now_ns()):
             again = Command.FromString(issued.command.SerializeToString())
             again.idempotency_key = ""
@@ -216,14 +249,38 @@ class Control:
             for issued in waiting:
                 issued.published = True
 
-    def received(self, raw: bytes) -> None:
-        """Take a message from the control or report topic, of any replica or agent."""
-        if not self.book.apply(raw, now_ns()):
+    def received(self, raw: bytes, late_at_ns: int = 0) -> None:
+        """Take a message from the control or report topic, of any replica or agent; `late_at_ns` as for :meth:`Book.apply`."""
+        if self.book.apply(raw, now_ns(), late_at_ns):
+            if len(self._unkept) < _MAX_UNKEPT:
+                self._later(self._keep(raw))
+            else:
+                LOG.error("a message is not kept: too many wait for the journal", extra={"action": "control_not_kept"})
+        if (awaited := self._awaited.pop(raw, None)) is not None and not awaited.done():
+            awaited.set_result(None)
+
+    def _read_back(self, command: Command, is_new: bool) -> None:
+        about, ledger = subject(command), self.book.ledger
+        if (issued := ledger.commands.get(command.id)) is not None:
+            issued.published = True
+        for scope in scopes(command.target):
+            # What comes after a newer one takes its place in the compacted topic: the newer one has to come again.
+            if (latest := ledger.latest(about, scope)) is not None and order(latest.command.version) > order(command.version):
+                latest.published = False
+        if about == "level" and (again := self._races.read(command, is_new=is_new)) is not None:
+            self._later(self._order_again(again))
+
+    async def _order_again(self, lowest: Command) -> None:
+        LOG.warning("levels were ordered at once; the lowest is ordered again: %s", _about(lowest), extra={"action": "control_race"})
+        draft = Command(level=lowest.level, target=lowest.target, priority=9)
+        draft.issuer.principal = lowest.issuer.principal
+        try:
+            issued = await self.lower(draft)
+        except MevError as error:
+            LOG.error("the level is not ordered again: %s", error, extra={"action": "control_race"})
             return
-        if len(self._unkept) < _MAX_UNKEPT:
-            self._later(self._keep(raw))
-        else:
-            LOG.error("a message is not kept: too many wait for the journal", extra={"action": "control_not_kept"})
+        if (overtaken := self.book.ledger.commands.get(lowest.id)) is not None:
+            overtaken.superseded_by = issued.command.id
 
     async def keep_waiting(self) -> None:
         """Try again and again to write down what the journal did not take, until cancelled."""
@@ -281,12 +338,15 @@ class Control:
         return command, envelope
 
     def _next_version(self) -> Version:
-        """Return a version newer than every one seen: the time of day, unless that went back."""
-        ledger = self.book.ledger
-        ledger.last_counter = max(now_ns(), ledger.last_counter + 1)
-        return Version(epoch=self.book.keys.trust.epoch, counter=ledger.last_counter)
+        return Version(epoch=self.book.keys.trust.epoch, counter=self.book.ledger.next_counter(now_ns(), self._mark))
 
     def _seal(self, message: Message) -> bytes:
+        if self.book.keys.is_retired:
+            raise RetiredKeyError(
+                "the signing key of this replica was replaced, and nobody obeys it any more; give this replica the new one "
+                "(CTRL_SIGN_SK_HEX) and restart it; other replicas go on",
+                retry_after_s=60,
+            )
         return seal(message, self.book.keys.signing).SerializeToString()
 
     async def _write(self, message: Message, key: str) -> None:
@@ -294,6 +354,24 @@ class Control:
         await self._append(envelope)
         self.book.apply(envelope, now_ns())
         await self._publisher.publish(CONTROL, [_record(key, envelope)], partition=0)
+
+    async def _write_in_order(self, message: Message, key: str) -> None:
+        """Publish a message that counts where the topic has it; return when it is read back, applied and, if possible, on disk.
+
+        :raises UnreadError: when it does not come back in time; it may count all the same.
+        """
+        await self._publish_in_order(self._seal(message), key)
+        await self._keep_again()
+
+    async def _publish_in_order(self, envelope: bytes, key: str) -> None:
+        read = self._awaited.setdefault(envelope, asyncio.get_running_loop().create_future())
+        try:
+            await self._publisher.publish(CONTROL, [_record(key, envelope)], partition=0)
+            await asyncio.wait_for(asyncio.shield(read), _READ_BACK_S)
+        except TimeoutError:
+            raise UnreadError(f"{key} was published and not read back within {_READ_BACK_S:g} s; ask again", retry_after_s=5) from None
+        finally:
+            self._awaited.pop(envelope, None)
 
     async def _publish(self, issued: Issued) -> None:
         """Publish a command; one that the brokers did not take stays NOT_SENT and is published again later."""
@@ -365,7 +443,9 @@ def _record(key: str, envelope: bytes) -> Record:
 
 def _command_record(issued: Issued) -> Record:
     command = issued.command
-    return _record(f"{subject(command)}@{','.join(scopes(command.target))}", issued.envelope)
+    # The level below one that ends has to stay in the compacted topic.
+    ending = f"#{command.level.until_ns}" if command.level.until_ns else ""
+    return _record(f"{subject(command)}@{','.join(scopes(command.target))}{ending}", issued.envelope)
 
 
 def _about(command: Command) -> str:
