@@ -116,7 +116,7 @@ def connect(port: int, message: bytes | None) -> socket.socket:
     connection.sendall(_HANDSHAKE)
     answer = b""
     while not answer.endswith(b"\r\n\r\n"):
-        answer += connection.recv(1)
+        answer += _exactly(connection, 1)
     if not answer.startswith(b"HTTP/1.1 101"):
         raise RuntimeError(f"answered {answer[:200]!r}")
     if message is not None:
@@ -133,7 +133,10 @@ def connect(port: int, message: bytes | None) -> socket.socket:
 def _exactly(connection: socket.socket, size: int) -> bytes:
     data = b""
     while len(data) < size:
-        data += connection.recv(size - len(data))
+        received = connection.recv(size - len(data))
+        if not received:
+            raise RuntimeError("the server closed a connection")
+        data += received
     return data
 
 

@@ -1,7 +1,22 @@
 """Every row, by name, in the order of the table."""
 
 from bench.harness import Row
-from bench.rows import auth, capture, codec, control, crypto, filters, health, publish, sink, websocket, webtransport
+from bench.rows import (
+    auth,
+    capture,
+    catchup,
+    codec,
+    control,
+    crypto,
+    filters,
+    health,
+    idle,
+    latency,
+    publish,
+    sink,
+    websocket,
+    webtransport,
+)
 
 _ALL = (
     *codec.ROWS,
@@ -10,6 +25,9 @@ _ALL = (
     *websocket.ROWS,
     *webtransport.ROWS,
     *filters.ROWS,
+    *latency.ROWS,
+    idle.ROW,
+    catchup.ROW,
     capture.ROW,
     health.ROW,
     *auth.ROWS,
