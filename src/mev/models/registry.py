@@ -1,0 +1,195 @@
+"""The models of this machine: files that never change, named by their digests, and aliases that move.
+
+The folder (``MODEL_DIR``) holds the files of each model and ``registry.json`` with the aliases and what is archived. A model exists
+from the moment its manifest does, which is written last; any number of processes may read, and writers wait for each other.
+"""
+
+import fcntl
+import hashlib
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from mev.core.errors import InvalidInputError
+from mev.core.files import write_atomically
+from mev.crypto.envelope import Signer
+from mev.crypto.trust import TrustStore
+from mev.models.errors import ModelInUseError, UnknownModelError
+from mev.predict import vault
+from mev.predict.errors import BadModelDigestError, ModelError, ModelMissingError
+from mev.predict.load import load, read_manifest
+from mev.predict.manifest import Manifest, seal
+from mev.predict.predictor import Predictor
+
+_ALIAS = re.compile(r"[a-z][a-z0-9_-]{0,31}")
+_MANIFEST = ".manifest.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """A registered model, the aliases that name it, and since when it is archived."""
+
+    manifest: Manifest
+    aliases: tuple[str, ...]
+    archived_at: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listing:
+    """The models, newest first, and the ids of those whose manifest is refused, with the reason."""
+
+    entries: tuple[Entry, ...]
+    refused: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    aliases: dict[str, str] = field(default_factory=dict)
+    archived: dict[str, str] = field(default_factory=dict)
+
+
+class Registry:
+    """The models in `folder`, as far as `trust` vouches for them."""
+
+    def __init__(self, folder: Path, trust: TrustStore) -> None:
+        self.folder = folder
+        self.trust = trust
+
+    def add(self, manifest: Manifest, files: Mapping[str, bytes], *keys: Signer) -> Entry:
+        """Keep a model: `files` by form (``ubj``, ``mevt``, ``so``), each with the digest in `manifest`, which `keys` sign.
+
+        A model that is there already keeps its manifest.
+
+        :raises BadModelDigestError: when a file is not the one that the manifest names.
+        """
+        for form, content in files.items():
+            if hashlib.sha256(content).hexdigest() != manifest.digest(form):
+                raise BadModelDigestError(f"the {form} file is not the one that the manifest names")
+        with self._writing():
+            for form, content in files.items():
+                self._keep(f"{manifest.digest(form)}.{form}", content)
+            self._keep(f"{manifest.model_id}{_MANIFEST}", seal(manifest, *keys))
+        return self.get(manifest.model_id)
+
+    def get(self, name: str) -> Entry:
+        """Return the model with that id or alias.
+
+        :raises UnknownModelError: when there is none.
+        :raises ModelError: when its manifest is refused.
+        """
+        state = self._read()
+        model_id = state.aliases.get(name, name)
+        try:
+            return _entry(read_manifest(self.folder, model_id, self.trust), state)
+        except ModelMissingError:
+            raise UnknownModelError(f"there is no model {name[:100]!r}") from None
+        except ModelError:
+            if not re.fullmatch(r"[0-9a-f]{64}", model_id):
+                raise UnknownModelError(f"there is no model {name[:100]!r}") from None
+            raise
+
+    def list(self, *, archived: bool = False) -> Listing:
+        """Return every model; those that were archived too, when `archived`."""
+        state, entries, refused = self._read(), [], {}
+        for path in self.folder.glob(f"*{_MANIFEST}"):
+            if path.name.startswith("."):  # being written
+                continue
+            model_id = path.name.removesuffix(_MANIFEST)
+            if model_id in state.archived and not archived:
+                continue
+            try:
+                entries.append(_entry(read_manifest(self.folder, model_id, self.trust), state))
+            except ModelError as error:
+                refused[model_id] = f"{error.code}: {error.detail}"
+        entries.sort(key=lambda entry: (entry.manifest.created_at, entry.manifest.model_id), reverse=True)
+        return Listing(entries=tuple(entries), refused=refused)
+
+    def load(self, name: str, form: str | None = None) -> Predictor:
+        """Return the model with that id or alias, ready to score; data-only where it has such a file, unless `form` says otherwise.
+
+        :raises ModelError: naming what is wrong with it.
+        """
+        manifest = self.get(name).manifest
+        form = form or ("mevt" if manifest.mevt_sha256 else "so")
+        if (digest := manifest.digest(form)) is None:
+            raise ModelMissingError(f"model {manifest.model_id} has no {form} file")
+        return load(self.folder / f"{digest}.{form}", manifest)
+
+    def read(self, name: str, form: str) -> bytes:
+        """Return the file of a model in that form, its digest checked."""
+        manifest = self.get(name).manifest
+        return vault.read_signed(self.folder, f"{manifest.digest(form)}.{form}", manifest.digest(form))
+
+    def point(self, alias: str, name: str | None) -> Entry | None:
+        """Let `alias` name another model; with None it goes.
+
+        :raises UnknownModelError: when there is no such model.
+        """
+        if not _ALIAS.fullmatch(alias):
+            raise InvalidInputError(f"alias {alias[:100]!r}; up to 32 small letters, digits, - and _, the first a letter", field="alias")
+        entry = None if name is None else self.get(name)
+        with self._writing():
+            state = self._read()
+            state.aliases.pop(alias, None)
+            if entry is not None:
+                if entry.manifest.model_id in state.archived:
+                    raise ModelInUseError(f"model {entry.manifest.model_id} is archived; restore it first")
+                state.aliases[alias] = entry.manifest.model_id
+            self._write(state)
+        return entry and self.get(entry.manifest.model_id)
+
+    def archive(self, name: str, *, archived: bool = True) -> Entry:
+        """Take a model out of the list, or put it back; its files stay.
+
+        :raises ModelInUseError: when an alias names it.
+        """
+        model_id = self.get(name).manifest.model_id
+        with self._writing():
+            state = self._read()
+            if aliases := [alias for alias, named in state.aliases.items() if named == model_id]:
+                raise ModelInUseError(f"model {model_id} is {', '.join(aliases)}; move the alias first", aliases=aliases)
+            state.archived.pop(model_id, None)
+            if archived:
+                state.archived[model_id] = datetime.now(UTC).isoformat(timespec="seconds")
+            self._write(state)
+        return self.get(model_id)
+
+    def _keep(self, name: str, content: bytes) -> None:
+        path = self.folder / name
+        if path.exists():  # of the same content, or one that is refused when it is read; a file in use is never written over
+            return
+        write_atomically(path, content)
+        path.chmod(0o400)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(self.folder / ".lock", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _read(self) -> _State:
+        try:
+            content: dict[str, Any] = orjson.loads((self.folder / "registry.json").read_bytes())
+        except FileNotFoundError:
+            return _State()
+        return _State(content["aliases"], content["archived"])
+
+    def _write(self, state: _State) -> None:
+        content = {"aliases": state.aliases, "archived": state.archived}
+        write_atomically(self.folder / "registry.json", orjson.dumps(content, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS))
+
+
+def _entry(manifest: Manifest, state: _State) -> Entry:
+    aliases = tuple(sorted(alias for alias, named in state.aliases.items() if named == manifest.model_id))
+    return Entry(manifest=manifest, aliases=aliases, archived_at=state.archived.get(manifest.model_id))

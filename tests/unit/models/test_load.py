@@ -1,0 +1,255 @@
+"""What is refused when a model is loaded, each for a reason of its own; and that what is loaded scores as XGBoost does."""
+
+import base64
+import hashlib
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import orjson
+import pytest
+
+from mev.models.compile import compile_model
+from mev.models.register import score
+from mev.models.registry import Registry
+from mev.predict import probe
+from mev.predict.errors import (
+    BadManifestError,
+    BadModelDigestError,
+    MalformedModelError,
+    ModelError,
+    ModelMissingError,
+    ParityError,
+    ProbeError,
+    UnsafeModelFileError,
+    UnsafeModelPathError,
+    UnsignedManifestError,
+    WrongAbiError,
+    WrongRowsError,
+    WrongSchemaError,
+)
+from mev.predict.load import load, read_manifest
+from mev.predict.manifest import Manifest, seal
+from tests.unit.models.samples import KEY, STRANGER, TRUST, Made, rows
+
+FORMS = ("mevt", "so")
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_loaded_model_scores_as_xgboost_does(original: Made, form: str) -> None:
+    predictor = load(original.path(form), original.manifest)
+    assert (predictor.features, predictor.digest) == (original.trained.features, original.manifest.digest(form))
+    table = rows(100_000, 9)
+    expected = score(original.trained.booster, table)
+    assert probe.difference(expected, predictor.predict(table)) <= (0 if form == "mevt" else probe.TOLERANCE)
+    with pytest.raises(WrongRowsError):
+        predictor.predict(table[:, 1:])
+
+
+def spoil(path: Path, change: Callable[[bytearray], object]) -> None:
+    content = bytearray(path.read_bytes())
+    change(content)
+    path.unlink()
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("place", [0, 0.5, -1])
+def test_one_changed_bit_is_refused(made: Made, form: str, place: float) -> None:
+    def flip(content: bytearray) -> None:
+        content[int(place * len(content)) if place >= 0 else -1] ^= 1
+
+    spoil(made.path(form), flip)
+    with pytest.raises(BadModelDigestError, match="changed or cut"):
+        load(made.path(form), made.manifest)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("share", [0, 0.1, 0.6, 0.99])
+def test_a_cut_file_is_refused(made: Made, form: str, share: float) -> None:
+    spoil(made.path(form), lambda content: content.__delitem__(slice(int(share * len(content)), None)))
+    with pytest.raises(BadModelDigestError):
+        load(made.path(form), made.manifest)
+
+
+def test_a_link_is_refused(made: Made, tmp_path: Path) -> None:
+    path, elsewhere = made.path("mevt"), tmp_path / "elsewhere"
+    path.rename(elsewhere)
+    path.symlink_to(elsewhere)
+    with pytest.raises(UnsafeModelFileError, match="symbolic link"):
+        load(path, made.manifest)
+    path.unlink()
+    os.link(elsewhere, path)
+    with pytest.raises(UnsafeModelFileError, match="second name"):
+        load(path, made.manifest)
+
+
+def test_what_is_no_plain_file_is_refused_at_once(made: Made) -> None:
+    path = made.path("so")
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(UnsafeModelFileError, match="plain file"):
+        load(path, made.manifest)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(UnsafeModelFileError, match="plain file"):
+        load(path, made.manifest)
+    path.rmdir()
+    with pytest.raises(ModelMissingError):
+        load(path, made.manifest)
+
+
+@pytest.mark.parametrize("mode", [0o420, 0o402])
+def test_a_file_that_others_may_write_is_refused(made: Made, mode: int) -> None:
+    made.path("mevt").chmod(mode)
+    with pytest.raises(UnsafeModelFileError, match="others may write"):
+        load(made.path("mevt"), made.manifest)
+
+
+@pytest.mark.parametrize("name", ["../models/x", "..", "/etc/passwd", "x/../../y", "a" * 64 + ".mevt\0", "A" * 64 + ".mevt"])
+def test_a_name_that_leads_elsewhere_is_refused(made: Made, name: str) -> None:
+    with pytest.raises(UnsafeModelPathError):
+        read_manifest(made.folder, name, TRUST)
+
+
+def test_a_file_that_the_manifest_does_not_name_is_refused(made: Made) -> None:
+    other = made.folder / f"{'0' * 64}.mevt"
+    other.write_bytes(made.path("mevt").read_bytes())
+    with pytest.raises(BadModelDigestError, match="not a file that"):
+        load(other, made.manifest)
+    with pytest.raises(BadModelDigestError, match="not a file that"):
+        load(made.path("mevt"), replace(made.manifest, mevt_sha256=None))
+
+
+def test_other_features_are_refused(made: Made) -> None:
+    for change, reason in (
+        ({"feature_schema": "opportunity.v0"}, "opportunity.v0"),
+        ({"feature_schema_hash": "0" * 64}, "hash"),
+        ({"features": ("rivals", "luck")}, "luck"),
+        ({"features": made.manifest.features[:-1]}, "features"),
+    ):
+        with pytest.raises(WrongSchemaError, match=reason):
+            load(made.path("mevt"), replace(made.manifest, **change))
+
+
+def test_another_interface_machine_or_model_is_refused(made: Made) -> None:
+    for change, reason in (({"abi": 2}, "interface 2"), ({"cpu": "m68k"}, "m68k"), ({"model_id": "0" * 64}, "model")):
+        with pytest.raises(WrongAbiError, match=reason):
+            load(made.path("so"), replace(made.manifest, **change))
+
+
+def kept(made: Made, content: bytes) -> tuple[Path, Manifest]:
+    """Return `content` as the compiled form of a manifest that vouches for it."""
+    digest = hashlib.sha256(content).hexdigest()
+    path = made.folder / f"{digest}.so"
+    path.write_bytes(content)
+    return path, replace(made.manifest, so_sha256=digest)
+
+
+def test_a_signed_file_that_is_no_library_is_refused(made: Made) -> None:
+    with pytest.raises(MalformedModelError, match="cannot be loaded"):
+        load(*kept(made, b"\x7fELF" + bytes(96)))
+
+
+def test_a_signed_file_that_kills_its_loader_kills_only_a_child(made: Made) -> None:
+    whole = made.path("so").read_bytes()
+    with pytest.raises((ProbeError, MalformedModelError)):
+        load(*kept(made, whole[: len(whole) * 6 // 10]))
+
+
+def test_a_library_with_other_names_is_refused(made: Made) -> None:
+    with pytest.raises(WrongAbiError, match="mev_"):
+        load(*kept(made, made.path("so").read_bytes().replace(b"mev_abi_version", b"mev_abi_verzion")))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_other_scores_than_the_golden_ones_are_refused(made: Made, form: str) -> None:
+    with pytest.raises(ParityError, match="1 of 64"):
+        load(made.path(form), replace(made.manifest, golden_scores=made.manifest.golden_scores + np.eye(64, dtype=np.float32)[3] * 0.001))
+
+
+def test_a_model_compiled_from_another_one_is_refused(made: Made) -> None:
+    other = compile_model(made.trained.booster[:3], made.manifest.model_id)
+    with pytest.raises(ParityError):
+        load(*kept(made, other))
+
+
+def write(made: Made, content: bytes) -> None:
+    path = made.folder / f"{made.manifest.model_id}.manifest.json"
+    path.unlink()
+    path.write_bytes(content)
+
+
+def test_the_manifest_is_what_was_signed(made: Made) -> None:
+    read = read_manifest(made.folder, made.manifest.model_id, TRUST)
+    assert read == made.manifest
+    np.testing.assert_array_equal(read.golden_rows, made.manifest.golden_rows)
+
+
+def test_a_manifest_that_nobody_or_a_stranger_signed_is_refused(made: Made) -> None:
+    for keys in ((), (STRANGER,)):
+        write(made, seal(made.manifest, *keys))
+        with pytest.raises(UnsignedManifestError):
+            made.registry.get(made.manifest.model_id)
+
+
+def test_a_changed_manifest_is_refused(made: Made) -> None:
+    outer = orjson.loads(seal(made.manifest, KEY))
+    payload = base64.b64decode(outer["payload"]).replace(b"0.9", b"1.0")
+    write(made, orjson.dumps(outer | {"payload": base64.b64encode(payload).decode()}))
+    with pytest.raises(UnsignedManifestError, match="does not fit"):
+        made.registry.get(made.manifest.model_id)
+
+
+@pytest.mark.parametrize(
+    "junk", [b"", b"{}", b"[]", b'{"payload": 1}', b'{"payloadType":"x","payload":"","signatures":[{"keyid":"a","sig":""}]}']
+)
+def test_a_manifest_that_is_none_is_refused(made: Made, junk: bytes) -> None:
+    write(made, junk)
+    with pytest.raises(BadManifestError):
+        made.registry.get(made.manifest.model_id)
+
+
+def test_the_manifest_of_another_model_is_refused(made: Made) -> None:
+    content = (made.folder / f"{made.manifest.model_id}.manifest.json").read_bytes()
+    (made.folder / f"{'1' * 64}.manifest.json").write_bytes(content)
+    with pytest.raises(BadManifestError, match="under the name"):
+        made.registry.get("1" * 64)
+
+
+def test_a_signature_for_a_command_vouches_for_no_model(made: Made) -> None:
+    outer = orjson.loads(seal(made.manifest, KEY))
+    outer["payloadType"] = "application/vnd.mev.command.v1+protobuf"
+    write(made, orjson.dumps(outer))
+    with pytest.raises(ModelError):
+        made.registry.get(made.manifest.model_id)
+
+
+def test_a_process_that_hangs_is_given_up(made: Made) -> None:
+    with pytest.raises(ProbeError, match="within"):
+        probe.probe(made.path("mevt"), rows(1, 1), model_id="x", timeout_s=0.001)
+
+
+def test_models_are_swapped_while_others_score(original: Made) -> None:
+    registry = Registry(original.folder, TRUST)
+    table = rows(50, 4)
+    expected = score(original.trained.booster, table)
+    current = registry.load(original.manifest.model_id)
+    wrong: list[int] = []
+    stop = threading.Event()
+
+    def serve() -> None:
+        while not stop.is_set():
+            if not np.allclose(current.predict(table), expected, atol=probe.TOLERANCE, rtol=0):
+                wrong.append(1)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    for form in ("so", "mevt", "so"):
+        current = registry.load(original.manifest.model_id, form)
+    stop.set()
+    thread.join()
+    assert not wrong
