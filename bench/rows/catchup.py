@@ -102,10 +102,8 @@ class _CatchingUp:
         beginning = await reader.begin(Earliest(), [events.EVENT], "")
         hub.begin({at: bounds.latest for at, bounds in beginning.bounds.items()})
         terms = Terms(topics=frozenset({events.EVENT.name}), filter=Filter(), on_slow=OnSlow.LOSSLESS)
-        subscription = hub.subscribe_from(client, "b", terms, dict(beginning.positions), reader)
+        hub.subscribe_from(client, "b", terms, dict(beginning.positions), reader)
         async with asyncio.timeout(_TIMEOUT_S):
-            while subscription.behind is not None:  # noqa: ASYNC110 - nothing tells
-                await asyncio.sleep(_LOOK_S)
             while self._pool.open:  # noqa: ASYNC110 - nothing tells
                 await asyncio.sleep(_LOOK_S)
         if client.sent != total:
