@@ -27,6 +27,8 @@ from mev.core import log
 from mev.core.errors import InvalidInputError, MevError
 from mev.core.terminal import print_table
 from mev.core.text import shown
+from mev.datasets.commands import datasets, export
+from mev.jobs.commands import jobs
 from mev.settings import Settings
 from mev.simulate.commands import simulate
 from mev.sink.commands import sink
@@ -51,6 +53,9 @@ app.add_typer(control_commands.agents, name="agents")
 app.add_typer(control_commands.approvals, name="approvals")
 app.command("rotate-key")(control_commands.make_rotate(lambda: settings_module.load().mev_data_dir))
 app.add_typer(audit, name="audit")
+app.add_typer(datasets, name="datasets")
+app.command()(export)
+app.add_typer(jobs, name="jobs")
 _EXIT_GRACE_S = 10.0
 
 
@@ -139,6 +144,7 @@ def _report(settings: Settings, system: System, *, demo: bool) -> None:
     lines = [
         ("API", f"{system.api_url}  (documentation: /docs)"),
         ("Stream", f"{system.api_url.replace('http', 'ws', 1)}/api/realtime/ws"),
+        *([("", f"{system.webtransport}  (WebTransport)")] if system.webtransport else []),
         ("API key", system.master_key if seen else "`mev config key` shows it"),
         ("Data", str(settings.mev_data_dir)),
         *(

@@ -39,7 +39,9 @@ class Settings(BaseSettings):
     api_port: Port = Field(8000, description="Port of HTTP and WebSocket; 0 takes a free one.")
     api_workers: int = Field(4, ge=1, le=256, description="API processes; 1 while any service is embedded.")
     model_dir: Path | None = Field(None, description="Folder of compiled models; models under the data folder when not set.")
-    export_dir: Path | None = Field(None, description="Folder of dataset exports; exports under the data folder when not set.")
+    export_dir: Path | None = Field(
+        None, description="Folder of the files of dataset exports; in the jobs' own folders under the data folder when not set."
+    )
 
     # Services: not set means embedded
     kafka_brokers: str | None = Field(None, description="Kafka bootstrap servers, host:port,...; embedded when not set.")
@@ -188,6 +190,12 @@ class Settings(BaseSettings):
     wt_max_datagram_bytes: int = Field(
         1_350, ge=1_200, le=16_000, description="Largest UDP payload sent; 1200 goes through every tunnel, browsers take 1472."
     )
+
+    # Exports
+    export_jobs_per_principal: int = Field(4, ge=1, description="Exports of one user or key that may wait or run.")
+    export_bytes_per_principal: int = Field(50 << 30, ge=1 << 20, description="Bytes of exports kept for one user or key.")
+    export_expires_s: float = Field(7 * 86_400, ge=60, le=366 * 86_400, description="How long the files of an export are kept.")
+    export_memory_bytes: int = Field(1 << 30, ge=64 << 20, description="Memory a query of an export may take in ClickHouse.")
 
     # Logs
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least level that is written.")

@@ -38,12 +38,16 @@ from mev.control.service import Control, Terms
 from mev.core.clock import now_ns
 from mev.core.errors import MevError, UnavailableError
 from mev.datasets import routes as datasets_routes
+from mev.datasets import service as datasets
 from mev.host import lane as health_lane
 from mev.host import routes as host_routes
 from mev.host.health import Check, Health
 from mev.ingest import lane as ingest_lane
 from mev.ingest import routes as ingest_routes
 from mev.ingest.service import Ingest
+from mev.jobs import routes as jobs_routes
+from mev.jobs import runner as jobs
+from mev.jobs.model import Kind
 from mev.limits.connections import http_class
 from mev.realtime import routes as realtime_routes
 from mev.realtime.boot import running_hub
@@ -94,6 +98,8 @@ class System:
     master_key: str
     first_password: str | None
     """The first administrator's, at the first start; shown once, kept nowhere."""
+    webtransport: str | None
+    """Its URL, where it is served."""
     services: dict[str, str]
     serve: Callable[[], Any]
 
@@ -126,6 +132,9 @@ async def running(settings: Settings, *, demo: bool) -> AsyncIterator[System]:
             )
         )
         hot = HotSettings({"batch_window_ms": hub.set_window, "log_level": logging.getLogger().setLevel})
+        runner = await stack.enter_async_context(jobs.running(folder.path / "jobs", [_export_kind(settings, clickhouse)]))
+        quota = datasets.Quota(jobs=settings.export_jobs_per_principal, size_bytes=settings.export_bytes_per_principal)
+        exports = datasets.Exports(runner, clickhouse, quota)
         control = await _start_control(settings, folder, brokers, orders, audit, hot, stack)
         if demo:
             task = asyncio.create_task(demonstrate(Market(now_ns(), DEMO_RATE_PER_S, now_ns()), publisher), name="demo")
@@ -142,7 +151,8 @@ async def running(settings: Settings, *, demo: bool) -> AsyncIterator[System]:
         routers = [
             host_routes.router(health),
             ingest_routes.router(clickhouse, timeout_s=settings.query_timeout_s),
-            datasets_routes.router(),
+            datasets_routes.router(exports, runner, audit=audit.record),
+            jobs_routes.router(runner, audit=audit.record),
             control_routes.router(control, hot, report_interval_s=settings.report_interval_s),
             audit_routes.router(audit, clickhouse, timeout_s=settings.query_timeout_s),
             realtime_routes.router(hub, security.keyring, gateway),
@@ -159,6 +169,7 @@ async def running(settings: Settings, *, demo: bool) -> AsyncIterator[System]:
             api_url=url,
             master_key=wiring.master_key(settings, folder),
             first_password=await security.accounts.create_first_admin(),
+            webtransport=str(gateway.describe(host)["url"]) if gateway is not None else None,
             services=services,
             serve=lambda: server.serve(sockets=[listener]),
         )
@@ -275,6 +286,16 @@ async def _start_webtransport(settings: Settings, folder: DataFolder, hub: Hub, 
     stack.push_async_callback(gateway.close)
     await gateway.start(settings.wt_host, settings.wt_port)
     return gateway
+
+
+def _export_kind(settings: Settings, clickhouse: ClickHouse) -> Kind:
+    return datasets.export_kind(
+        clickhouse,
+        memory_bytes=settings.export_memory_bytes,
+        size_bytes=settings.export_bytes_per_principal,
+        expires_s=settings.export_expires_s,
+        folder=settings.export_dir,
+    )
 
 
 def _quota(settings: Settings) -> Quota:

@@ -80,7 +80,15 @@ def clickhouse_address(settings: Settings, folder: DataFolder) -> clickhouse.Add
     )
 
 
-def ask_api(method: str, path: str, body: object = None, *, params: Mapping[str, str] | None = None, login: bool = True) -> httpx.Response:
+def ask_api(
+    method: str,
+    path: str,
+    body: object = None,
+    *,
+    params: Mapping[str, str] | None = None,
+    headers: Mapping[str, str] | None = None,
+    login: bool = True,
+) -> httpx.Response:
     """Ask the running system's API, found by its runtime file, as whoever is logged in, else with this machine's key.
 
     `body` is sent as JSON; `login=False` sends no credential.
@@ -91,8 +99,8 @@ def ask_api(method: str, path: str, body: object = None, *, params: Mapping[str,
     folder = DataFolder(settings.mev_data_dir)
     api = folder.read_runtime().api
     with httpx.Client(base_url=api, timeout=settings.service_timeout_s * 3) as client:
-        headers = _credential(settings, folder, client) if login else {}
-        return _asked(client, method, path, headers, json=body, params=params)
+        credential = _credential(settings, folder, client) if login else {}
+        return _asked(client, method, path, {**(headers or {}), **credential}, json=body, params=params)
 
 
 def _credential(settings: Settings, folder: DataFolder, client: httpx.Client) -> dict[str, str]:

@@ -1,20 +1,79 @@
 """``/api/datasets``."""
 
+import asyncio
+import base64
 from typing import Any
 
 from fastapi import APIRouter
+from fastapi.responses import FileResponse
 
-from mev.auth.dependencies import DatasetsRead
+from mev.auth.audit import Audit, no_audit, note
+from mev.auth.dependencies import DatasetsExport, DatasetsRead
+from mev.datasets import manifest, views
+from mev.datasets.catalog import DATASETS
+from mev.datasets.service import Exports
+from mev.datasets.views import DatasetsOut, EstimateOut, ExportIn, ExportOut
+from mev.jobs.model import Job
+from mev.jobs.routes import shown
+from mev.jobs.runner import Runner
 from mev.wire.registry import event_type
 
+PATH = "/api/datasets"
 
-def router() -> APIRouter:
+
+def router(exports: Exports, runner: Runner, *, audit: Audit = no_audit) -> APIRouter:
     """Return the routes of datasets."""
-    routes = APIRouter(prefix="/api/datasets", tags=["datasets"])
+    routes = APIRouter(prefix=PATH, tags=["datasets"])
+
+    @routes.get("", summary="List the datasets")
+    async def datasets(_: DatasetsRead) -> DatasetsOut:
+        """How many rows are stored, from when to when."""
+        return DatasetsOut(items=[views.dataset(each) for each in await asyncio.to_thread(exports.summaries)])
 
     @routes.get("/schema/{type}", summary="Describe a dataset type")
     async def schema(_: DatasetsRead, type: str) -> dict[str, Any]:  # noqa: A002 - the parameter's public name
         """Fields with types, units and descriptions, as the Protobuf sources declare them, and the JSON Schema of one event."""
-        return event_type(type).dataset_schema()
+        return found.schema() if (found := DATASETS.get(type)) else event_type(type).dataset_schema()
+
+    @routes.post("/export", status_code=202, summary="Export a dataset")
+    async def export(who: DatasetsExport, body: ExportIn) -> ExportOut:
+        """A job: ask `GET /export/{id}` how far it is. The same query on the same data gives the same bytes."""
+        job = await exports.submit(body.query(), owner=who.id, owner_name=who.name)
+        await note(audit, who.id, "datasets.export", job.id, type=body.type, format=body.format.value)
+        return _export(job)
+
+    @routes.post("/export/estimate", summary="Say what an export would be")
+    async def estimate(_: DatasetsExport, body: ExportIn) -> EstimateOut:
+        """Counts the rows; nothing is written."""
+        found = await asyncio.to_thread(exports.estimate, body.query())
+        return EstimateOut(rows=found.rows, bytes=found.size_bytes, parts=found.parts)
+
+    @routes.get("/export/{export_id}", summary="Show an export")
+    async def one(_: DatasetsExport, export_id: str) -> ExportOut:
+        """The job's state and progress; with its success, the manifest and the files."""
+        return _export(exports.get(export_id), exports.manifest(export_id))
+
+    @routes.get("/export/{export_id}/files/{name}", summary="Download a file of an export", response_class=FileResponse)
+    async def file(_: DatasetsExport, export_id: str, name: str) -> FileResponse:
+        """Takes `Range`, so that a download can go on where it broke off; `Repr-Digest` is the SHA-256 of the whole file."""
+        path, digest = exports.file(export_id, name)
+        headers = {"Cache-Control": "private, immutable, max-age=86400"}
+        if digest:
+            headers["Repr-Digest"] = f"sha-256=:{base64.b64encode(bytes.fromhex(digest)).decode()}:"
+        return FileResponse(path, filename=name, headers=headers, media_type=_media_type(name))
+
+    def _export(job: Job, content: Any = None) -> ExportOut:
+        folder = f"{PATH}/export/{job.id}/files"
+        names = [manifest.NAME, *(part["file"] for part in content["parts"])] if content else []
+        return ExportOut(
+            id=job.id,
+            job=shown(runner, job, spec=runner.spec(job.id)),
+            manifest=dict(content) if content else None,
+            files=[f"{folder}/{name}" for name in names],
+        )
 
     return routes
+
+
+def _media_type(name: str) -> str:
+    return "application/json" if name == manifest.NAME else "application/octet-stream"

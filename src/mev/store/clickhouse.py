@@ -1,6 +1,7 @@
 """ClickHouse: a server over HTTP, or the engine inside this process on a folder of ours. The same client for both."""
 
 import math
+import shutil
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from mev.core.errors import UnavailableError
 # What the engine says of bytes it cannot read as the schema: cannot parse, cut short, incorrect data, all of Protobuf's.
 _DATA_ERRORS = {6, 27, 32, 33, 117, 131, *range(432, 448)}
 _AUTHENTICATION_FAILED = 516
+_COPY_BYTES = 1 << 20
 _INLINE_SCHEMAS = "format_schema_source"  # the setting that came with them
 
 
@@ -110,10 +112,10 @@ class ClickHouse:
         except (ClickHouseError, OSError) as error:
             raise self._unavailable(error) from None
 
-    def rows(self, sql: str, parameters: Mapping[str, Any] | None = None) -> Sequence[Sequence[Any]]:
-        """Return the rows of a query; values are bound as ``{name:Type}``."""
+    def rows(self, sql: str, parameters: Mapping[str, Any] | None = None, *, answer_s: float | None = None) -> Sequence[Sequence[Any]]:
+        """Return the rows of a query; values are bound as ``{name:Type}``. A server may take `answer_s`, else what a page may take."""
         try:
-            return self._client(self._address.query_timeout_s).query(sql, parameters=dict(parameters or {})).result_rows
+            return self._client(answer_s or self._address.query_timeout_s).query(sql, parameters=dict(parameters or {})).result_rows
         except (ClickHouseError, OSError) as error:
             raise self._unavailable(error) from None
 
@@ -126,6 +128,26 @@ class ClickHouse:
         except (ClickHouseError, OSError) as error:
             raise self._unavailable(error) from None
         return bytes(answer).splitlines()
+
+    def write_file(
+        self, path: Path, sql: str, parameters: Mapping[str, Any], *, fmt: str, settings: Mapping[str, Any], answer_s: float
+    ) -> None:
+        """Write the rows of a query to the new file `path` in one of the engine's formats; after an error it may hold anything.
+
+        Memory is what the query itself takes: the embedded engine writes the file, a server sends it in pieces within `answer_s`.
+        """
+        try:
+            client = self._client(answer_s)
+            if self._address.path:
+                quoted = str(path).replace("\\", "\\\\").replace("'", "\\'")
+                client.raw_query(f"{sql} INTO OUTFILE '{quoted}'", parameters=dict(parameters), settings=dict(settings), fmt=fmt)
+                return
+            # A server that has begun to send can only append an error to the rows; so it is to begin when it has all.
+            whole = {**settings, "wait_end_of_query": 1}
+            with client.raw_stream(sql, parameters=dict(parameters), settings=whole, fmt=fmt) as answer, path.open("xb") as file:
+                shutil.copyfileobj(answer, file, _COPY_BYTES)
+        except (ClickHouseError, OSError) as error:
+            raise self._unavailable(error) from None
 
     def insert_protobuf(self, table: str, columns: Sequence[str], block: bytes, *, schema: str, message: str, token: str) -> None:
         """Insert `block`, length-delimited messages, into `table`; a repeat with the same `token` is ignored.

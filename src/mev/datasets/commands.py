@@ -1,0 +1,159 @@
+"""``mev datasets`` and ``mev export``."""
+
+import hashlib
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+from mev.core.errors import MevError
+from mev.core.terminal import print_table
+from mev.datasets.manifest import NAME
+from mev.datasets.query import Format
+from mev.datasets.routes import PATH
+from mev.jobs.commands import follow
+from mev.wiring import ask_api
+
+Json = Annotated[bool, typer.Option("--json", help="Print the API's answer as it is.")]
+Out = Annotated[Path | None, typer.Option(file_okay=False, help="Folder to download the files to.")]
+datasets = typer.Typer(help="What is stored, and exports of it.", no_args_is_help=True)
+_COLUMNS = ("type", "rows", "first slot", "last slot", "from", "to", "description")
+_PIECE_BYTES = 8 << 20
+
+
+class DamagedDownloadError(MevError):
+    """A file did not arrive as it was sent."""
+
+    code = "damaged_download"
+
+
+@datasets.callback()
+def _group() -> None:
+    """Look at what is stored, and get the files of exports."""
+
+
+@datasets.command("list")
+def list_datasets(json: Json = False) -> None:
+    """List the datasets: how many rows, from when to when."""
+    answer = ask_api("GET", PATH)
+    if json:
+        typer.echo(answer.text)
+        return
+    print_table(_COLUMNS, [_row(item) for item in answer.json()["items"]])
+
+
+@datasets.command("schema")
+def schema(type: Annotated[str, typer.Argument(help="For instance opportunity.")], json: Json = False) -> None:  # noqa: A002 - its name
+    """Describe the columns of a dataset."""
+    answer = ask_api("GET", f"{PATH}/schema/{type}")
+    if json:
+        typer.echo(answer.text)
+        return
+    columns = ("name", "type", "unit", "description")
+    print_table(columns, [[field[name] for name in columns] for field in answer.json()["fields"]])
+
+
+@datasets.command("download")
+def download(export_id: str, out: Annotated[Path, typer.Option(file_okay=False, help="Folder to download the files to.")] = Path()) -> None:
+    """Get the files of an export and verify them; what is there already is not sent again."""
+    _download(ask_api("GET", f"{PATH}/export/{export_id}").json(), out)
+
+
+def export(
+    type: Annotated[str, typer.Argument(help="What to export; `mev datasets list` says what there is.")],  # noqa: A002 - the public name
+    columns: Annotated[str | None, typer.Option(help="Columns, separated by commas; all without it.")] = None,
+    filter: Annotated[list[str] | None, typer.Option(help="A condition, for instance 'landed == true'; may be repeated.")] = None,  # noqa: A002
+    from_slot: Annotated[int | None, typer.Option(min=0, help="First slot.")] = None,
+    to_slot: Annotated[int | None, typer.Option(min=0, help="Slot to end before.")] = None,
+    since: Annotated[str | None, typer.Option("--from", help="Not before, for instance 2026-08-01T00:00:00Z.")] = None,
+    until: Annotated[str | None, typer.Option("--to", help="Before.")] = None,
+    sample: Annotated[float, typer.Option(help="Share of the rows.")] = 1.0,
+    format: Annotated[Format, typer.Option(help="How the files are written.")] = Format.PARQUET,  # noqa: A002 - the option's name
+    compression: Annotated[str | None, typer.Option(help="zstd, gzip, lz4, snappy or none, as the format allows.")] = None,
+    part_rows: Annotated[int, typer.Option(min=1, help="Rows of one file.")] = 250_000,
+    out: Out = None,
+    estimate: Annotated[bool, typer.Option("--estimate", help="Say how much it would be, and stop.")] = False,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it is done.")] = True,
+    json: Json = False,
+) -> None:
+    """Export a dataset to files: Parquet, Arrow, CSV or NDJSON, with a manifest."""
+    body = {
+        "type": type,
+        "columns": [name.strip() for name in columns.split(",")] if columns else None,
+        "filter": filter or [],
+        "slots": {"from": from_slot, "to": to_slot},
+        "time": {"from": since, "to": until},
+        "sample": sample,
+        "format": format.value,
+        "compression": compression,
+        "part_rows": part_rows,
+    }
+    if estimate:
+        found = ask_api("POST", f"{PATH}/export/estimate", body)
+        typer.echo(found.text if json else "{rows} rows in {parts} parts, about {bytes} bytes".format(**found.json()))
+        return
+    answer = ask_api("POST", f"{PATH}/export", body)
+    export_id = answer.json()["id"]
+    if wait or out:
+        follow(export_id)
+        answer = ask_api("GET", f"{PATH}/export/{export_id}")
+    if json:
+        typer.echo(answer.text)
+    else:
+        _print(answer.json())
+    if out:
+        _download(answer.json(), out)
+
+
+def _row(item: dict[str, Any]) -> tuple[object, ...]:
+    slots, time = item["slots"] or {"first": "", "last": ""}, item["time"] or {"first": "", "last": ""}
+    rows = "" if item["rows"] is None else item["rows"]
+    return item["type"], rows, slots["first"], slots["last"], time["first"][:19], time["last"][:19], item["description"]
+
+
+def _print(shown: dict[str, Any]) -> None:
+    if (manifest := shown["manifest"]) is None:
+        typer.echo(f"export {shown['id']}: {shown['job']['state']}; `mev jobs show {shown['id']}` says how far it is")
+        return
+    typer.echo(f"export {shown['id']}: {manifest['rows']} rows, {manifest['bytes']} bytes, {len(manifest['parts'])} parts")
+    print_table(("file", "rows", "bytes", "sha256"), [part.values() for part in manifest["parts"]])
+
+
+def _download(shown: dict[str, Any], folder: Path) -> None:
+    manifest = shown["manifest"]
+    if manifest is None:
+        raise DamagedDownloadError(f"export {shown['id']} is {shown['job']['state']}; it has files once it has succeeded")
+    folder.mkdir(parents=True, exist_ok=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=manifest["bytes"])
+        for part in manifest["parts"]:
+            bar.update(task, description=part["file"])
+            _fetch(shown["id"], part, folder / Path(part["file"]).name)
+            bar.update(task, advance=part["bytes"])
+    answer = ask_api("GET", f"{PATH}/export/{shown['id']}/files/{NAME}")
+    (folder / NAME).write_bytes(answer.content)
+    typer.echo(f"{len(manifest['parts'])} files, verified, and {NAME} in {folder}", err=True)
+
+
+def _fetch(export_id: str, part: dict[str, Any], target: Path) -> None:
+    """Get a file piece by piece, going on where an earlier try ended."""
+    if target.exists() and _digest(target) == part["sha256"]:
+        return
+    partial = target.with_name(f".{target.name}.partial")
+    with partial.open("ab") as file:
+        while (have := file.tell()) < part["bytes"]:
+            end = min(have + _PIECE_BYTES, part["bytes"]) - 1
+            piece = ask_api("GET", f"{PATH}/export/{export_id}/files/{part['file']}", headers={"Range": f"bytes={have}-{end}"})
+            file.write(piece.content)
+    if _digest(partial) != part["sha256"]:
+        partial.unlink()
+        raise DamagedDownloadError(f"{part['file']} does not have the digest in the manifest; it was removed, run the command again")
+    partial.replace(target)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,252 @@
+"""Exports and jobs of a running system, over HTTP and by the commands."""
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pyarrow.parquet as pq
+import pytest
+
+from mev.datasets.catalog import DATASETS
+from mev.wire.features import OPPORTUNITY
+from mev.wire.registry import EVENT_TYPES
+from tests.integration.test_http import listed, problem
+from tests.services.system import RunningSystem
+
+COUNT = 2_000
+EXPORT = "/api/datasets/export"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _events(system: RunningSystem) -> None:
+    """Put a market in."""
+    system.run("simulate", "--count", str(COUNT), "--seed", "7", "--fast")
+    with system.client() as http:
+        deadline = time.monotonic() + 40
+        while sum(item["rows"] or 0 for item in http.get("/api/datasets").raise_for_status().json()["items"]) < 3 * COUNT:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+
+def ended(http: httpx.Client, job_id: str) -> dict[str, Any]:
+    """Return a job once it has ended."""
+    deadline = time.monotonic() + 40
+    while (job := http.get(f"/api/jobs/{job_id}").raise_for_status().json())["state"] in {"queued", "running", "cancelling"}:
+        assert time.monotonic() < deadline, job
+        time.sleep(0.05)
+    return dict(job)
+
+
+def exported(http: httpx.Client, **body: Any) -> dict[str, Any]:
+    """Return an export that has succeeded."""
+    answer = http.post(EXPORT, json=body)
+    assert answer.status_code == 202, answer.text
+    job = ended(http, answer.json()["id"])
+    assert job["state"] == "succeeded", job
+    return dict(http.get(f"{EXPORT}/{job['id']}").raise_for_status().json())
+
+
+def slow(http: httpx.Client, parts: int = 2) -> str:
+    """Start an export that takes its time, and return it once it has made some parts."""
+    export_id: str = http.post(EXPORT, json={"type": "tick", "part_rows": 1}).raise_for_status().json()["id"]
+    deadline = time.monotonic() + 30
+    while True:
+        progress = http.get(f"/api/jobs/{export_id}").json()["progress"]
+        if progress and progress["figures"]["parts"] >= parts:
+            return export_id
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_datasets_are_listed_with_rows_slots_and_times(http: httpx.Client) -> None:
+    items = {item["type"]: item for item in http.get("/api/datasets").raise_for_status().json()["items"]}
+    assert list(items) == list(DATASETS)
+    opportunity = items["opportunity"]
+    newest = http.get("/api/events/opportunity?limit=1").json()["items"][0]
+    assert (opportunity["rows"], opportunity["slots"]["last"]) == (COUNT, newest["slot"])
+    assert opportunity["time"]["first"].startswith("2025-01-01T00:00:00")
+    assert items["liquidation"]["rows"] == 0
+    assert items["liquidation"]["slots"] is None
+    assert items["bundle"]["time"] is None
+    examples = http.get("/api/datasets/schema/training_examples").json()
+    assert examples["features"] == list(OPPORTUNITY.names)
+    assert http.get("/api/datasets/schema/bundle").json()["schema_hash"] == EVENT_TYPES["bundle"].schema_hash
+
+
+def test_an_export_is_estimated_made_listed_and_downloaded_in_pieces(http: httpx.Client, tmp_path: Path) -> None:
+    body = {"type": "training_examples", "part_rows": 800, "filter": ["simulated == true"]}
+    estimate = http.post(f"{EXPORT}/estimate", json=body).raise_for_status().json()
+    assert (estimate["rows"], estimate["parts"]) == (COUNT, 3)
+    export = exported(http, **body)
+    manifest, job = export["manifest"], export["job"]
+    assert (manifest["rows"], len(manifest["parts"]), manifest["id"]) == (COUNT, 3, export["id"])
+    assert estimate["bytes"] / 4 < manifest["bytes"] < estimate["bytes"] * 4
+    assert (job["progress"]["share"], job["progress"]["figures"]["rows"], job["owner"]) == (1.0, COUNT, "master")
+    assert job["spec"]["filter"] == ["simulated == true"]
+    names = [path.rpartition("/")[2] for path in export["files"]]
+    assert names == ["manifest.json", "part-00000.parquet", "part-00001.parquet", "part-00002.parquet"]
+    assert http.get(export["files"][0]).json() == manifest
+    landed = 0
+    for path, part in zip(export["files"][1:], manifest["parts"], strict=True):
+        middle = part["bytes"] // 2
+        first = http.get(path, headers={"Range": f"bytes=0-{middle - 1}"})
+        rest = http.get(path, headers={"Range": f"bytes={middle}-", "If-Range": first.headers["etag"]})
+        assert (first.status_code, rest.status_code) == (206, 206)
+        content = first.content + rest.content
+        assert hashlib.sha256(content).hexdigest() == part["sha256"]
+        assert first.headers["repr-digest"].startswith("sha-256=:")
+        assert http.get(path).content == content
+        (tmp_path / part["file"]).write_bytes(content)
+        landed += sum(pq.read_table(tmp_path / part["file"]).column("landed").to_pylist())
+    assert 0.1 * COUNT < landed < 0.9 * COUNT
+    again = exported(http, **body)["manifest"]
+    assert again["parts"] == manifest["parts"]
+
+
+def test_files_that_are_not_in_the_manifest_are_not_given(http: httpx.Client, system: RunningSystem) -> None:
+    export = exported(http, type="bundle")
+    output = system.data_dir / "jobs" / export["id"] / "output"
+    (output / "secret").write_text("x")
+    for name in ("secret", "..%2Fstate.json", "%2e%2e", "part-99999.parquet"):
+        answer = http.get(f"{EXPORT}/{export['id']}/files/{name}")
+        assert answer.status_code == 404, name
+    problem(http.get(f"{EXPORT}/{export['id']}/files/secret"), 404, "unknown_export_file")
+    problem(http.get(f"{EXPORT}/nope"), 404, "unknown_job")
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        ({"type": "nope"}, 404, "unknown_dataset"),
+        ({"type": "tick", "columns": ["nope"]}, 400, "invalid_export"),
+        ({"type": "tick", "filter": ["nope == 1"]}, 400, "bad_filter"),
+        ({"type": "tick", "sql": "SELECT 1"}, 422, "invalid_request"),
+        ({"type": "tick", "format": "xlsx"}, 422, "invalid_request"),
+        ({"type": "tick", "sample": 2}, 422, "invalid_request"),
+        ({"type": "tick", "time": {"from": "2025-01-01T00:00:00"}}, 422, "invalid_request"),
+        ({"type": "bundle", "time": {"from": "2025-01-01T00:00:00Z"}}, 400, "invalid_export"),
+    ],
+)
+def test_a_wrong_export_is_refused_before_it_is_a_job(http: httpx.Client, body: dict[str, Any], status: int, code: str) -> None:
+    before = http.get("/api/jobs").json()["items"]
+    problem(http.post(EXPORT, json=body), status, code)
+    problem(http.post(f"{EXPORT}/estimate", json=body), status, code)
+    assert http.get("/api/jobs").json()["items"] == before
+
+
+def test_times_bound_an_export(http: httpx.Client) -> None:
+    span = {"from": "2025-01-01T00:00:00Z", "to": "2025-01-01T00:00:01.5Z"}
+    inside = exported(http, type="tick", time=span, format="ndjson")["manifest"]
+    outside = exported(http, type="tick", time={"from": span["to"]}, format="csv", compression="gzip")["manifest"]
+    assert 0 < inside["rows"] < COUNT
+    assert inside["rows"] + outside["rows"] == COUNT
+
+
+def test_a_running_export_has_no_files_and_is_cancelled(http: httpx.Client, system: RunningSystem) -> None:
+    export_id = slow(http)
+    problem(http.get(f"{EXPORT}/{export_id}/files/part-00000.parquet"), 409, "export_not_ready")
+    export = http.get(f"{EXPORT}/{export_id}").json()
+    assert (export["manifest"], export["files"]) == (None, [])
+    assert http.delete(f"/api/jobs/{export_id}").raise_for_status().json()["state"] in {"cancelling", "cancelled"}
+    assert ended(http, export_id)["state"] == "cancelled"
+    assert not (system.data_dir / "jobs" / export_id / "output").exists()
+    problem(http.delete(f"/api/jobs/{export_id}"), 409, "job_ended")
+    assert "cancelled" in http.get(f"/api/jobs/{export_id}/log").text
+    assert [record["actor"] for record in listed(http, f"/api/control/audit-log?action=jobs.cancel&object={export_id}", 1)] == ["master"]
+    assert [record["actor"] for record in listed(http, f"/api/control/audit-log?action=datasets.export&object={export_id}", 1)] == [
+        "master"
+    ]
+
+
+def key_of(http: httpx.Client, *scopes: str) -> dict[str, str]:
+    made = http.post("/api/auth/keys", json={"name": "-".join(scopes), "scopes": list(scopes)}).raise_for_status().json()
+    return {"X-API-Key": made["key"]}
+
+
+def test_who_may_read_may_not_export_and_nobody_cancels_what_others_started(http: httpx.Client) -> None:
+    reader, exporter = key_of(http, "datasets:read"), key_of(http, "datasets:read", "datasets:export")
+    assert http.get("/api/datasets", headers=reader).is_success
+    problem(http.post(EXPORT, json={"type": "bundle"}, headers=reader), 403, "forbidden")
+    export_id = slow(http)
+    assert http.get(f"/api/jobs/{export_id}", headers=exporter).is_success
+    problem(http.delete(f"/api/jobs/{export_id}", headers=exporter), 403, "forbidden")
+    http.delete(f"/api/jobs/{export_id}").raise_for_status()
+    ended(http, export_id)
+
+
+def test_nobody_has_more_exports_waiting_than_allowed(http: httpx.Client) -> None:
+    first = slow(http)
+    more = [http.post(EXPORT, json={"type": "tick", "part_rows": 1}).raise_for_status().json()["id"] for _ in range(3)]
+    answer = http.post(EXPORT, json={"type": "bundle"})
+    assert "EXPORT_JOBS_PER_PRINCIPAL" in problem(answer, 429, "export_quota")["detail"]
+    other = key_of(http, "datasets:export")
+    theirs = http.post(EXPORT, json={"type": "bundle"}, headers=other).raise_for_status().json()["id"]
+    for job_id in (*more, first):
+        http.delete(f"/api/jobs/{job_id}").raise_for_status()
+    assert [ended(http, job_id)["state"] for job_id in (first, *more, theirs)] == ["cancelled"] * 4 + ["succeeded"]
+    page = http.get("/api/jobs?kind=export&limit=2").json()
+    following = http.get(f"/api/jobs?kind=export&limit=2&cursor={page['next_cursor']}").json()
+    assert [item["id"] for item in page["items"] + following["items"]] == [theirs, *reversed(more)]
+
+
+def test_the_commands_export_download_and_look_at_jobs(system: RunningSystem, tmp_path: Path) -> None:
+    options = ("--columns", "bundle_id,landed", "--filter", "landed == true", "--format", "csv", "--part-rows", "500")
+    estimate = json.loads(system.run("export", "bundle", *options, "--estimate", "--json").stdout)
+    export = json.loads(system.run("export", "bundle", *options, "--out", str(tmp_path / "got"), "--json").stdout)
+    manifest = json.loads((tmp_path / "got" / "manifest.json").read_text())
+    assert manifest == export["manifest"]
+    assert manifest["rows"] == estimate["rows"] > 0
+    lines = [line for part in manifest["parts"] for line in (tmp_path / "got" / part["file"]).read_text().splitlines()[1:]]
+    assert len(lines) == manifest["rows"]
+    assert all(line.endswith(",true") for line in lines)
+    first = tmp_path / "got" / manifest["parts"][0]["file"]
+    whole = first.read_bytes()
+    first.unlink()
+    first.with_name(f".{first.name}.partial").write_bytes(whole[:100])
+    system.run("datasets", "download", export["id"], "--out", str(tmp_path / "got"))
+    assert first.read_bytes() == whole
+    assert export["id"] in system.run("jobs", "list", "--kind", "export").stdout
+    assert json.loads(system.run("jobs", "show", export["id"], "--json").stdout)["state"] == "succeeded"
+    assert "rows in" in system.run("jobs", "log", export["id"]).stdout
+    assert "training_examples" in system.run("datasets", "list").stdout
+    assert "tip_share" in system.run("datasets", "schema", "training_examples").stdout
+    done = system.run("jobs", "cancel", export["id"], check=False)
+    assert (done.returncode, "has ended already" in done.stderr) == (1, True)
+
+
+@pytest.fixture
+def crashing(tmp_path: Path) -> Iterator[RunningSystem]:
+    """Give a system of its own."""
+    running = RunningSystem(tmp_path / "data", EXPORT_DIR=str(tmp_path / "exports"))
+    running.start()
+    yield running
+    assert running.stop() == 0, running.log.read_text()
+
+
+def test_an_export_survives_the_death_of_everything(crashing: RunningSystem, tmp_path: Path) -> None:
+    crashing.run("simulate", "--count", "400", "--seed", "7", "--fast")
+    with crashing.client() as http:
+        deadline = time.monotonic() + 30
+        while {item["type"]: item["rows"] for item in http.get("/api/datasets").json()["items"]}["tick"] < 400:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        export_id = slow(http, parts=5)
+    crashing.kill()
+    output = tmp_path / "exports" / export_id
+    made = {path.name: path.stat().st_mtime_ns for path in output.glob("part-*")}
+    assert 5 <= len(made) < 400
+    assert not (output / "manifest.json").exists()
+    crashing.start()
+    with crashing.client() as http:
+        job = ended(http, export_id)
+        assert (job["state"], job["attempts"]) == ("succeeded", 2)
+        export = http.get(f"{EXPORT}/{export_id}").json()
+        assert export["manifest"]["rows"] == len(export["manifest"]["parts"]) == 400
+        kept = [name for name, written in made.items() if (output / name).stat().st_mtime_ns == written]
+        assert len(kept) >= len(made) - 1
+        for path, part in list(zip(export["files"][1:], export["manifest"]["parts"], strict=True))[:20]:
+            assert hashlib.sha256(http.get(path).content).hexdigest() == part["sha256"]
