@@ -74,7 +74,7 @@ class Control:
         self.terms = terms
         self.control_offset = 0  # of the control topic, up to which everything is in the book
         self.enrolments = Enrolments(book, audit, self._write_in_order, forget_s=terms.forget_agents_s)
-        book.on_read = self._read_back
+        book.on_read, book.on_early_answer = self._read_back, self._keep_later
         self._journal = journal
         self._publisher = publisher
         self._audit = audit
@@ -252,12 +252,15 @@ class Control:
     def received(self, raw: bytes, late_at_ns: int = 0) -> None:
         """Take a message from the control or report topic, of any replica or agent; `late_at_ns` as for :meth:`Book.apply`."""
         if self.book.apply(raw, now_ns(), late_at_ns):
-            if len(self._unkept) < _MAX_UNKEPT:
-                self._later(self._keep(raw))
-            else:
-                LOG.error("a message is not kept: too many wait for the journal", extra={"action": "control_not_kept"})
+            self._keep_later(raw)
         if (awaited := self._awaited.pop(raw, None)) is not None and not awaited.done():
             awaited.set_result(None)
+
+    def _keep_later(self, raw: bytes) -> None:
+        if len(self._unkept) < _MAX_UNKEPT:
+            self._later(self._keep(raw))
+        else:
+            LOG.error("a message is not kept: too many wait for the journal", extra={"action": "control_not_kept"})
 
     def _read_back(self, command: Command, is_new: bool) -> None:
         about, ledger = subject(command), self.book.ledger
