@@ -9,6 +9,7 @@ from contextlib import closing, contextmanager
 import pytest
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewPartitions
+from prometheus_client import REGISTRY
 
 from mev.bus import tail as tail_module
 from mev.bus.batch import Batch
@@ -261,6 +262,26 @@ async def test_a_tail_finds_partitions_added_later(real_kafka: RealKafka, monkey
         await asyncio.to_thread(until, lambda: len(follower.values) >= 400)
     assert sorted(follower.values) == [record["value"] for record in sent]
     assert {batch.partition for batch in follower.batches} == set(range(8))
+
+
+def test_a_tail_whose_client_gets_no_answer_any_more_goes_on_with_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tail_module, "_REFRESH_S", 0.1)
+
+    def stalls() -> float:
+        return REGISTRY.get_sample_value("mev_tail_stalls_total") or 0.0
+
+    before, batches, topic = stalls(), list[Batch](), uuid.uuid4().hex
+    options: dict[str, str | int | float | bool] = {}
+    with closing(EmbeddedBroker(timeout_s=TIMEOUT_S)) as gone:
+        tail = Tail(Brokers(servers=gone.brokers.servers, options=options), [topic], batches.extend, timeout_s=1, deaf_s=0.5)
+        tail.start()
+    with closing(tail), closing(EmbeddedBroker(timeout_s=TIMEOUT_S)) as moved:  # the old address answers nobody any more
+        with closing(open_publisher(moved.brokers)) as publisher:
+            publisher.publish_and_wait(topic, records(100))
+        options["bootstrap.servers"] = moved.brokers.servers  # for the clients to come
+        until(lambda: sum(len(batch.values) for batch in batches) >= 100)
+        assert stalls() == before + 1
+    assert sorted(value for batch in batches for value in batch.values) == [record["value"] for record in records(100)]
 
 
 async def test_what_was_acknowledged_outlives_a_broker_that_is_killed(real_kafka: RealKafka) -> None:
