@@ -60,8 +60,8 @@ class Keys:
 class Service:
     """A hub in a running server."""
 
-    def __init__(self, limits: Limits, quota: Quota | None = None) -> None:
-        self.hub = Hub(EVENT_TYPES, limits)
+    def __init__(self, limits: Limits, quota: Quota | None = None, hub: Hub | None = None) -> None:
+        self.hub = hub or Hub(EVENT_TYPES, limits)
         self.keys = Keys()
         self.guard = Guard(self.hub, self.keys, quota=quota or Quota(), period_s=0.01)
         ws = websocket_class(self.hub, self.guard, origins=Origins(["https://desk.example"]))
@@ -105,7 +105,8 @@ class Service:
             **{name.replace("_", "-"): value for name, value in headers.items()},
         }
         lines = [f"GET {PATH} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items() if value is not None), "", ""]
-        writer.write("\r\n".join(lines).encode())
+        client.request = "\r\n".join(lines).encode()
+        writer.write(client.request)
         client.head = await reader.readuntil(b"\r\n\r\n")
         return client
 
@@ -116,6 +117,7 @@ class RawClient:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader = reader
         self.writer = writer
+        self.request = b""
         self.head = b""
 
     def send(self, *frames: bytes) -> None:
