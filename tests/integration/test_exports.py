@@ -3,7 +3,9 @@
 import hashlib
 import json
 import time
+import uuid
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from mev.datasets.catalog import DATASETS
+from mev.datasets.export import Limits
+from mev.datasets.query import Query
+from mev.simulate.model import Market
+from mev.sink.writer import Writer
+from mev.store.clickhouse import Address, ClickHouse, ClickHouseUnavailableError
 from mev.wire.features import OPPORTUNITY
 from mev.wire.registry import EVENT_TYPES
 from tests.integration.test_http import listed, problem
+from tests.services.clickhouse import ClickHouseHttp
 from tests.services.system import RunningSystem
+from tests.unit.datasets.stored import export, put
 
 COUNT = 2_000
 EXPORT = "/api/datasets/export"
@@ -216,6 +225,29 @@ def test_the_commands_export_download_and_look_at_jobs(system: RunningSystem, tm
     assert "tip_share" in system.run("datasets", "schema", "training_examples").stdout
     done = system.run("jobs", "cancel", export["id"], check=False)
     assert (done.returncode, "has ended already" in done.stderr) == (1, True)
+
+
+def test_a_server_gives_the_same_bytes_as_the_embedded_engine(http: httpx.Client, clickhouse_http: ClickHouseHttp, tmp_path: Path) -> None:
+    address = Address(
+        database=f"test_{uuid.uuid4().hex}",
+        host=clickhouse_http.host,
+        port=clickhouse_http.port,
+        user=clickhouse_http.user,
+        password=clickhouse_http.password,
+    )
+    bodies = [{"type": "training_examples"}, {"type": "opportunity", "format": "arrow"}, {"type": "bundle", "format": "csv"}]
+    with closing(ClickHouse(address)) as store:
+        Writer(store, lambda _: None, "cluster").prepare()
+        steps = [market.step() for market in [Market(7, 100.0)] for _ in range(COUNT)]
+        put(store, "opportunity", [opportunity for _, opportunity, _ in steps])
+        put(store, "bundle", [bundle for _, _, bundle in steps])
+        for number, body in enumerate(bodies):
+            ours = exported(http, part_rows=700, **body)["manifest"]
+            theirs = export(store, tmp_path / str(number), Query.from_json(ours["query"]))
+            assert theirs["parts"] == ours["parts"]
+        with pytest.raises(ClickHouseUnavailableError, match=r"(?i)memory"):
+            export(store, tmp_path / "small", Query.from_json(ours["query"]), limits=Limits(memory_bytes=1_000))
+        store.command(f"DROP DATABASE `{address.database}`")
 
 
 @pytest.fixture

@@ -51,12 +51,12 @@ def router(exports: Exports, runner: Runner, *, audit: Audit = no_audit) -> APIR
     @routes.get("/export/{export_id}", summary="Show an export")
     async def one(_: DatasetsExport, export_id: str) -> ExportOut:
         """The job's state and progress; with its success, the manifest and the files."""
-        return _export(exports.get(export_id), exports.manifest(export_id))
+        return await asyncio.to_thread(lambda: _export(exports.get(export_id), exports.manifest(export_id)))
 
     @routes.get("/export/{export_id}/files/{name}", summary="Download a file of an export", response_class=FileResponse)
     async def file(_: DatasetsExport, export_id: str, name: str) -> FileResponse:
         """Takes `Range`, so that a download can go on where it broke off; `Repr-Digest` is the SHA-256 of the whole file."""
-        path, digest = exports.file(export_id, name)
+        path, digest = await asyncio.to_thread(exports.file, export_id, name)
         headers = {"Cache-Control": "private, immutable, max-age=86400"}
         if digest:
             headers["Repr-Digest"] = f"sha-256=:{base64.b64encode(bytes.fromhex(digest)).decode()}:"

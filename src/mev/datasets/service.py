@@ -88,7 +88,8 @@ class Exports:
             if active >= self._quota.jobs:
                 detail = f"{active} exports of yours wait or run, as many as one may have (EXPORT_JOBS_PER_PRINCIPAL); wait, or cancel one"
                 raise ExportQuotaError(detail, retry_after_s=10)
-            kept = sum(self._size(job) for job in jobs if job.state is State.SUCCEEDED)
+            done = [job for job in jobs if job.state is State.SUCCEEDED]
+            kept = await asyncio.to_thread(lambda: sum(map(self._size, done)))
             if kept >= self._quota.size_bytes:
                 detail = f"your exports take {kept} bytes, of {self._quota.size_bytes} (EXPORT_BYTES_PER_PRINCIPAL); delete some, or wait"
                 raise ExportQuotaError(detail, retry_after_s=3600)

@@ -1,5 +1,6 @@
 """The files of jobs. What is written here is whole or not there, also after a crash."""
 
+import logging
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -12,7 +13,8 @@ from mev.core.files import sync_folder, write_atomically
 from mev.jobs.context import PROGRESS
 from mev.jobs.model import Job, Progress, Spec, State
 
-LOG = "log"
+LOG = logging.getLogger(__name__)
+_LOG = "log"
 _SPEC = "spec.json"
 _STATE = "state.json"
 
@@ -29,13 +31,13 @@ class JobFolders:
 
     def log(self, job_id: str) -> Path:
         """Return the log of a job."""
-        return self.of(job_id) / LOG
+        return self.of(job_id) / _LOG
 
     def create(self, job: Job, spec: Spec) -> None:
         """Keep a new job; before its state is written there is none."""
         folder = self.of(job.id)
         folder.mkdir(parents=True, mode=0o700)
-        (folder / LOG).touch(mode=0o600)
+        (folder / _LOG).touch(mode=0o600)
         write_atomically(folder / _SPEC, orjson.dumps(spec))
         self.write(job)
         sync_folder(self.path)
@@ -63,8 +65,13 @@ class JobFolders:
             if not (folder / _STATE).is_file():
                 shutil.rmtree(folder, ignore_errors=True)
                 continue
-            content = orjson.loads((folder / _STATE).read_bytes())
-            yield Job(**{**content, "state": State(content["state"])})
+            try:
+                content = orjson.loads((folder / _STATE).read_bytes())
+                job = Job(**{**content, "state": State(content["state"])})
+            except (OSError, ValueError, TypeError, KeyError) as error:  # one damaged job must not keep the system from starting
+                LOG.error("%s cannot be read and is left alone: %s", folder / _STATE, error, extra={"action": "job_unreadable"})
+            else:
+                yield job
 
     def remove(self, job_id: str) -> None:
         """Forget a job."""

@@ -1,5 +1,6 @@
 """``/api/jobs``."""
 
+import asyncio
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -72,7 +73,8 @@ def router(runner: Runner, *, audit: Audit = no_audit) -> APIRouter:
     ) -> JobsOut:
         """Exports, training and whatever else takes its time."""
         page, following = runner.page(kind=kind, owner=owner, state=state, limit=limit, cursor=cursor)
-        return JobsOut(items=[shown(runner, job) for job in page], next_cursor=following)
+        items = await asyncio.to_thread(lambda: [shown(runner, job) for job in page])
+        return JobsOut(items=items, next_cursor=following)
 
     @routes.get("/{job_id}", summary="Show a job")
     async def one(_: DatasetsRead, job_id: str) -> JobOut:
@@ -99,7 +101,7 @@ def router(runner: Runner, *, audit: Audit = no_audit) -> APIRouter:
 
 
 def shown(runner: Runner, job: Job, *, spec: dict[str, Any] | None = None) -> JobOut:
-    """Return a job as the API shows it."""
+    """Return a job as the API shows it. Reads a small file."""
     return JobOut(
         id=job.id,
         kind=job.kind,

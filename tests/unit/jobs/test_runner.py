@@ -219,9 +219,13 @@ async def test_a_job_that_was_being_cancelled_is_cancelled_after_a_restart(tmp_p
     state = {"id": "1", "kind": "count", "owner": "me", "owner_name": "me", "state": "cancelling", "created_ns": 1}
     (folder / "state.json").write_text(json.dumps(state))
     (tmp_path / "jobs" / "never-accepted").mkdir()
+    damaged = tmp_path / "jobs" / "2"
+    damaged.mkdir()
+    (damaged / "state.json").write_text("{")
     async with running(tmp_path / "jobs", [COUNT]) as runner:
         assert [job.state for job in runner.jobs()] == [State.CANCELLED]
         assert not (tmp_path / "jobs" / "never-accepted").exists()
+        assert damaged.exists()
 
 
 async def test_jobs_are_listed_by_page_newest_first(tmp_path: Path) -> None:
