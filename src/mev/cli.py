@@ -35,6 +35,7 @@ from mev.sink.commands import sink
 from mev.store.folder import DataFolder
 from mev.store.session import SessionFile
 from mev.system import System, running
+from mev.training.commands import train
 
 app = typer.Typer(help="Control plane for fleets of Solana MEV bots.", no_args_is_help=True, add_completion=False)
 config = typer.Typer(help="Look at the settings.", no_args_is_help=True)
@@ -45,6 +46,7 @@ app.add_typer(keys, name="key")
 
 app.command()(make_capture(wiring.connect, lambda: settings_module.load().mev_data_dir, lambda: _revealed(settings_module.load().rpc_url)))
 app.command()(simulate)
+app.command()(train)
 app.command()(login)
 app.command()(logout)
 app.command()(control_commands.kill)

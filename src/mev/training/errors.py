@@ -1,6 +1,6 @@
 """Why a model is not trained."""
 
-from mev.core.errors import InvalidInputError, MevError
+from mev.core.errors import InvalidInputError, MevError, NotFoundError
 
 
 class InvalidTrainingError(InvalidInputError):
@@ -62,3 +62,28 @@ class NoGpuError(MevError):
 
     code = "no_gpu"
     status = 409
+
+
+class ExportFailedError(InvalidInputError):
+    """The export to learn from did not succeed."""
+
+    code = "export_failed"
+
+
+class UnregistrableModelError(InvalidInputError):
+    """Agents could not use such a model."""
+
+    code = "unregistrable_model"
+
+
+class TrainingUnavailableError(MevError):
+    """What trains models is not installed."""
+
+    code = "training_unavailable"
+    status = 503
+
+
+class UnknownTrainingError(NotFoundError):
+    """There is no such training, or it has no such file."""
+
+    code = "unknown_training"

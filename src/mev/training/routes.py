@@ -1,0 +1,135 @@
+"""``/api/training``."""
+
+import asyncio
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.responses import FileResponse
+from pydantic import BaseModel, ConfigDict, Field
+
+from mev.auth.audit import Audit, no_audit, note
+from mev.auth.dependencies import ModelsRead, ModelsTrain
+from mev.jobs.model import Job
+from mev.jobs.routes import JobOut, shown
+from mev.jobs.runner import Runner
+from mev.models.registry import Entry, Registry
+from mev.training.service import Trainings
+from mev.training.spec import TrainSpec
+
+PATH = "/api/training"
+
+
+class TrainIn(TrainSpec):
+    """A training, what it learns from, and which forms of the model are made."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    dataset: str = Field("training_examples", max_length=64, description="A dataset, which is exported first, or the id of an export.")
+    compiled: bool = Field(False, description="Make native code beside the data-only form.")
+
+    def spec(self) -> TrainSpec:
+        """Return the training alone."""
+        return TrainSpec.model_validate(self.model_dump(exclude={"dataset", "compiled"}))
+
+
+class TrainingOut(BaseModel):
+    """A training; the last three once it has succeeded."""
+
+    id: str
+    job: JobOut
+    model_id: str | None
+    result: dict[str, Any] | None
+    """Metrics, importance, rows on each side, validation by round, lineage."""
+    pictures: list[str]
+
+
+class ModelOut(BaseModel):
+    """A registered model."""
+
+    id: str
+    created_at: str
+    objective: str
+    features: list[str]
+    feature_schema: str
+    feature_schema_hash: str
+    trees: int
+    forms: dict[str, str]
+    """SHA-256 of the file in each form."""
+    parity: dict[str, float]
+    metrics: dict[str, Any]
+    lineage: dict[str, Any]
+    aliases: list[str]
+    archived_at: str | None
+
+
+class ModelsOut(BaseModel):
+    """Models, newest first, and those whose manifest is refused, with the reason."""
+
+    items: list[ModelOut]
+    refused: dict[str, str]
+
+
+def router(trainings: Trainings, registry: Registry, runner: Runner, *, audit: Audit = no_audit) -> APIRouter:
+    """Return the routes of training."""
+    routes = APIRouter(prefix=PATH, tags=["training"])
+
+    @routes.post("/train", status_code=202, summary="Train a model")
+    async def train(who: ModelsTrain, body: TrainIn) -> TrainingOut:
+        """A job: ask `GET /jobs/{id}` how far it is. It exports where it must, trains, compares, signs and registers."""
+        job = await trainings.submit(body.dataset, body.spec(), compiled=body.compiled, owner=who.id, owner_name=who.name)
+        await note(audit, who.id, "training.train", job.id, dataset=body.dataset, target=body.target)
+        return _training(job)
+
+    @routes.get("/jobs/{job_id}", summary="Show a training")
+    async def one(_: ModelsRead, job_id: str) -> TrainingOut:
+        """The job's state and progress; with its success, the model and what is known of it."""
+        return await asyncio.to_thread(_training, trainings.get(job_id))
+
+    @routes.get("/jobs/{job_id}/pictures/{name}", summary="Get a picture of a training", response_class=FileResponse)
+    async def picture(_: ModelsRead, job_id: str, name: str) -> FileResponse:
+        """ROC, precision by recall, calibration, profit, importance, validation by round."""
+        return FileResponse(trainings.picture(job_id, name), media_type="image/png")
+
+    @routes.get("/models", summary="List the models")
+    async def models(_: ModelsRead, archived: bool = False) -> ModelsOut:
+        """Newest first; every manifest's signature is checked."""
+        listing = await asyncio.to_thread(registry.list, archived=archived)
+        return ModelsOut(items=[_model(entry) for entry in listing.entries], refused=dict(listing.refused))
+
+    @routes.get("/models/{name}", summary="Show a model")
+    async def model(_: ModelsRead, name: str) -> ModelOut:
+        """By its id or an alias."""
+        return _model(await asyncio.to_thread(registry.get, name))
+
+    def _training(job: Job) -> TrainingOut:
+        result = trainings.result(job.id)
+        folder = f"{PATH}/jobs/{job.id}/pictures"
+        return TrainingOut(
+            id=job.id,
+            job=shown(runner, job),
+            model_id=result[0] if result else None,
+            result=dict(result[1]) if result else None,
+            pictures=[f"{folder}/{name}" for name in trainings.pictures(job.id)],
+        )
+
+    return routes
+
+
+def _model(entry: Entry) -> ModelOut:
+    manifest = entry.manifest
+    forms = {form: digest for form in ("ubj", "mevt", "so") if (digest := manifest.digest(form))}
+    return ModelOut(
+        id=manifest.model_id,
+        created_at=manifest.created_at,
+        objective=manifest.objective,
+        features=list(manifest.features),
+        feature_schema=manifest.feature_schema,
+        feature_schema_hash=manifest.feature_schema_hash,
+        trees=manifest.trees,
+        forms=forms,
+        parity={"rows": manifest.parity.rows, "max_abs_diff": manifest.parity.max_abs_diff},
+        metrics=dict(manifest.metrics),
+        lineage=dict(manifest.lineage),
+        aliases=list(entry.aliases),
+        archived_at=entry.archived_at,
+    )

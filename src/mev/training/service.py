@@ -1,0 +1,85 @@
+"""Trainings as jobs, from a dataset or an export that is there, and what became of them."""
+
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from mev.datasets.catalog import DATASETS
+from mev.datasets.errors import ExportNotReadyError
+from mev.datasets.query import checked
+from mev.datasets.service import Exports
+from mev.jobs.model import Job, State
+from mev.jobs.runner import Runner
+from mev.training.errors import TrainingUnavailableError, UnknownTrainingError
+from mev.training.job import KIND, REGISTERED
+from mev.training.spec import TrainSpec
+
+_RESULT = "result.json"
+
+
+class Trainings:
+    """Trainings of this machine; models go to `model_dir`, signed by the key in `control_folder`."""
+
+    def __init__(self, runner: Runner, exports: Exports, *, model_dir: Path, control_folder: Path) -> None:
+        self._runner = runner
+        self._exports = exports
+        self._places = {"model_dir": str(model_dir.resolve()), "control_folder": str(control_folder.resolve())}
+
+    async def submit(self, dataset: str, training: TrainSpec, *, compiled: bool, owner: str, owner_name: str) -> Job:
+        """Accept a training on `dataset`: the id of an export, or the name of a dataset, of which all is exported first.
+
+        :raises MevError: when it cannot be done.
+        """
+        if find_spec("xgboost") is None:
+            raise TrainingUnavailableError("XGBoost is not installed; install mev[train]")
+        if dataset in DATASETS:
+            export = await self._exports.submit(checked(dataset), owner=owner, owner_name=owner_name)
+        else:
+            export = self._exports.get(dataset)
+        if export.state in {State.FAILED, State.CANCELLED}:
+            raise ExportNotReadyError(f"export {export.id} {export.state}")
+        spec = {
+            "export_id": export.id,
+            "export_folder": str(self._runner.output(export.id).resolve()),
+            "export_state": str(self._runner.log(export.id).with_name("state.json").resolve()),
+            "training": training.model_dump(mode="json"),
+            "compiled": compiled,
+            **self._places,
+        }
+        return await self._runner.submit(KIND, spec, owner=owner, owner_name=owner_name)
+
+    def get(self, job_id: str) -> Job:
+        """Return a training's job.
+
+        :raises UnknownTrainingError: when it is none.
+        """
+        job = self._runner.get(job_id)
+        if job.kind != KIND:
+            raise UnknownTrainingError(f"job {job_id} is of kind {job.kind}")
+        return job
+
+    def result(self, job_id: str) -> tuple[str, Mapping[str, Any]] | None:
+        """Return the id of the model and what is known of it, None before the job has succeeded. Blocks a little."""
+        if self.get(job_id).state is not State.SUCCEEDED:
+            return None
+        folder = self._runner.output(job_id)
+        model: str = orjson.loads((folder / REGISTERED).read_bytes())["model_id"]
+        return model, orjson.loads((folder / _RESULT).read_bytes())
+
+    def pictures(self, job_id: str) -> list[str]:
+        """Return the names of a training's pictures."""
+        if self.get(job_id).state is not State.SUCCEEDED:
+            return []
+        return sorted(path.name for path in self._runner.output(job_id).glob("*.png"))
+
+    def picture(self, job_id: str, name: str) -> Path:
+        """Return the file of a picture.
+
+        :raises UnknownTrainingError: when there is none of that name.
+        """
+        if name not in self.pictures(job_id):
+            raise UnknownTrainingError(f"training {job_id} has no picture {name[:100]!r}")
+        return self._runner.output(job_id) / name

@@ -1,0 +1,56 @@
+"""From simulated events to a registered model, over HTTP and by the command, on a running system."""
+
+import json
+import time
+
+import httpx
+import pytest
+
+from mev.wire.features import OPPORTUNITY
+from tests.services.system import RunningSystem
+
+COUNT = 3_000
+TRAIN = "/api/training/train"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _events(system: RunningSystem) -> None:
+    """Put a market in."""
+    system.run("simulate", "--count", str(COUNT), "--seed", "7", "--fast")
+    with system.client() as http:
+        deadline = time.monotonic() + 40
+        while sum(item["rows"] or 0 for item in http.get("/api/datasets").raise_for_status().json()["items"]) < 3 * COUNT:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+
+def test_a_model_is_trained_registered_and_listed_by_the_command(system: RunningSystem, http: httpx.Client) -> None:
+    done = json.loads(system.run("train", "--rounds", "40", "--device", "cpu", "--json").stdout)
+    assert done["job"]["state"] == "succeeded"
+    assert done["result"]["metrics"]["auc"] > 0.75
+    (model,) = [item for item in http.get("/api/training/models").json()["items"] if item["id"] == done["model_id"]]
+    assert model["features"] == list(OPPORTUNITY.names)
+    assert (set(model["forms"]), model["parity"]["max_abs_diff"]) == ({"ubj", "mevt"}, 0)
+    assert model["lineage"]["spec"]["rounds"] == 40
+    assert http.get(f"/api/training/models/{model['id']}").json() == model
+    assert http.get("/api/training/models/champion").json()["code"] == "unknown_model"
+    for path in done["pictures"]:
+        assert http.get(path).content.startswith(b"\x89PNG")
+    assert http.get(f"/api/training/jobs/{done['id']}/pictures/model.ubj").json()["code"] == "unknown_training"
+    shown = system.run("train", "--rounds", "5").stdout
+    assert shown.startswith("model ")
+    assert "log_loss" in shown
+
+
+def test_a_training_that_cannot_succeed_says_why(system: RunningSystem, http: httpx.Client) -> None:
+    assert http.post(TRAIN, json={"rounds": 0}).status_code in {400, 422}
+    assert http.post(TRAIN, json={"dataset": "nothing"}).status_code == 404
+    assert http.get("/api/training/jobs/nothing").status_code == 404
+    failed = system.run("train", "--features", "rivals,luck", check=False)
+    assert failed.returncode == 1
+    assert "no column 'luck'" in failed.stderr
+    failed = system.run("train", "--dataset", "tick", "--target", "last_price", "--objective", "regression", check=False)
+    assert "training_examples" in failed.stderr
+    export_id = http.post("/api/datasets/export", json={"type": "training_examples", "format": "csv"}).json()["id"]
+    failed = system.run("train", "--dataset", export_id, check=False)
+    assert "export with format parquet" in failed.stderr
