@@ -39,10 +39,9 @@ def main() -> None:
     cancelled = threading.Event()
     threading.Thread(target=_listen, args=(cancelled,), daemon=True).start()
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    lock = _locked(folder)
-    threading.Thread(target=_beat, args=(folder / HEARTBEAT,), daemon=True).start()
-    code = attempt(lambda: _work(folder, output, entry, cancelled.is_set), folder, LOG)
-    lock.close()
+    with _locked(folder):
+        threading.Thread(target=_beat, args=(folder / HEARTBEAT,), daemon=True).start()
+        code = attempt(lambda: _work(folder, output, entry, cancelled.is_set), folder, LOG)
     sys.exit(code)
 
 
@@ -98,6 +97,7 @@ def _locked(folder: Path) -> Any:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() > deadline:
+                lock.close()
                 sys.exit("the process of an earlier attempt still runs")
             time.sleep(0.1)
         else:

@@ -94,6 +94,26 @@ def test_the_same_query_on_the_same_data_gives_the_same_bytes_however_the_table_
     assert [str(row) for row in rows] == [event.id for event in sorted(OPPORTUNITIES, key=lambda event: (event.slot, event.id))]
 
 
+@pytest.mark.parametrize("format_", [Format.PARQUET, Format.ARROW])
+def test_parts_of_many_of_the_engines_blocks_do_not_show_them(store: ClickHouse, tmp_path: Path, format_: Format) -> None:
+    made = (
+        "INSERT INTO `mev`.`bundle` (bundle_id, opportunity_id, slot, landed, latency_ns) "
+        "SELECT toString(number), repeat('x', number % 40), intDiv(number, 9), number % 3 = 0, sipHash64(number) FROM numbers(300000)"
+    )
+    query = checked("bundle", format=format_, part_rows=140_000)
+    empty(store)
+    store.command(made)
+    whole = export(store, tmp_path / "whole", query)
+    empty(store)
+    store.command("SYSTEM STOP MERGES")
+    for turn in range(7):
+        store.command(f"{made} WHERE number % 7 = {turn}")
+    scattered = export(store, tmp_path / "scattered", query)
+    store.command("SYSTEM START MERGES")
+    assert [part["rows"] for part in whole["parts"]] == [140_000, 140_000, 20_000]
+    assert scattered["parts"] == whole["parts"]
+
+
 def _rows(path: Path, format_: Format, compression: str) -> list[Any]:
     """Return the ids in a file, read by somebody else's reader."""
     if format_ is Format.PARQUET:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from mev.jobs import child
 from mev.jobs.errors import InvalidCursorError, JobEndedError, UnknownJobError, UnknownKindError
 from mev.jobs.model import Job, Kind, State
 from mev.jobs.runner import MAX_ATTEMPTS, Runner, running
@@ -134,7 +135,7 @@ async def test_work_that_always_dies_is_given_up(tmp_path: Path) -> None:
 
 
 async def test_work_that_gives_no_sign_of_life_is_ended(tmp_path: Path, gate: Path) -> None:
-    async with running(tmp_path / "jobs", [replace(COUNT, silent_s=2.0)]) as runner:
+    async with running(tmp_path / "jobs", [replace(COUNT, silent_s=4.0)]) as runner:
         job = await runner.submit("count", {"to": 1, "wait_at": 0, "gate": str(gate)}, owner="me")
         (pid,) = await waiting(runner, job)
         os.kill(pid, signal.SIGSTOP)
@@ -181,6 +182,13 @@ async def test_deaf_work_is_killed_with_what_it_started(tmp_path: Path) -> None:
     worker.cancel()
     assert (await ended).lost
     await until(lambda: not any(alive(int(pid)) for pid in (folder / "waiting").read_text().split()))
+
+
+def test_an_attempt_does_not_begin_while_the_process_of_an_earlier_one_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(child, "_LOCK_WAIT_S", 0.0)
+    with child._locked(tmp_path), pytest.raises(SystemExit, match="an earlier attempt still runs"):
+        child._locked(tmp_path)
+    child._locked(tmp_path).close()
 
 
 @pytest.mark.parametrize(("kind", "state"), [("count", State.FAILED), ("steady", State.SUCCEEDED)])
