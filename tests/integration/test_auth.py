@@ -24,7 +24,13 @@ from mev.auth.model import ROLES, Permission, Role
 from tests.services.system import MEV, RunningSystem
 
 PASSWORD = "correct horse battery"
-PUBLIC = {("get", "/api/health/"), ("get", "/api/health/ready"), ("post", "/api/auth/login"), ("post", "/api/auth/refresh")}
+PUBLIC = {
+    ("get", "/api/health/"),
+    ("get", "/api/health/ready"),
+    ("post", "/api/auth/login"),
+    ("post", "/api/auth/refresh"),
+    ("get", "/api/realtime/webtransport"),
+}
 SUBSCRIBE = '{"op": "subscribe", "id": "s1", "topics": ["tick"]}'
 
 

@@ -68,6 +68,11 @@ class Replay:
             first = self._consumer.poll(timeout_s)
             return by_partition([first, *self._consumer.consume(_MAX_MESSAGES - 1, 0)]) if first is not None else []
 
+    def ignore(self, partitions: Iterable[Position]) -> None:
+        """Read no more of `partitions`."""
+        with self._lock, _explained():
+            self._consumer.pause([TopicPartition(*at) for at in partitions])
+
     def close(self) -> None:
         """Stop reading."""
         with self._lock:

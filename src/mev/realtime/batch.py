@@ -108,6 +108,12 @@ class Batch:
         body = b'"events":[%b],"cursor":%b' % (b",".join(events), orjson.dumps(self._cursor()))
         return TextParcel(self.count, body, self.starts())
 
+    def without(self, behind: Positions) -> "Batch":
+        """Return the events of partitions that are not in `behind`, as a batch that ends there in those that are."""
+        spans = [span for span in self.spans if span.block.at not in behind]
+        ends = {at: end for at, end in self._ends().items() if at not in behind}
+        return Batch(self._kafka_topics, {**self._positions, **ends, **behind}, spans)
+
     def newest(self, count: int) -> "Batch":
         """Return the newest `count` events as a batch that ends where this one ends."""
         if count >= self.count:

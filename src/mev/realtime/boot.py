@@ -33,8 +33,8 @@ async def running_hub(
     finally:
         await asyncio.to_thread(tail.close)
         hub.close()
-        await asyncio.sleep(0)  # what was catching up gives its reader back
-        await asyncio.to_thread(past.close)
+        await hub.settled()
+        await past.close()
 
 
 class _Handover:

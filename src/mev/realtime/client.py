@@ -61,29 +61,40 @@ class Client:
         self._limits = limits
         self._tally = tally
         self._waiting: dict[Subscription, None] = {}
-        self._numbered = link.transport == "webtransport"
+        self.is_numbered = link.transport == "webtransport"
         self._pace = Allowance(limits.json_events_per_s) if encoding is Encoding.JSON else None
 
-    def offer(self, subscription: Subscription, batch: Batch, *, past: bool = False) -> None:
-        """Send `batch`, or let it wait; one that is live waits until what is `past` has come."""
+    def offer(self, subscription: Subscription, batch: Batch) -> None:
+        """Send a live `batch`, or let it wait; what it has of partitions that are not live yet is left out."""
         if self.closing:
             return
-        if subscription.held is not None and not past:
-            subscription.held.append(batch)
-            return
-        if subscription.policy is OnSlow.DROP_OLDEST and (self._pace or subscription.pace):
+        if subscription.behind:
+            batch = batch.without(subscription.behind)
+        terms = subscription.terms
+        trimmed = terms.on_slow is OnSlow.DROP_OLDEST or terms.delivery is Delivery.DATAGRAM
+        if trimmed and (self._pace or subscription.pace):
             allowed = self._allowed(subscription, batch.count)
             self.lose(subscription, batch.count - allowed, Loss.MAX_RATE)
             batch = batch.newest(allowed)
         if not batch.count:
             return
-        if subscription.terms.delivery is Delivery.DATAGRAM:
+        if terms.delivery is Delivery.DATAGRAM:
             self._send_datagrams(subscription, batch)
             return
         if subscription.outbox:
             self.drain()
         if subscription.outbox or not self._ready(subscription):
             self._wait(subscription, batch)
+        else:
+            self._send(subscription, self.encode(batch), 0)
+
+    def offer_past(self, subscription: Subscription, batch: Batch) -> None:
+        """Send `batch`, or let it wait whole: the past is not dropped, it is read no faster than the client takes it."""
+        if self.closing:
+            return
+        if subscription.outbox or not self._ready(subscription):
+            subscription.outbox.append(self.encode(batch), asyncio.get_running_loop().time())
+            self._keep_waiting(subscription)
         else:
             self._send(subscription, self.encode(batch), 0)
 
@@ -122,7 +133,7 @@ class Client:
 
     def shed(self) -> None:
         """Give up everything that waits, because the process holds too much; who may lose nothing is disconnected."""
-        if any(subscription.policy is OnSlow.LOSSLESS for subscription in self._waiting):
+        if any(subscription.terms.on_slow is OnSlow.LOSSLESS for subscription in self._waiting):
             self._keeper.overflowed(self)
             return
         for subscription in self._waiting:
@@ -131,17 +142,20 @@ class Client:
     def tell(self, *, at_last: bool = False) -> None:
         """Report what no later batch came to report: losses, and how many events were sent where their frames may be lost.
 
-        `at_last`, nothing that waits will come any more.
+        `at_last`, what waits is lost where newer events have been given up already: it could not be had again without these.
         """
         for subscription in self.subscriptions.values():
+            if at_last and self._gives_up_newer(subscription):
+                self.lose(subscription, subscription.outbox.clear(), Loss.DROP_OLDEST)
             if subscription.outbox and not at_last:
                 continue
-            if self._numbered:
+            if self.is_numbered:
                 if subscription.told != subscription.sent or subscription.lost:
                     self.answer(messages.progress(subscription.id, subscription.sent, subscription.lost))
                     subscription.told, subscription.lost = subscription.sent, 0
             elif subscription.lost:
-                self._send(subscription, self.encode(Batch((), {})), 0)
+                positions = self._keeper.unsent(subscription)
+                self._send(subscription, self.encode(Batch({at[0] for at in positions}, positions)), 0)
             if self._looks_far(subscription):
                 self._send_position(subscription)
 
@@ -172,9 +186,19 @@ class Client:
         left = (pace.left(now) for pace in (self._pace, subscription.pace) if pace is not None)
         return max(0, min(count, *map(int, left)))
 
+    def _gives_up_newer(self, subscription: Subscription) -> bool:
+        """Say whether events can be lost that come after some that wait."""
+        match subscription.terms.on_slow:
+            case OnSlow.CONFLATE:
+                return True
+            case OnSlow.DROP_OLDEST:
+                return self._pace is not None or subscription.pace is not None
+            case _:
+                return False
+
     def _looks_far(self, subscription: Subscription) -> bool:
         """Say whether the client cannot know where its filter is: frames tell, and none may have come for long."""
-        if self._numbered or self.encoding is Encoding.JSON or not subscription.terms.filter or subscription.behind is not None:
+        if self.is_numbered or self.encoding is Encoding.JSON or not subscription.terms.filter or subscription.behind:
             return False
         return asyncio.get_running_loop().time() - subscription.position_told_s >= self._limits.position_s
 
@@ -185,23 +209,32 @@ class Client:
 
     def _wait(self, subscription: Subscription, batch: Batch) -> None:
         outbox = subscription.outbox
-        if outbox.policy is not subscription.policy:
-            outbox.change(subscription.policy, self._limits.batch_max_size)
+        if outbox.policy is not subscription.terms.on_slow:
+            outbox.change(subscription.terms.on_slow, self._limits.batch_max_size)
         superseded = outbox.put(batch, asyncio.get_running_loop().time())
         self.lose(subscription, superseded, Loss.CONFLATE)
+        while self._is_too_much(subscription):
+            if outbox.policy is OnSlow.LOSSLESS:
+                # Later: whoever else is offered this batch has it by then, and every cursor is exact.
+                asyncio.get_running_loop().call_soon(self._overflow, subscription)
+                break
+            self.lose(subscription, outbox.drop_oldest(), Loss.DROP_OLDEST)
+        self._keep_waiting(subscription)
+
+    def _keep_waiting(self, subscription: Subscription) -> None:
         self._waiting[subscription] = None
         subscription.idle.clear()
-        share = self._limits.queue_bytes // max(1, len(self.subscriptions))
-        while outbox.size_bytes > share:
-            if outbox.policy is OnSlow.LOSSLESS and subscription.behind is None:
-                # Later: whoever else is offered this batch has it by then, and every cursor is exact.
-                asyncio.get_running_loop().call_soon(self._keeper.overflowed, self)
-                break
-            dropped = outbox.drop_oldest() if subscription.behind is None else 0
-            if not dropped:
-                break
-            self.lose(subscription, dropped, Loss.DROP_OLDEST)
         self._keeper.fell_behind(self)
+
+    def _is_too_much(self, subscription: Subscription) -> bool:
+        """Say whether more waits than the subscription's share, which has room for one thing whatever its size."""
+        share = self._limits.queue_bytes // max(1, len(self.subscriptions))
+        return len(subscription.outbox) > 1 and subscription.outbox.size_bytes > share
+
+    def _overflow(self, subscription: Subscription) -> None:
+        is_there = self.subscriptions.get(subscription.id) is subscription
+        if is_there and subscription.terms.on_slow is OnSlow.LOSSLESS and self._is_too_much(subscription):
+            self._keeper.overflowed(self)
 
     def _send_next(self, subscription: Subscription) -> None:
         most = self._limits.batch_max_size
@@ -217,7 +250,7 @@ class Client:
         queued = subscription.outbox.events
         if isinstance(parcel, FrameParcel):
             tail = self._tail(subscription, queued, lag_ms)
-            self.link.send_frame(parcel.frame, tail, stale=subscription.policy is not OnSlow.LOSSLESS)
+            self.link.send_frame(parcel.frame, tail, stale=subscription.terms.on_slow is not OnSlow.LOSSLESS)
             size = parcel.size + len(tail)
         else:
             text = parcel.message(subscription.json_id, subscription.lost, queued, lag_ms)
@@ -231,13 +264,16 @@ class Client:
             tail = self._tail(subscription, 0, 0)
             if parcel.size + len(tail) <= limit:
                 self.link.send_datagram(parcel.frame.payload + tail)
-            else:
+            elif self._ready(subscription):
                 self.link.send_frame(parcel.frame, tail, stale=True)
+            else:
+                self.lose(subscription, parcel.count, Loss.DROP_OLDEST)
+                continue
             self._count(subscription, parcel.count, parcel.size + len(tail))
 
     def _tail(self, subscription: Subscription, queued: int, lag_ms: int) -> bytes:
         """Return what is behind the shared bytes of a frame: nothing for a client that has one subscription and keeps up."""
-        numbered = self._numbered
+        numbered = self.is_numbered
         named = numbered or len(self.subscriptions) > 1
         if not (numbered or subscription.lost or queued or lag_ms):
             return subscription.name_field if named else b""

@@ -78,9 +78,9 @@ def _subscription(subscription: Subscription, live: Mapping[tuple[str, int], int
         on_slow=terms.on_slow,
         max_rate=terms.max_rate,
         delivery=terms.delivery,
-        live=behind is None,
+        live=not behind,
         sent=subscription.sent,
         dropped=subscription.dropped,
         queued=subscription.outbox.events,
-        behind=sum(max(0, live.get(at, 0) - offset) for at, offset in (behind or {}).items()),
+        behind=sum(max(0, live.get(at, 0) - offset) for at, offset in behind.items()),
     )

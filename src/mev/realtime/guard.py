@@ -12,6 +12,7 @@ from mev.realtime.client import Client
 from mev.realtime.errors import QuotaExceededError, TooManyConnectionsError
 from mev.realtime.hub import Hub
 from mev.realtime.pace import Allowance
+from mev.realtime.terms import Terms
 from mev.realtime.websocket import Close
 
 _AT_ONCE = 32
@@ -39,6 +40,7 @@ class Quota:
 
     connections: int = 1000
     subscriptions: int = 10_000
+    keys: int = 1_000_000
     bytes_per_s: int | None = None
 
 
@@ -80,14 +82,15 @@ class Guard:
         """
         self._doorkeeper.count_stranger(peer, headers)
 
-    def check(self, principal: Principal) -> None:
-        """Refuse a principal that may not read the stream, or has as many connections as it may.
+    def check(self, principal: Principal, client: Client | None = None) -> None:
+        """Refuse a principal that may not read the stream, or has as many connections as it may, without `client`.
 
         :raises ForbiddenError, TooManyConnectionsError: then.
         """
         check(principal, Permission.STREAM_READ)
         account = self._accounts.get(principal.id)
-        if account is not None and len(account.clients) >= self._quota.connections:
+        others = len(account.clients) - (client is not None and client.id in account.clients) if account is not None else 0
+        if others >= self._quota.connections:
             raise TooManyConnectionsError(
                 f"{principal.name} has {self._quota.connections} connections, as many as one may", retry_after_s=5
             )
@@ -101,6 +104,18 @@ class Guard:
         limit = self._quota.subscriptions
         if sum(len(of.subscriptions) for of in self._accounts[principal.id].clients.values()) >= limit:
             raise QuotaExceededError(f"{principal.name} has {limit} subscriptions, as many as one may; end one first")
+
+    def check_keys(self, client: Client, terms: Terms) -> None:
+        """Refuse a filter with a key set that is too much beside the others of the principal.
+
+        :raises QuotaExceededError: then.
+        """
+        if not terms.keys:
+            return
+        _, principal = self._inside[client.id]
+        subscriptions = (held for of in self._accounts[principal.id].clients.values() for held in of.subscriptions.values())
+        if sum(subscription.terms.keys for subscription in subscriptions) + terms.keys > self._quota.keys:
+            raise QuotaExceededError(f"the filters of {principal.name} would have more than {self._quota.keys} keys; end some first")
 
     def let_in(self, client: Client, principal: Principal) -> None:
         """Note who is behind a connection."""

@@ -5,7 +5,7 @@ Everything here runs in the event-loop thread. The bus calls :meth:`Hub.push`; t
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from itertools import count
 
 from prometheus_client import CollectorRegistry
@@ -15,7 +15,7 @@ from mev.bus.kafka import Position
 from mev.realtime import messages, stages
 from mev.realtime.batch import Batch, Block, Span, Topic
 from mev.realtime.budget import Budget
-from mev.realtime.catchup import catch_up
+from mev.realtime.catchup import CatchUp
 from mev.realtime.client import Client
 from mev.realtime.cursor import Cursor, Positions, cursor
 from mev.realtime.errors import CatchingUpError, DuplicateIdError, TooManySubscriptionsError, UnknownIdError
@@ -65,7 +65,8 @@ class Hub:
         self._clients: dict[int, Client] = {}
         self._ids = count(1)
         self._groups: dict[_GroupKey, Group] = {}
-        self._groups_by_topic: dict[str, tuple[Group, ...]] = {}
+        self._groups_by_topic: dict[str, dict[Group, None]] = {}
+        self._catching_up: set[asyncio.Task[None]] = set()
         self._budget = Budget(limits.budget_bytes)
         self._laggards = Laggards(self._budget)
         self._tallies: dict[Carrier, Tally] = {}
@@ -83,8 +84,8 @@ class Hub:
     def push(self, batch: bus.Batch) -> None:
         """Take one consumed batch. Its lists are kept by reference until their events are sent; the caller leaves them as they are."""
         at = batch.topic, batch.partition
-        groups = self._groups_by_topic.get(batch.topic, ())
-        lost = batch.offsets[0] - self.positions.get(at, batch.offsets[0])
+        groups = tuple(self._groups_by_topic.get(batch.topic, ()))
+        lost = batch.offsets[-1] + 1 - self.positions.get(at, batch.offsets[0]) - len(batch.offsets)
         stages.received(batch.timestamp_ms)
         if groups:
             block = Block(self._topics[batch.topic], batch.partition, batch.offsets, batch.values, batch.keys)
@@ -136,14 +137,17 @@ class Hub:
         return subscription
 
     def subscribe_from(
-        self, client: Client, subscription_id: str, terms: Terms, positions: dict[Position, int], reader: PastReader
+        self, client: Client, subscription_id: str, terms: Terms, positions: dict[Position, int], pool: Pool, reader: PastReader
     ) -> Subscription:
-        """Send `client` what its `terms` let through from `positions` on, and then what is live. The hub closes `reader`."""
+        """Send `client` what its `terms` let through from `positions` on, and then what is live. `reader`, of `pool`, is closed then."""
         subscription = self._add(client, subscription_id, terms)
         subscription.behind = positions
-        task = asyncio.get_running_loop().create_task(catch_up(subscription, self, reader, positions))
+        self.join(subscription)
+        catching = CatchUp(subscription, self, pool, reader)
+        task = asyncio.get_running_loop().create_task(catching.run())
         subscription.task = task
-        task.add_done_callback(lambda task: self._caught_up(subscription, reader, task))
+        self._catching_up.add(task)
+        task.add_done_callback(lambda task: self._caught_up(subscription, catching, task))
         return subscription
 
     def subscription(self, client: Client, subscription_id: str) -> Subscription:
@@ -159,15 +163,13 @@ class Hub:
     def update(self, client: Client, subscription_id: str, terms: Terms) -> Subscription:
         """Change what a subscription asks for: what came before goes by the old terms, what comes after by the new ones."""
         subscription = self.subscription(client, subscription_id)
-        if subscription.behind is not None and terms.topics != subscription.terms.topics:
+        if subscription.behind and terms.topics != subscription.terms.topics:
             raise CatchingUpError("the subscription is catching up with the past of its topics; change them when it is live")
         if subscription.group is not None:
             subscription.group.flush()
-            self.leave(subscription)
-            subscription.set_terms(terms)
-            self.join(subscription)
-        else:
-            subscription.set_terms(terms)
+        self.leave(subscription)
+        subscription.set_terms(terms)
+        self.join(subscription)
         return subscription
 
     def unsubscribe(self, client: Client, subscription_id: str) -> int:
@@ -185,7 +187,8 @@ class Hub:
         if group is None:
             kafka_topics = frozenset(self._kafka_topics(terms))
             group = self._groups[key] = Group(kafka_topics, terms.filter, self.limits.batch_max_size, self._window, self.positions)
-            self._index(kafka_topics)
+            for topic in kafka_topics:
+                self._groups_by_topic.setdefault(topic, {})[group] = None
         group.join(subscription)
         subscription.group = group
 
@@ -197,19 +200,23 @@ class Hub:
         group.leave(subscription)
         if not group:
             del self._groups[subscription.terms.topics, subscription.terms.filter]
-            self._index(group.kafka_topics)
+            for topic in group.kafka_topics:
+                del self._groups_by_topic[topic][group]
 
     def cursor(self, subscription: Subscription) -> Cursor:
         """Return where a subscription would have to begin to miss nothing that it was not sent."""
         return cursor(self.unsent(subscription), self._kafka_topics(subscription.terms))
 
     def dismiss(self, client: Client, code: int, reason: str, *, resume: str | None = None, retry_after_s: int = 1) -> None:
-        """Close a connection; it counts as open until :meth:`release`. With `resume`, say under that code where to go on."""
+        """Close a connection; it counts as open until :meth:`release`. With `resume`, say under that code where to go on.
+
+        Where frames may still be lost, only the client knows that.
+        """
         if client.closing:
             return
         if resume is not None and client.subscriptions:
             client.tell(at_last=True)
-            cursors = {name: self.cursor(subscription) for name, subscription in client.subscriptions.items()}
+            cursors = {} if client.is_numbered else {name: self.cursor(of) for name, of in client.subscriptions.items()}
             client.link.send_text(messages.closing(resume, reason, retry_after_s, self.log, cursors))
         client.closing = True
         self._cancel(client)
@@ -235,6 +242,10 @@ class Hub:
             self._registry.unregister(self._collector)
             self._registry = None
 
+    async def settled(self) -> None:
+        """Wait until nothing catches up any more, after :meth:`close`."""
+        await asyncio.gather(*self._catching_up, return_exceptions=True)
+
     # What clients call.
 
     def fell_behind(self, client: Client) -> None:
@@ -248,11 +259,9 @@ class Hub:
     def unsent(self, subscription: Subscription) -> Positions:
         """Return where what the client has not been sent begins."""
         topics = self._kafka_topics(subscription.terms)
-        if subscription.behind is not None:
-            return {**subscription.behind, **subscription.outbox.starts()}
         collected = subscription.group.starts() if subscription.group is not None else {}
         live = {at: offset for at, offset in self.positions.items() if at[0] in topics}
-        return {**live, **collected, **subscription.outbox.starts()}
+        return {**live, **collected, **subscription.behind, **subscription.outbox.starts()}
 
     def _add(self, client: Client, subscription_id: str, terms: Terms) -> Subscription:
         def repack(spans: list[Span]) -> Batch:
@@ -265,8 +274,9 @@ class Hub:
     def _kafka_topics(self, terms: Terms) -> list[str]:
         return [self.types[name].topic for name in sorted(terms.topics)]
 
-    def _caught_up(self, subscription: Subscription, reader: PastReader, task: "asyncio.Task[None]") -> None:
-        reader.close()
+    def _caught_up(self, subscription: Subscription, catching: CatchUp, task: "asyncio.Task[None]") -> None:
+        catching.close()  # a task that is cancelled before its first step does nothing at all
+        self._catching_up.discard(task)
         subscription.task = None
         if not task.cancelled() and (failure := task.exception()) is not None:
             LOG.error("catching up failed", exc_info=failure, extra={"action": "catch_up_failed"})
@@ -283,7 +293,3 @@ class Hub:
             subscription.task.cancel()
         self.leave(subscription)
         return subscription.client.forget(subscription)
-
-    def _index(self, kafka_topics: Iterable[str]) -> None:
-        for topic in kafka_topics:
-            self._groups_by_topic[topic] = tuple(group for group in self._groups.values() if topic in group.kafka_topics)

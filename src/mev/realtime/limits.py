@@ -35,6 +35,10 @@ class Limits:
     """Time between pings; a client silent for two intervals after one is disconnected."""
     position_s: float = 5
     """How often a client whose filter lets little through is told how far the filter has looked."""
+    replay_patience_s: float = 5
+    """How long a reader of the past waits for its client before somebody else may have its place."""
+    messages_per_s: int = 100
+    """Most messages a second that a client may send, with as many at once."""
     close_timeout_s: float = 5
     """Time a client has to answer a close frame."""
     tick_s: float = 1

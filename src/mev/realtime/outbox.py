@@ -48,6 +48,9 @@ class Outbox:
         self._parcels: deque[Waiting] = deque()
         self._newest: dict[Key, _Event] = {}
 
+    def __len__(self) -> int:
+        return len(self._parcels) + len(self._newest)
+
     def __bool__(self) -> bool:
         return bool(self.events)
 
@@ -55,8 +58,15 @@ class Outbox:
         """Let a batch wait; return how many events were given up because there is a newer one of their key."""
         if self.policy is OnSlow.CONFLATE:
             return sum(self._conflate(block, index, now_s) for block, indices in batch.spans for index in indices)
-        self._append(self._encode(batch), now_s)
+        self.append(self._encode(batch), now_s)
         return 0
+
+    def append(self, parcel: Parcel, since_s: float) -> None:
+        """Let a parcel wait as it is."""
+        self._parcels.append(Waiting(parcel, since_s))
+        self._budget.hold(parcel)
+        self.events += parcel.count
+        self.size_bytes += parcel.size
 
     def take(self, most: int) -> Waiting | None:
         """Return what comes next: a parcel, or `most` conflated events in one."""
@@ -71,7 +81,7 @@ class Outbox:
 
     def drop_oldest(self) -> int:
         """Give up what has waited longest, unless it is all there is; return how many events that was."""
-        if len(self._parcels) + len(self._newest) < 2:
+        if len(self) < 2:
             return 0
         if self._parcels:
             waiting = self.take(0)
@@ -93,7 +103,7 @@ class Outbox:
         if policy is not OnSlow.CONFLATE:
             while self._newest:
                 packed = self._pack(most)
-                self._append(packed.parcel, packed.since_s)
+                self.append(packed.parcel, packed.since_s)
         self.policy = policy
 
     def starts(self) -> dict[Position, int]:
@@ -105,12 +115,6 @@ class Outbox:
         for event in self._newest.values():
             found.setdefault(event.block.at, event.block.offsets[0])
         return found
-
-    def _append(self, parcel: Parcel, since_s: float) -> None:
-        self._parcels.append(Waiting(parcel, since_s))
-        self._budget.hold(parcel)
-        self.events += parcel.count
-        self.size_bytes += parcel.size
 
     def _conflate(self, block: Block, index: int, now_s: float) -> int:
         key = block.at[0], block.key(index)

@@ -1,13 +1,13 @@
 """A bounded pool of readers of the past: so many subscriptions may catch up at once, each with a consumer and a thread of the pool."""
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from mev.bus.batch import Batch
 from mev.bus.kafka import Brokers, Position
-from mev.bus.replay import Replay
+from mev.bus.replay import Bounds, Replay
 from mev.realtime import start as starts
 from mev.realtime.errors import TooManyReplaysError
 from mev.realtime.start import Beginning
@@ -34,9 +34,17 @@ class PastReader:
         """Return the next messages, nothing when none come for a moment."""
         return await self._call(self._replay.read, _READ_S)
 
-    async def seek(self, positions: dict[Position, int]) -> None:
-        """Read on from `positions`."""
+    async def seek(self, positions: Mapping[Position, int]) -> None:
+        """Read on from `positions`, and nothing else."""
         await self._call(self._replay.seek, dict(positions))
+
+    async def bounds(self, topics: Iterable[str]) -> dict[Position, Bounds]:
+        """Return what every partition of `topics` holds now."""
+        return await self._call(self._replay.bounds, list(topics))
+
+    def ignore(self, partitions: Iterable[Position]) -> None:
+        """Read no more of `partitions`."""
+        asyncio.get_running_loop().run_in_executor(self._pool, self._replay.ignore, list(partitions))
 
     def close(self) -> None:
         """Give the place in the pool back."""
@@ -59,6 +67,7 @@ class Pool:
         self._limit = limit
         self._timeout_s = timeout_s
         self._threads = ThreadPoolExecutor(limit, thread_name_prefix="replay")
+        self._left = asyncio.Event()
         self.open = 0
 
     def reader(self) -> PastReader:
@@ -75,9 +84,20 @@ class Pool:
         self.open += 1
         return reader
 
-    def close(self) -> None:
-        """Wait until every reader is closed. Blocks."""
-        self._threads.shutdown()
+    async def wait_for_reader(self) -> PastReader:
+        """Return a new reader as soon as there may be one more."""
+        while self.open >= self._limit:
+            self._left.clear()
+            await self._left.wait()
+        return self.reader()
+
+    async def close(self) -> None:
+        """Wait until every reader is closed; nobody may ask for another."""
+        while self.open:
+            self._left.clear()
+            await self._left.wait()
+        await asyncio.to_thread(self._threads.shutdown)
 
     def _leave(self) -> None:
         self.open -= 1
+        self._left.set()

@@ -16,6 +16,7 @@ ECHO = 80
 _MAX_ID = 64
 _MAX_OFFSET = 2**63 - 1
 _MAX_PATTERNS = 64
+_MAX_PATTERN = 64
 _FROM = '"live", "earliest", {"time": "2026-01-31T12:00:00Z"}, {"slot": 1} or {"cursor": {"tick": {"0": 1}}, "log": "..."}'
 
 Fields = Mapping[str, object]
@@ -40,6 +41,8 @@ def topics(value: object, types: Types) -> frozenset[str]:
     if not isinstance(value, list) or not 1 <= len(value) <= _MAX_PATTERNS or not all(isinstance(name, str) for name in value):
         raise InvalidFieldError(f'topics is a list of 1 to {_MAX_PATTERNS} event types or patterns such as "agent_*"', field="topics")
     found: set[str] = set()
+    if max(map(len, value)) > _MAX_PATTERN:  # matching takes the square of its length
+        raise InvalidFieldError(f"a pattern of topics has at most {_MAX_PATTERN} characters", field="topics")
     for pattern in value:
         matches = [name for name in types if fnmatchcase(name, pattern)]
         if not matches:

@@ -6,12 +6,14 @@ from collections.abc import Awaitable, Callable, Coroutine
 from mev.auth.credentials import Credential
 from mev.auth.model import Principal
 from mev.core.errors import MevError, UnavailableError
+from mev.limits.errors import RateLimitedError
 from mev.realtime import messages
 from mev.realtime.client import Client
 from mev.realtime.errors import InvalidFieldError, UnauthorizedError, UnsupportedError
 from mev.realtime.guard import Guard
 from mev.realtime.hub import Hub
-from mev.realtime.past import PastReader
+from mev.realtime.pace import Allowance
+from mev.realtime.past import PastReader, Pool
 from mev.realtime.start import Beginning, Live, Outcome, Past
 from mev.realtime.terms import Delivery, OnSlow, Terms
 from mev.realtime.websocket import Close
@@ -28,6 +30,7 @@ class Session:
         self._client = client
         self._guard = guard
         self._identify_sender = identify
+        self._pace = Allowance(hub.limits.messages_per_s)
         if principal is not None:
             guard.let_in(client, principal)
 
@@ -40,6 +43,7 @@ class Session:
         fields: messages.Fields = {}
         try:
             fields = messages.decode(text)
+            self._admit(fields)
             return self._handle(fields, messages.read(fields, self._hub.types))
         except MevError as error:
             self._refuse(error, fields)
@@ -55,24 +59,37 @@ class Session:
         fields: messages.Fields = {}
         try:
             fields = await asyncio.to_thread(messages.decode, text)
-            work = self._handle(fields, await asyncio.to_thread(messages.read, fields, self._hub.types))
+            self._admit(fields)
+            request = await asyncio.to_thread(messages.read, fields, self._hub.types)
+            if isinstance(request, messages.Update):
+                before = self._hub.subscription(self._client, request.id).terms
+                self._update(request.id, await asyncio.to_thread(request.terms, before, self._hub.types))
+                return
+            work = self._handle(fields, request)
         except MevError as error:
             self._refuse(error, fields)
         else:
             if work is not None:
                 await work
 
+    def _admit(self, fields: messages.Fields) -> None:
+        """Refuse what is not looked at: anything but `auth` of a stranger, and more than may be asked in a second."""
+        if self._client.principal is None and fields.get("op") != "auth":
+            raise UnauthorizedError(_AUTH_FIRST)
+        if self._pace.left(asyncio.get_running_loop().time()) < 1:
+            raise RateLimitedError(f"more than {self._hub.limits.messages_per_s} messages a second; wait a moment", retry_after_s=1)
+        self._pace.spend(1)
+
     def _handle(self, fields: messages.Fields, request: messages.Request) -> Coroutine[None, None, None] | None:
         client = self._client
         if isinstance(request, messages.Auth):
             return self._log_in(Credential(request.credential.encode(errors="surrogatepass")))
-        if client.principal is None:
-            raise UnauthorizedError(_AUTH_FIRST)
         match request:
             case messages.Subscribe():
                 return self._subscribe(request)
             case messages.Update():
-                self._update(request)
+                before = self._hub.subscription(client, request.id).terms
+                self._update(request.id, request.terms(before, self._hub.types))
             case messages.Unsubscribe():
                 client.answer(messages.unsubscribed(request.id, self._hub.unsubscribe(client, request.id)))
             case messages.Ping():
@@ -82,18 +99,21 @@ class Session:
     def _subscribe(self, request: messages.Subscribe) -> Coroutine[None, None, None] | None:
         self._hub.check_id(self._client, request.id)
         self._guard.check_subscription(self._client)
+        self._guard.check_keys(self._client, request.terms)
         terms = request.terms
-        if terms.delivery is Delivery.DATAGRAM:
-            self._check_datagrams(request)
+        self._check_datagrams(terms)
+        if terms.delivery is Delivery.DATAGRAM and not isinstance(request.start, Live):
+            raise InvalidFieldError("datagrams are live; leave from out", field="from")
         if isinstance(request.start, Live):
             self._hub.subscribe(self._client, request.id, terms)
             self._confirm("subscribed", request.id, terms, self._live(terms))
             return None
-        if self._hub.past is None:
+        pool = self._hub.past
+        if pool is None:
             raise UnsupportedError("this server keeps no past; start live", field="from")
-        return self._subscribe_from(request, request.start, self._hub.past.reader())
+        return self._subscribe_from(request, request.start, pool, pool.reader())
 
-    async def _subscribe_from(self, request: messages.Subscribe, start: Past, reader: PastReader) -> None:
+    async def _subscribe_from(self, request: messages.Subscribe, start: Past, pool: Pool, reader: PastReader) -> None:
         """Subscribe where the past is to be read first."""
         try:
             types = [self._hub.types[name] for name in sorted(request.terms.topics)]
@@ -109,19 +129,22 @@ class Session:
                 reader.close()
                 return
             self._confirm("subscribed", request.id, request.terms, beginning)
-            self._hub.subscribe_from(self._client, request.id, request.terms, dict(beginning.positions), reader)
+            self._hub.subscribe_from(self._client, request.id, request.terms, dict(beginning.positions), pool, reader)
 
-    def _update(self, request: messages.Update) -> None:
-        subscription = self._hub.subscription(self._client, request.id)
-        terms = request.terms(subscription.terms, self._hub.types)
-        self._hub.update(self._client, request.id, terms)
-        self._confirm("updated", request.id, terms, self._live(terms))
+    def _update(self, subscription_id: str, terms: Terms) -> None:
+        self._check_datagrams(terms)
+        self._guard.check_keys(self._client, terms)
+        subscription = self._hub.update(self._client, subscription_id, terms)
+        outcome = Outcome.RESUMED if subscription.behind else Outcome.LIVE
+        self._confirm("updated", subscription_id, terms, Beginning(outcome=outcome, positions=dict(self._hub.unsent(subscription))))
 
-    def _check_datagrams(self, request: messages.Subscribe) -> None:
+    def _check_datagrams(self, terms: Terms) -> None:
+        if terms.delivery is not Delivery.DATAGRAM:
+            return
         if not self._client.link.datagram_bytes():
             raise UnsupportedError("datagrams need WebTransport, and a peer that takes them", field="delivery")
-        if not isinstance(request.start, Live) or request.terms.on_slow is OnSlow.LOSSLESS:
-            raise InvalidFieldError('datagrams may be lost: they are live, and not "lossless"', field="delivery")
+        if terms.on_slow is OnSlow.LOSSLESS:
+            raise InvalidFieldError('datagrams may be lost: not "lossless"', field="on_slow")
 
     def _live(self, terms: Terms) -> Beginning:
         topics = {self._hub.types[name].topic for name in terms.topics}
@@ -151,7 +174,7 @@ class Session:
         if self._client.closing:
             return
         try:
-            self._guard.check(principal)
+            self._guard.check(principal, self._client)
         except MevError as error:
             self._turn_away(error)
         else:

@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING
 import orjson
 
 from mev.bus.kafka import Position
-from mev.realtime.batch import Batch
 from mev.realtime.outbox import Outbox
 from mev.realtime.pace import Allowance
-from mev.realtime.terms import OnSlow, Terms
+from mev.realtime.terms import Terms
 from mev.wire.pb.stream_pb2 import Frame
 
 if TYPE_CHECKING:
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 class Subscription:
     """What a client gets under one name, and where it stands.
 
-    While it catches up with the past, `behind` says where it is; what its group sends meanwhile is `held`, once it has joined one.
+    While it catches up with the past, `behind` says where it is in the partitions that it is not live in yet.
     """
 
     def __init__(self, client: "Client", subscription_id: str, terms: Terms, outbox: Outbox) -> None:
@@ -30,8 +29,7 @@ class Subscription:
         self.name_field = Frame(subscription=subscription_id).SerializeToString()
         self.outbox = outbox
         self.group: Group | None = None
-        self.behind: dict[Position, int] | None = None
-        self.held: list[Batch] | None = None
+        self.behind: dict[Position, int] = {}
         self.task: asyncio.Task[None] | None = None
         self.idle = asyncio.Event()
         """Set while nothing waits in the outbox."""
@@ -52,8 +50,3 @@ class Subscription:
         """Take new terms; what waits in the outbox keeps its place."""
         self.terms = terms
         self.pace = Allowance(terms.max_rate) if terms.max_rate else None
-
-    @property
-    def policy(self) -> OnSlow:
-        """What happens when the client is behind now: the past is never dropped, it is read no faster than the client takes it."""
-        return self.terms.on_slow if self.behind is None else OnSlow.LOSSLESS

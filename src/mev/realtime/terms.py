@@ -36,6 +36,11 @@ class Terms:
     max_rate: int | None = None
     delivery: Delivery = Delivery.STREAM
 
+    @property
+    def keys(self) -> int:
+        """Values in the filter's lists."""
+        return sum(len(condition.value) for condition in self.filter.conditions if isinstance(condition.value, tuple))
+
     def shown_filter(self) -> list[str]:
         """Return the filter's conditions for people: a large key set is cut."""
         return [text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..." for text in self.filter.text()]

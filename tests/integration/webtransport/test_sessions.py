@@ -269,4 +269,4 @@ async def test_a_stop_is_said_and_waits_for_what_is_under_way(service: Service) 
         assert wt.closed.code == 1001
         assert len((await wt.frame()).slices[0].events) == 256
         closing = await wt.hear()
-        assert (closing["op"], closing["code"], closing["cursors"]) == ("closing", "going_away", {"s1": {"tick": {"0": 256}}})
+        assert (closing["op"], closing["code"], closing["cursors"]) == ("closing", "going_away", {})  # only the client knows what came

@@ -128,7 +128,7 @@ async def test_json_has_events_cursor_and_losses() -> None:
     client, link = connect(hub, Encoding.JSON)
     hub.subscribe(client, 'a"b', BOTH)
     push(hub, 7, 1)
-    hub.push(batch("bundle", 3, [1, 5], [Bundle(bundle_id="x", landed=True).SerializeToString()] * 2))
+    hub.push(batch("bundle", 3, [1, 2], [Bundle(bundle_id="x", landed=True).SerializeToString()] * 2))
     await window()
     (message,) = link.messages()
     events = message.json.pop("events")
@@ -139,7 +139,7 @@ async def test_json_has_events_cursor_and_losses() -> None:
         ("bundle", None, True),
     ]
     rest = {name: value for name, value in message.json.items() if name != "events"}
-    assert rest == {"op": "events", "id": 'a"b', "cursor": {"tick": {"0": 8}, "bundle": {"3": 6}}, "dropped": 0, "queued": 0, "lag_ms": 0}
+    assert rest == {"op": "events", "id": 'a"b', "cursor": {"tick": {"0": 8}, "bundle": {"3": 3}}, "dropped": 0, "queued": 0, "lag_ms": 0}
     hub.close()
 
 
@@ -169,7 +169,7 @@ async def test_json_beyond_the_rate_is_counted_and_the_newest_kept() -> None:
     assert (message.json["dropped"], message.json["cursor"]) == (4, {"tick": {"0": 3, "1": 8}})
     client.tell()
     told = link.messages()[-1].json
-    assert (told["events"], told["dropped"], told["cursor"]) == ([], 4, {})
+    assert (told["events"], told["dropped"], told["cursor"]) == ([], 4, {"tick": {"0": 7, "1": 8}})
     hub.close()
 
 
@@ -276,7 +276,8 @@ async def test_nothing_remains_of_a_client_that_left() -> None:
     hub.release(client)
     hub.release(client)
     assert (hub.full, hub.clients) == (False, {})
-    assert (hub._groups, set(hub._groups_by_topic.values())) == ({}, {()})
+    assert not hub._groups
+    assert not any(hub._groups_by_topic.values())
     push(hub, 0, 1)
     await window()
     assert link.messages() == []
