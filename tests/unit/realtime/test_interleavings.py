@@ -154,7 +154,7 @@ class World:
 
 
 @settings(max_examples=300)
-@given(st.lists(actions, max_size=60), limits, st.integers(1, 6))
+@given(st.lists(actions, min_size=20, max_size=80), limits, st.integers(1, 6))
 def test_received_and_lost_make_what_was_published(script: list[tuple[Any, ...]], bounds: Limits, chunk: int) -> None:
     async def live() -> None:
         world = World(bounds, chunk)
