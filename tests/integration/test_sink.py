@@ -224,7 +224,7 @@ def test_nothing_is_lost_while_clickhouse_is_away(rig: Rig) -> None:
         rig.publish(range(1, 4001), keys=40, size=600)
         until(lambda: len(sink._paused) == 4 and rig.store.refused > 4)
         held = sum(partition.held_bytes for partition in sink._partitions.values())
-        assert buffer < held < 2 * buffer
+        assert buffer < held < 3 * buffer  # what a read or two bring is taken whole
         assert all(committed == 0 for *_, committed in rig.offsets().values())
         rig.store.error = None
         rig.wait_for_all()
