@@ -13,6 +13,7 @@ from bench.rows import (
     health,
     idle,
     latency,
+    predict,
     publish,
     sink,
     websocket,
@@ -35,5 +36,6 @@ _ALL = (
     *auth.ROWS,
     *crypto.ROWS,
     control.ROW,
+    *predict.ROWS,
 )
 ROWS: dict[str, Row] = {row.name: row for row in _ALL}

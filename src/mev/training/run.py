@@ -84,7 +84,7 @@ def run(spec: Mapping[str, Any], export_folder: Path, output: Path, report: Repo
 
 
 def _params(spec: TrainSpec, counts: Counts, used: str) -> dict[str, Any]:
-    params = spec.params.model_dump() | {"tree_method": "hist", "device": used, "seed": spec.seed, "nthread": os.cpu_count() or 1}
+    params = spec.params.model_dump() | {"tree_method": "hist", "device": used, "seed": spec.seed, "nthread": len(os.sched_getaffinity(0))}
     if spec.class_weight is not None and spec.objective is Objective.BINARY:
         balanced = (counts.train - counts.train_positive) / counts.train_positive
         params["scale_pos_weight"] = balanced if spec.class_weight == "balanced" else spec.class_weight
