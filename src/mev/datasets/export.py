@@ -147,7 +147,7 @@ class _Export:
         self._context.progress(plan.looked_at, plan.events, f"{plan.rows} rows in {len(plan.parts)} parts", **figures)
 
     def _ask(self, statement: Statement) -> Any:
-        return self._clickhouse.rows(statement.sql, statement.values, answer_s=_ANSWER_S)
+        return self._clickhouse.rows_within(_ANSWER_S, statement.sql, statement.values)
 
     def _read_plan(self) -> Plan | None:
         try:

@@ -112,10 +112,14 @@ class ClickHouse:
         except (ClickHouseError, OSError) as error:
             raise self._unavailable(error) from None
 
-    def rows(self, sql: str, parameters: Mapping[str, Any] | None = None, *, answer_s: float | None = None) -> Sequence[Sequence[Any]]:
-        """Return the rows of a query; values are bound as ``{name:Type}``. A server may take `answer_s`, else what a page may take."""
+    def rows(self, sql: str, parameters: Mapping[str, Any] | None = None) -> Sequence[Sequence[Any]]:
+        """Return the rows of a query; values are bound as ``{name:Type}``."""
+        return self.rows_within(self._address.query_timeout_s, sql, parameters)
+
+    def rows_within(self, answer_s: float, sql: str, parameters: Mapping[str, Any] | None = None) -> Sequence[Sequence[Any]]:
+        """Return the rows of a query that a server may take `answer_s` for."""
         try:
-            return self._client(answer_s or self._address.query_timeout_s).query(sql, parameters=dict(parameters or {})).result_rows
+            return self._client(answer_s).query(sql, parameters=dict(parameters or {})).result_rows
         except (ClickHouseError, OSError) as error:
             raise self._unavailable(error) from None
 
