@@ -1,6 +1,8 @@
 """A training from the files of an export to a model: what it learns, what it leaves, what it refuses."""
 
 import json
+import multiprocessing
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -123,6 +125,38 @@ def test_a_training_that_was_cancelled_goes_on_where_it_was(export: Path, tmp_pa
     assert (resumed / "model.ubj").read_bytes() == (straight / "model.ubj").read_bytes()
     histories = [json.loads((folder / "result.json").read_bytes())["history"] for folder in (straight, resumed)]
     np.testing.assert_allclose(histories[0]["logloss"], histories[1]["logloss"], rtol=1e-6)
+
+
+class _Slow(Watcher):
+    """Leaves time to be killed in."""
+
+    def progress(self, done: float, total: float, note: str = "", **figures: object) -> None:
+        super().progress(done, total, note, **figures)
+        if done >= 4:
+            time.sleep(60)
+
+
+def _run_slowly(export: Path, folder: Path) -> None:
+    run(QUICK | {"checkpoint_every": 1}, export, folder, _Slow())
+
+
+def test_a_training_that_was_killed_goes_on_to_the_same_model(export: Path, tmp_path: Path) -> None:
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    straight.mkdir()
+    killed.mkdir()
+    run(QUICK | {"checkpoint_every": 1}, export, straight, Watcher())
+    process = multiprocessing.get_context("spawn").Process(target=_run_slowly, args=(export, killed))
+    process.start()
+    deadline = time.monotonic() + 40
+    while not (killed / CHECKPOINT).exists():
+        assert time.monotonic() < deadline
+        assert process.is_alive()
+        time.sleep(0.01)
+    process.kill()
+    process.join()
+    assert not (killed / "model.ubj").exists()
+    assert run(QUICK | {"checkpoint_every": 1}, export, killed, Watcher()).resumed_from in {1, 2, 3, 4}
+    assert (killed / "model.ubj").read_bytes() == (straight / "model.ubj").read_bytes()
 
 
 def test_a_checkpoint_of_another_training_is_not_taken(export: Path, tmp_path: Path) -> None:
