@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
-from prometheus_client import Counter
+from prometheus_client import Counter, Gauge
 
 from mev.bus.batch import Batch, by_partition
 from mev.bus.errors import BrokerUnavailableError
@@ -19,12 +19,14 @@ from mev.bus.kafka import Brokers, Position
 LOG = logging.getLogger(__name__)
 RECEIVED = Counter("mev_tail_messages_total", "Messages read from the end of topics.", ["topic"])
 LOST = Counter("mev_tail_lost_total", "Messages that were gone before they could be read.", ["topic"])
+LAG = Gauge("mev_tail_lag_messages", "Messages that are published and not read yet, as far as the client knows.", ["topic"])
 STALLS = Counter("mev_tail_stalls_total", "Times a client that got no answer any more was replaced.")
 _MAX_MESSAGES = 1000
 _POLL_S = 0.1
 _REFRESH_S = 30.0
 _RETRY_PAUSE_S = 0.1
 _ASK_AGAIN_S = 5.0
+_LAG_S = 1.0
 
 
 class Tail:
@@ -95,7 +97,7 @@ class Tail:
             self._consumer.close()
 
     def _read(self) -> None:
-        refresh_at = time.monotonic() + _REFRESH_S
+        refresh_at, lag_at = time.monotonic() + _REFRESH_S, time.monotonic()
         while not self._closing.is_set():
             first = self._consumer.poll(_POLL_S)
             if first is not None:
@@ -103,9 +105,20 @@ class Tail:
                 for batch in batches:
                     self._account(batch)
                 self._deliver(batches)
+            if time.monotonic() > lag_at:
+                self._show_lag()
+                lag_at = time.monotonic() + _LAG_S
             if time.monotonic() > refresh_at:
                 self._refresh()
                 refresh_at = time.monotonic() + (_REFRESH_S if self._deaf_since is None else min(_ASK_AGAIN_S, self._deaf_s))
+
+    def _show_lag(self) -> None:
+        lags = dict.fromkeys(self._topics, 0)
+        for (topic, partition), following in self._next.items():
+            _, end = self._consumer.get_watermark_offsets(TopicPartition(topic, partition), cached=True)
+            lags[topic] += max(0, end - following)
+        for topic, lag in lags.items():
+            LAG.labels(topic).set(lag)
 
     def _refresh(self) -> None:
         asked = time.monotonic()
