@@ -102,7 +102,7 @@ class _CatchingUp:
         beginning = await reader.begin(Earliest(), [events.EVENT], "")
         hub.begin({at: bounds.latest for at, bounds in beginning.bounds.items()})
         terms = Terms(topics=frozenset({events.EVENT.name}), filter=Filter(), on_slow=OnSlow.LOSSLESS)
-        hub.subscribe_from(client, "b", terms, dict(beginning.positions), reader)
+        hub.subscribe_from(client, "b", terms, dict(beginning.positions), self._pool, reader)
         async with asyncio.timeout(_TIMEOUT_S):
             while self._pool.open:  # noqa: ASYNC110 - nothing tells
                 await asyncio.sleep(_LOOK_S)
@@ -151,8 +151,9 @@ class _Taking:
 @contextmanager
 def _catching_up(brokers: Brokers) -> Iterator[_CatchingUp]:
     pool = Pool(brokers, limit=1, timeout_s=_TIMEOUT_S)
-    with closing(pool), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         yield _CatchingUp(pool, runner)
+        runner.run(pool.close())
 
 
 ROW = Row(

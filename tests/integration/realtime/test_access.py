@@ -12,6 +12,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from mev.auth.model import Kind, Permission, Principal
 from mev.realtime.guard import Quota
 from tests.integration.realtime.service import HEADERS, KEY, Service, until
+from tests.unit.realtime.events import ticks
 from tests.unit.realtime.links import client_frame
 
 AUTH = json.dumps({"op": "auth", "api_key": KEY}).encode()
@@ -113,3 +114,47 @@ async def test_strangers_are_counted_and_those_who_say_who_they_are_are_not(serv
         async with connect(service.url, additional_headers=HEADERS) as ws:
             await ws.send('{"op": "ping"}')
             assert json.loads(await ws.recv()) == {"op": "pong"}
+
+
+async def test_a_flood_of_messages_is_refused_and_the_connection_stays(start: Callable[..., Any]) -> None:
+    service: Service = await start(messages_per_s=10)
+    async with connect(service.url, additional_headers=HEADERS) as ws:
+        for _ in range(30):
+            await ws.send('{"op": "ping"}')
+        answers = [json.loads(await ws.recv()) for _ in range(30)]
+        assert [answer["op"] for answer in answers[:10]] == ["pong"] * 10
+        assert answers[-1]["code"] == "rate_limited"
+        assert answers[-1]["retry_after_s"] == 1
+
+
+async def test_a_principal_has_so_many_keys_in_its_filters(start: Callable[..., Any]) -> None:
+    service: Service = await start(quota=Quota(keys=100))
+
+    def subscribe(name: str, keys: int) -> str:
+        condition = f"market_id in {json.dumps([str(number) for number in range(keys)])}"
+        return json.dumps({"op": "subscribe", "id": name, "topics": ["tick"], "filter": [condition]})
+
+    async with connect(service.url, additional_headers=HEADERS) as ws, connect(service.url, additional_headers=HEADERS) as other:
+        await ws.send(subscribe("a", 60))
+        assert json.loads(await ws.recv())["op"] == "subscribed"
+        await other.send(subscribe("b", 41))
+        assert json.loads(await other.recv())["code"] == "quota_exceeded"
+        await other.send(subscribe("c", 40))
+        assert json.loads(await other.recv())["op"] == "subscribed"
+        await ws.send(json.dumps({"op": "update", "id": "a", "filter": ["simulated == true"]}))
+        assert json.loads(await ws.recv())["op"] == "updated"
+        await other.send(subscribe("b", 60))
+        assert json.loads(await other.recv())["op"] == "subscribed"
+
+
+async def test_a_key_set_of_a_hundred_thousand_is_taken_and_looked_at_outside_the_loop(start: Callable[..., Any]) -> None:
+    service: Service = await start()
+    condition = f"market_id in {json.dumps([f'market-{number:09}' for number in range(100_000)])}"
+    async with connect(service.url, additional_headers=HEADERS, max_size=None) as ws:
+        await ws.send(json.dumps({"op": "subscribe", "id": "a", "topics": ["tick"], "filter": [condition]}))
+        answer = json.loads(await ws.recv())
+        assert (answer["op"], len(answer["filter"][0])) == ("subscribed", 515)
+        service.hub.push(ticks([0], market="market-000077777"))
+        service.hub.push(ticks([1], market="market-77777"))
+        events = json.loads(await ws.recv())["events"]
+        assert [event["timestamp_ns"] for event in events] == [0]
