@@ -4,7 +4,7 @@ import asyncio
 from itertools import count
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mev.realtime.guard import Guard
@@ -47,6 +47,14 @@ limits = st.builds(
     stall_timeout_s=st.just(LONG_S),
     ping_interval_s=st.just(LONG_S),
 )
+
+
+LATE_HUB: list[tuple[Any, ...]] = [
+    ("publish", PLACES[3], 10),
+    ("publish", PLACES[2], 4),
+    ("subscribe", 1, ("bundle",), ("simulated == true",), "conflate", None, 3),
+    ("wait", 0.01),
+]
 
 
 class World:
@@ -155,6 +163,7 @@ class World:
 
 @settings(max_examples=300)
 @given(st.lists(actions, min_size=20, max_size=80), limits, st.integers(1, 6))
+@example(LATE_HUB, Limits(batch_max_size=2, stall_timeout_s=LONG_S, ping_interval_s=LONG_S), 1)
 def test_received_and_lost_make_what_was_published(script: list[tuple[Any, ...]], bounds: Limits, chunk: int) -> None:
     async def live() -> None:
         world = World(bounds, chunk)
