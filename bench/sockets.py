@@ -24,6 +24,7 @@ from mev.realtime.handshake import SUBPROTOCOL
 from mev.realtime.hub import Hub
 from mev.realtime.limits import Limits
 from mev.realtime.server import PATH, websocket_class
+from mev.realtime.tally import Encoding
 from mev.wire.pb.events_pb2 import Tick
 from mev.wire.pb.stream_pb2 import Frame
 from mev.wire.registry import EVENT_TYPES
@@ -44,8 +45,10 @@ _HANDSHAKE = "\r\n".join(
         "",
     )
 ).encode()
+_TEXT_HANDSHAKE = _HANDSHAKE.replace(f"Sec-WebSocket-Protocol: {SUBPROTOCOL}\r\n".encode(), b"")
 _BINARY = 0x82
 _READ_BYTES = 1 << 18
+_LITTLE_BYTES = 1 << 13
 
 
 class Doorkeeper:
@@ -79,10 +82,10 @@ class Served:
     transports: list[asyncio.Transport] = field(default_factory=list)
 
     def sent(self) -> tuple[int, int]:
-        """Return how many frames and events were handed to connections."""
+        """Return how many frames and events were handed to connections that read frames."""
         labels = {"transport": "websocket", "encoding": "protobuf"}
         frames = self.registry.get_sample_value("mev_realtime_frames_sent_total", labels)
-        return int(frames or 0), sum(client.sent for client in self.hub.clients.values())
+        return int(frames or 0), sum(client.sent for client in self.hub.clients.values() if client.encoding is Encoding.PROTOBUF)
 
 
 @contextmanager
@@ -111,10 +114,10 @@ def subscribe(event_type: str, conditions: Sequence[str] = ()) -> bytes:
     return orjson.dumps({"op": "subscribe", "id": "b", "topics": [event_type], "filter": conditions})
 
 
-def connect(port: int, message: bytes | None) -> socket.socket:
-    """Open a connection, and say `message` if there is one."""
+def connect(port: int, message: bytes | None, *, text: bool = False) -> socket.socket:
+    """Open a connection, and say `message` if there is one. It reads frames, or text."""
     connection = socket.create_connection(("127.0.0.1", port))
-    connection.sendall(_HANDSHAKE)
+    connection.sendall(_TEXT_HANDSHAKE if text else _HANDSHAKE)
     answer = b""
     while not answer.endswith(b"\r\n\r\n"):
         answer += _exactly(connection, 1)
@@ -167,6 +170,17 @@ def read(pipe: Pipe, port: int, messages: Sequence[bytes | None], receiver: Call
                 noted.clear()
         except EOFError:
             return
+
+
+def misbehave(pipe: Pipe, port: int, message: bytes) -> None:
+    """Until the parent is gone: one connection that never reads, one that reads a little, one that comes and goes every second."""
+    with connect(port, message, text=True), connect(port, message, text=True) as slow:
+        pipe.send("connected")
+        while True:
+            with connect(port, message, text=True):
+                slow.recv(_LITTLE_BYTES)
+                if pipe.poll(1.0):
+                    return
 
 
 def _read_round(selector: selectors.BaseSelector, pipe: Pipe) -> None:

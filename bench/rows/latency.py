@@ -8,7 +8,7 @@ import asyncio
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import cast
 
@@ -44,6 +44,12 @@ def _open(clients: int, _: Setting) -> Iterator[Sides]:
             return [f"ours {ours.p50_p99(figures)}", f"bare {bare.p50_p99(figures)}", window]
 
         yield Sides(bare.side, ours.side, notes)
+
+
+@contextmanager
+def _open_beside(clients: int, _: Setting) -> Iterator[Sides]:
+    with event_loop() as loop, _hub(loop, clients) as alone, _hub(loop, clients, beside_bad=True) as beside:
+        yield Sides(alone.side, beside.side, lambda figures: [f"beside them {beside.p50_p99(figures)}", f"alone {alone.p50_p99(figures)}"])
 
 
 class _Timed:
@@ -88,10 +94,12 @@ class _Timed:
 
 
 @contextmanager
-def _hub(loop: Loop, clients: int) -> Iterator[_Timed]:
-    """Serve a hub as the running system does."""
+def _hub(loop: Loop, clients: int, *, beside_bad: bool = False) -> Iterator[_Timed]:
+    """Serve a hub as the running system does; `beside_bad`, also to clients that do not keep up."""
     pushed = 0
-    with sockets.serve_hub(loop, _MOST_EVENTS) as served:
+    with sockets.serve_hub(loop, _MOST_EVENTS) as served, ExitStack() as stack:
+        if beside_bad:
+            stack.enter_context(child(sockets.misbehave, served.port, sockets.subscribe(_TYPE.name))).recv()
 
         def push(values: list[bytes]) -> None:
             nonlocal pushed
@@ -171,4 +179,14 @@ def _row(clients: int) -> Row:
     )
 
 
-ROWS = (_row(1), _row(100))
+_BESIDE = Row(
+    name="latency_beside_slow",
+    unit="1/s",
+    ours="200 clients beside one that never reads, one that reads 8 KiB a second, one that comes and goes every second: 1 / p99",
+    baseline="the same hub with the 200 alone: 1 / p99",
+    clock=Clock.WALL,
+    open=partial(_open_beside, 200),
+    expected_ratio=0.8,
+)
+
+ROWS = (_row(1), _row(100), _BESIDE)
