@@ -1,6 +1,6 @@
 PY := .venv/bin/python
 
-.PHONY: help run test check bench proto docs lock web
+.PHONY: help run test test-integration test-others check bench proto docs lock web
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -8,8 +8,13 @@ help:  ## list the targets
 run:  ## start everything on this machine, with simulated data
 	./start-mev-backend.sh
 
-test: .venv/dev  ## run all tests
-	$(PY) -m pytest
+test: test-integration test-others  ## run all tests; with -j2 -O, in half the time
+
+test-integration: .venv/dev
+	$(PY) -m pytest tests/integration
+
+test-others: .venv/dev
+	$(PY) -m pytest tests/unit tests/e2e
 
 check: .venv/dev  ## formatting, linters, types, layer contracts, generated code up to date
 	$(PY) -m ruff format --check .
