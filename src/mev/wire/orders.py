@@ -1,6 +1,6 @@
 """What control plane and agents must read alike: which object a command is about, and which of two commands is newer."""
 
-from mev.wire.pb.control_pb2 import Command, Target, Version
+from mev.wire.pb.control_pb2 import SHADOW, Command, Target, Version
 
 
 def scopes(target: Target) -> list[str]:
@@ -23,7 +23,7 @@ def subject(command: Command) -> str:
         case "policy":
             return f"policy:{command.policy.policy_id}"
         case "model":
-            return "model"
+            return "model:shadow" if command.model.role == SHADOW else "model"
         case "config":
             return f"config:{command.config.config_key}"
         case _:

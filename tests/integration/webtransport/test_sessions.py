@@ -268,5 +268,6 @@ async def test_a_stop_is_said_and_waits_for_what_is_under_way(service: Service) 
         assert wt.closed is not None
         assert wt.closed.code == 1001
         assert len((await wt.frame()).slices[0].events) == 256
+        assert await wt.hear() == {"op": "progress", "id": "s1", "sequence": 256, "dropped": 0}  # what was sent at all
         closing = await wt.hear()
         assert (closing["op"], closing["code"], closing["cursors"]) == ("closing", "going_away", {})  # only the client knows what came

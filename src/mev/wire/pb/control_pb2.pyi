@@ -16,6 +16,11 @@ class Level(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     NO_NEW: _ClassVar[Level]
     ACTIVE: _ClassVar[Level]
 
+class ModelRole(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    PRODUCTION: _ClassVar[ModelRole]
+    SHADOW: _ClassVar[ModelRole]
+
 class Result(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     RESULT_UNSPECIFIED: _ClassVar[Result]
@@ -27,6 +32,8 @@ HALTED: Level
 REDUCING: Level
 NO_NEW: Level
 ACTIVE: Level
+PRODUCTION: ModelRole
+SHADOW: ModelRole
 RESULT_UNSPECIFIED: Result
 ACK: Result
 NACK: Result
@@ -144,16 +151,20 @@ class PolicyRule(_message.Message):
     def __init__(self, field: _Optional[str] = ..., operator: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
 
 class SwapModel(_message.Message):
-    __slots__ = ("model_id", "model_path", "version", "sha256")
+    __slots__ = ("model_id", "model_path", "version", "sha256", "role", "share")
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_PATH_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     SHA256_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    SHARE_FIELD_NUMBER: _ClassVar[int]
     model_id: str
     model_path: str
     version: str
     sha256: bytes
-    def __init__(self, model_id: _Optional[str] = ..., model_path: _Optional[str] = ..., version: _Optional[str] = ..., sha256: _Optional[bytes] = ...) -> None: ...
+    role: ModelRole
+    share: float
+    def __init__(self, model_id: _Optional[str] = ..., model_path: _Optional[str] = ..., version: _Optional[str] = ..., sha256: _Optional[bytes] = ..., role: _Optional[_Union[ModelRole, str]] = ..., share: _Optional[float] = ...) -> None: ...
 
 class SetConfig(_message.Message):
     __slots__ = ("config_key", "config_value_json", "hot_reload")
@@ -188,7 +199,7 @@ class Snapshot(_message.Message):
     def __init__(self, version: _Optional[_Union[Version, _Mapping]] = ..., issued_at_ns: _Optional[int] = ..., commands: _Optional[_Iterable[_Union[_envelope_pb2.Envelope, _Mapping]]] = ...) -> None: ...
 
 class Running(_message.Message):
-    __slots__ = ("level", "ordered_level", "policies", "configs", "model_id", "model_version", "model_sha256", "lease_expires_at_ns", "stepped_down", "key_epoch")
+    __slots__ = ("level", "ordered_level", "policies", "configs", "model_id", "model_version", "model_sha256", "lease_expires_at_ns", "stepped_down", "key_epoch", "models")
     class PoliciesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -213,6 +224,7 @@ class Running(_message.Message):
     LEASE_EXPIRES_AT_NS_FIELD_NUMBER: _ClassVar[int]
     STEPPED_DOWN_FIELD_NUMBER: _ClassVar[int]
     KEY_EPOCH_FIELD_NUMBER: _ClassVar[int]
+    MODELS_FIELD_NUMBER: _ClassVar[int]
     level: Level
     ordered_level: Level
     policies: _containers.MessageMap[str, Version]
@@ -223,7 +235,41 @@ class Running(_message.Message):
     lease_expires_at_ns: int
     stepped_down: str
     key_epoch: int
-    def __init__(self, level: _Optional[_Union[Level, str]] = ..., ordered_level: _Optional[_Union[Level, str]] = ..., policies: _Optional[_Mapping[str, Version]] = ..., configs: _Optional[_Mapping[str, Version]] = ..., model_id: _Optional[str] = ..., model_version: _Optional[str] = ..., model_sha256: _Optional[bytes] = ..., lease_expires_at_ns: _Optional[int] = ..., stepped_down: _Optional[str] = ..., key_epoch: _Optional[int] = ...) -> None: ...
+    models: _containers.RepeatedCompositeFieldContainer[ModelUse]
+    def __init__(self, level: _Optional[_Union[Level, str]] = ..., ordered_level: _Optional[_Union[Level, str]] = ..., policies: _Optional[_Mapping[str, Version]] = ..., configs: _Optional[_Mapping[str, Version]] = ..., model_id: _Optional[str] = ..., model_version: _Optional[str] = ..., model_sha256: _Optional[bytes] = ..., lease_expires_at_ns: _Optional[int] = ..., stepped_down: _Optional[str] = ..., key_epoch: _Optional[int] = ..., models: _Optional[_Iterable[_Union[ModelUse, _Mapping]]] = ...) -> None: ...
+
+class ModelUse(_message.Message):
+    __slots__ = ("role", "model_id", "sha256", "since_ns", "scored", "failed", "latency_p50_us", "latency_p99_us", "mean_score", "score_psi", "feature_psi")
+    class FeaturePsiEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    MODEL_ID_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    SINCE_NS_FIELD_NUMBER: _ClassVar[int]
+    SCORED_FIELD_NUMBER: _ClassVar[int]
+    FAILED_FIELD_NUMBER: _ClassVar[int]
+    LATENCY_P50_US_FIELD_NUMBER: _ClassVar[int]
+    LATENCY_P99_US_FIELD_NUMBER: _ClassVar[int]
+    MEAN_SCORE_FIELD_NUMBER: _ClassVar[int]
+    SCORE_PSI_FIELD_NUMBER: _ClassVar[int]
+    FEATURE_PSI_FIELD_NUMBER: _ClassVar[int]
+    role: ModelRole
+    model_id: str
+    sha256: bytes
+    since_ns: int
+    scored: int
+    failed: int
+    latency_p50_us: float
+    latency_p99_us: float
+    mean_score: float
+    score_psi: float
+    feature_psi: _containers.ScalarMap[str, float]
+    def __init__(self, role: _Optional[_Union[ModelRole, str]] = ..., model_id: _Optional[str] = ..., sha256: _Optional[bytes] = ..., since_ns: _Optional[int] = ..., scored: _Optional[int] = ..., failed: _Optional[int] = ..., latency_p50_us: _Optional[float] = ..., latency_p99_us: _Optional[float] = ..., mean_score: _Optional[float] = ..., score_psi: _Optional[float] = ..., feature_psi: _Optional[_Mapping[str, float]] = ...) -> None: ...
 
 class Report(_message.Message):
     __slots__ = ("agent_id", "module", "agent_counter", "reported_at_ns", "command_id", "result", "reason_code", "detail", "received_at_ns", "applied_at_ns", "running", "uptime_ns")

@@ -226,3 +226,27 @@ class AgentMetrics(_message.Message):
     gauges: _containers.ScalarMap[str, float]
     counters: _containers.ScalarMap[str, int]
     def __init__(self, agent_id: _Optional[str] = ..., timestamp_ns: _Optional[int] = ..., gauges: _Optional[_Mapping[str, float]] = ..., counters: _Optional[_Mapping[str, int]] = ...) -> None: ...
+
+class Score(_message.Message):
+    __slots__ = ("id", "opportunity_id", "agent_id", "slot", "scored_at_ns", "model_id", "score", "shadow_model_id", "shadow_score", "simulated")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    OPPORTUNITY_ID_FIELD_NUMBER: _ClassVar[int]
+    AGENT_ID_FIELD_NUMBER: _ClassVar[int]
+    SLOT_FIELD_NUMBER: _ClassVar[int]
+    SCORED_AT_NS_FIELD_NUMBER: _ClassVar[int]
+    MODEL_ID_FIELD_NUMBER: _ClassVar[int]
+    SCORE_FIELD_NUMBER: _ClassVar[int]
+    SHADOW_MODEL_ID_FIELD_NUMBER: _ClassVar[int]
+    SHADOW_SCORE_FIELD_NUMBER: _ClassVar[int]
+    SIMULATED_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    opportunity_id: str
+    agent_id: str
+    slot: int
+    scored_at_ns: int
+    model_id: str
+    score: float
+    shadow_model_id: str
+    shadow_score: float
+    simulated: bool
+    def __init__(self, id: _Optional[str] = ..., opportunity_id: _Optional[str] = ..., agent_id: _Optional[str] = ..., slot: _Optional[int] = ..., scored_at_ns: _Optional[int] = ..., model_id: _Optional[str] = ..., score: _Optional[float] = ..., shadow_model_id: _Optional[str] = ..., shadow_score: _Optional[float] = ..., simulated: _Optional[bool] = ...) -> None: ...
