@@ -61,10 +61,17 @@ class TrustStore:
     def open_signed(self, envelope: bytes | Envelope, message_type: type[M], role: str, now_ns: int) -> Opened[M]:
         """Return the message in `envelope` as :meth:`open` does, and who signed it."""
         parsed = parse(envelope)
-        if parsed.payload_type != payload_type(message_type):
-            raise WrongPayloadTypeError(f"{parsed.payload_type!r} where {payload_type(message_type)} is expected")
-        signers = self._signers(parsed, role, now_ns)
+        signers = self.verify(parsed, payload_type(message_type), role, now_ns)
         return Opened(parse_message(message_type, parsed.payload), signers)
+
+    def verify(self, envelope: Envelope, expected_type: str, role: str, now_ns: int) -> tuple[str, ...]:
+        """Return who signed `envelope`, whose payload may be of any kind: it is used only when this does not raise.
+
+        :raises EnvelopeError: naming the first thing that is wrong.
+        """
+        if envelope.payload_type != expected_type:
+            raise WrongPayloadTypeError(f"{envelope.payload_type!r} where {expected_type} is expected")
+        return self._signers(envelope, role, now_ns)
 
     def rotate(self, envelope: bytes | Envelope, now_ns: int, keep: Callable[[KeySet], None] | None = None) -> KeySet:
         """Put the key set in `envelope` in force, and return it.

@@ -20,6 +20,7 @@ from mev.models.errors import UnsupportedModelError
 from mev.models.pack import pack
 from mev.models.registry import Entry, Registry
 from mev.predict import probe
+from mev.predict.drift import Baseline
 from mev.predict.manifest import Manifest, Parity
 from mev.predict.predictor import Rows, Scores
 from mev.wire.features import FeatureSchema
@@ -71,6 +72,8 @@ def register(registry: Registry, trained: Trained, *keys: Signer, compiled: bool
         parity=Parity(rows=len(rows), max_abs_diff=worst),
         metrics=trained.metrics,
         lineage=trained.lineage,
+        # Of the rows as they were: the holes made above would pass for what agents see.
+        baseline=Baseline.of(trained.frozen_rows, scores[: len(trained.frozen_rows)], trained.features),
         golden_rows=rows[golden],
         golden_scores=scores[golden],
     )

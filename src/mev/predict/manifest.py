@@ -12,6 +12,7 @@ import orjson
 from mev.crypto.envelope import MAX_ENVELOPE_BYTES, Signer, parse
 from mev.crypto.errors import EnvelopeError
 from mev.crypto.trust import COMMAND, TrustStore
+from mev.predict.drift import Baseline
 from mev.predict.errors import BadManifestError, UnsignedManifestError
 from mev.predict.predictor import Rows, Scores
 from mev.wire.pb.envelope_pb2 import Envelope, Signature
@@ -49,6 +50,8 @@ class Manifest:
     parity: Parity
     metrics: Mapping[str, Any]
     lineage: Mapping[str, Any]
+    baseline: Baseline | None = field(repr=False)
+    """How features and scores were spread in training; None in manifests of before there was one."""
     golden_rows: Rows = field(repr=False, compare=False)
     golden_scores: Scores = field(repr=False, compare=False)
     abi: int = ABI
@@ -56,16 +59,6 @@ class Manifest:
     def digest(self, form: str) -> str | None:
         """Return the SHA-256 of the file of that form: ``mevt``, ``so`` or ``ubj``."""
         return {"mevt": self.mevt_sha256, "so": self.so_sha256, "ubj": self.model_id}.get(form)
-
-
-class _Trust(TrustStore):
-    """A key set that opens envelopes of JSON too."""
-
-    def open_json(self, envelope: Envelope, now_ns: int) -> bytes:
-        if envelope.payload_type != PAYLOAD_TYPE:
-            raise BadManifestError(f"{envelope.payload_type!r} where {PAYLOAD_TYPE} is expected")
-        self._signers(envelope, COMMAND, now_ns)
-        return envelope.payload
 
 
 def seal(manifest: Manifest, *keys: Signer) -> bytes:
@@ -87,7 +80,9 @@ def unseal(data: bytes, trust: TrustStore, now_ns: int) -> Manifest:
     :raises BadManifestError: when it is no manifest.
     """
     try:
-        return _manifest(orjson.loads(_Trust(trust.key_set).open_json(parse(_envelope(data)), now_ns)))
+        envelope = parse(_envelope(data))
+        trust.verify(envelope, PAYLOAD_TYPE, COMMAND, now_ns)
+        return _manifest(orjson.loads(envelope.payload))
     except EnvelopeError as error:
         raise UnsignedManifestError(f"the manifest is not signed as it must be: {error.detail}", reason=error.code) from None
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -108,6 +103,7 @@ def _envelope(data: bytes) -> Envelope:
 
 def _content(manifest: Manifest) -> dict[str, Any]:
     content = asdict(manifest) | {"ubj_sha256": manifest.model_id}
+    content["baseline"] = manifest.baseline and manifest.baseline.to_json()
     content["golden"] = {"rows": _numbers(content.pop("golden_rows")), "scores": _numbers(content.pop("golden_scores"))}
     return content
 
@@ -125,4 +121,6 @@ def _manifest(content: dict[str, Any]) -> Manifest:
     scores = np.frombuffer(base64.b64decode(golden["scores"], validate=True), "<f4")
     if len(scores) != len(rows):
         raise BadManifestError("the manifest has another number of golden rows than of scores")
-    return Manifest(**content, features=features, parity=Parity(**parity), golden_rows=rows, golden_scores=scores)
+    stated = content.pop("baseline", None)
+    baseline = None if stated is None else Baseline.from_json(stated, features)
+    return Manifest(**content, features=features, parity=Parity(**parity), baseline=baseline, golden_rows=rows, golden_scores=scores)
