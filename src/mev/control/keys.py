@@ -1,13 +1,18 @@
-"""The keys of the control plane: root, signing, and the key set that names them."""
+"""The keys of the control plane: root, signing, and the key set that names them.
+
+A key set that another takes the place of is kept beside it: what was signed under it can still be told from what was not.
+"""
 
 import logging
 from dataclasses import dataclass
 from pathlib import Path
 
+from mev.control.errors import RetiredKeyError
 from mev.core.files import write_atomically
 from mev.crypto.envelope import parse, parse_message, seal
 from mev.crypto.errors import EnvelopeError
 from mev.crypto.keys import SigningKey, load_or_create
+from mev.crypto.retired import Retired
 from mev.crypto.trust import AUDIT, COMMAND, ROOT, TrustStore
 from mev.wire.pb.envelope_pb2 import Envelope, KeySet
 
@@ -24,13 +29,41 @@ class Keys:
     key_set_envelope: bytes
 
     def adopt(self, envelope: bytes, now_ns: int) -> None:
-        """Put a newer key set in force, keep it, and take up the signing key that stands beside it on disk.
+        """Put a newer key set in force, keep it and the one before, and take up the signing key that stands beside it on disk.
 
         :raises EnvelopeError: when it is not newer, or too few root keys signed it.
         """
-        self.trust.rotate(envelope, now_ns, keep=lambda _: write_atomically(self.folder / _KEY_SET, envelope))
+
+        def keep(_: KeySet) -> None:
+            write_atomically(self.folder / f"{_KEY_SET}.{self.trust.epoch}", self.key_set_envelope)
+            write_atomically(self.folder / _KEY_SET, envelope)
+
+        self.trust.rotate(envelope, now_ns, keep=keep)
         self.key_set_envelope = envelope
         self.take_kept_key()
+
+    def retired(self) -> list[Retired]:
+        """Return the key sets that were in force before, the newest first. Blocks a little."""
+        found, until_ns = [], self.trust.key_set.issued_at_ns
+        epochs = (int(path.suffix[1:]) for path in self.folder.glob(f"{_KEY_SET}.*") if path.suffix[1:].isdecimal())
+        for epoch in sorted((epoch for epoch in epochs if epoch < self.trust.epoch), reverse=True):
+            key_set = KeySet.FromString(Envelope.FromString((self.folder / f"{_KEY_SET}.{epoch}").read_bytes()).payload)
+            found.append(Retired(key_set, until_ns))
+            until_ns = key_set.issued_at_ns
+        return found
+
+    def signer(self) -> SigningKey:
+        """Return the signing key, as long as what it signs counts.
+
+        :raises RetiredKeyError: when it was replaced, and this process has not the new one.
+        """
+        if self.is_retired:
+            raise RetiredKeyError(
+                "the signing key of this replica was replaced, and nobody obeys it any more; give this replica the new one "
+                "(CTRL_SIGN_SK_HEX) and restart it; other replicas go on",
+                retry_after_s=60,
+            )
+        return self.signing
 
     def join(self, envelope: bytes) -> None:
         """Put the key set of other replicas in force, whatever its roots are, and keep it. The caller has checked who vouches for it."""

@@ -25,7 +25,6 @@ from mev.control.errors import (
     InvalidCommandError,
     JournalError,
     OvertakenError,
-    RetiredKeyError,
     UnknownProposalError,
     UnreadError,
 )
@@ -344,13 +343,7 @@ class Control:
         return Version(epoch=self.book.keys.trust.epoch, counter=self.book.ledger.next_counter(now_ns(), self._mark))
 
     def _seal(self, message: Message) -> bytes:
-        if self.book.keys.is_retired:
-            raise RetiredKeyError(
-                "the signing key of this replica was replaced, and nobody obeys it any more; give this replica the new one "
-                "(CTRL_SIGN_SK_HEX) and restart it; other replicas go on",
-                retry_after_s=60,
-            )
-        return seal(message, self.book.keys.signing).SerializeToString()
+        return seal(message, self.book.keys.signer()).SerializeToString()
 
     async def _write(self, message: Message, key: str) -> None:
         envelope = self._seal(message)
