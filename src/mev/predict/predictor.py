@@ -35,6 +35,26 @@ class Latency:
     p99_us: float
 
 
+class Stopwatch:
+    """Keeps how long the latest calls took."""
+
+    def __init__(self) -> None:
+        self._calls = 0
+        self._durations_ns: deque[int] = deque(maxlen=_KEPT)
+
+    def add(self, duration_ns: int) -> None:
+        """Keep a call."""
+        self._durations_ns.append(duration_ns)
+        self._calls += 1
+
+    @property
+    def latency(self) -> Latency:
+        """The calls so far, and how long the latest of them took."""
+        kept = list(self._durations_ns)
+        p50, p99 = (float(value) / 1000 for value in np.percentile(kept, (50, 99))) if kept else (0.0, 0.0)
+        return Latency(calls=self._calls, p50_us=p50, p99_us=p99)
+
+
 class Predictor:
     """A model that was checked and loaded: its features in order, the digest of the file that scores, and the clock of its calls."""
 
@@ -43,8 +63,7 @@ class Predictor:
         self.model_id = model_id
         self.digest = digest
         self.features = features
-        self._calls = 0
-        self._durations_ns: deque[int] = deque(maxlen=_KEPT)
+        self._stopwatch = Stopwatch()
 
     def predict(self, rows: Rows) -> Scores:
         """Return the probability or the value of each of `rows`.
@@ -53,16 +72,13 @@ class Predictor:
         """
         started = time.perf_counter_ns()
         scores = self._score(rows)
-        self._durations_ns.append(time.perf_counter_ns() - started)
-        self._calls += 1
+        self._stopwatch.add(time.perf_counter_ns() - started)
         return scores
 
     @property
     def latency(self) -> Latency:
         """The calls so far, and how long the latest of them took."""
-        kept = list(self._durations_ns)
-        p50, p99 = (float(value) / 1000 for value in np.percentile(kept, (50, 99))) if kept else (0.0, 0.0)
-        return Latency(calls=self._calls, p50_us=p50, p99_us=p99)
+        return self._stopwatch.latency
 
 
 def check_rows(rows: Rows, width: int) -> Rows:
