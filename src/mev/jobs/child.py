@@ -1,7 +1,8 @@
-"""``python -m mev.jobs.child <folder> <output> <module:function>``: the work of one job in a process of its own.
+"""``python -m mev.jobs.child <folder> <output> <module:function> <runner's pid>``: the work of one job in a process of its own.
 
 Standard input is the tie to the runner: ``cancel`` asks for an end, and when it closes, the runner is gone and this process and what
-it started end at once. A lock on the folder keeps a second one out until then.
+it started end at once. The kernel ends a process that cannot listen, being stopped or held up. A lock on the folder keeps a second
+one out until then.
 """
 
 import fcntl
@@ -18,6 +19,7 @@ from typing import Any
 
 import orjson
 
+from mev.core import lifeline
 from mev.core.errors import MevError
 from mev.core.files import write_atomically
 from mev.jobs.context import Context
@@ -36,6 +38,7 @@ _BEAT_S = 1.0
 def main() -> None:
     """Do the work; the exit code says how it ended, ``error.json`` why."""
     folder, output, entry = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+    lifeline.end_with(int(sys.argv[4]))
     cancelled = threading.Event()
     threading.Thread(target=_listen, args=(cancelled,), daemon=True).start()
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")

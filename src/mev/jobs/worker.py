@@ -71,7 +71,7 @@ class ChildWorker:
         """Do it, and clear up after it when it is killed."""
         task = self._task
         (task.folder / child.ERROR).unlink(missing_ok=True)
-        arguments = ("-m", "mev.jobs.child", str(task.folder), str(task.output), task.kind.entry)
+        arguments = ("-m", "mev.jobs.child", str(task.folder), str(task.output), task.kind.entry, str(os.getpid()))
         with task.log.open("ab") as log:
             self._process = process = await asyncio.create_subprocess_exec(
                 sys.executable, *arguments, stdin=asyncio.subprocess.PIPE, stdout=log, stderr=log, cwd=task.folder, start_new_session=True

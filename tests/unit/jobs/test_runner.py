@@ -54,16 +54,19 @@ def lift(gate: Path) -> None:
     gate.touch()
 
 
-def kill_parent(folder: Path, kind: str, spec: dict[str, object]) -> int:
-    """Kill a runner with a job that waits, and return the job's process."""
+def kill_parent(folder: Path, kind: str, spec: dict[str, object], *, stopped: bool = False) -> int:
+    """Kill a runner with a job that waits, and return the job's process, which can do nothing when it is `stopped`."""
     command = [sys.executable, "-m", "tests.unit.jobs.parent", str(folder), kind, json.dumps(spec)]
     with subprocess.Popen(command, cwd=ROOT) as process:
         deadline = time.monotonic() + 30
         while not (found := [file for file in folder.glob("*/waiting") if file.read_text()]):
             assert time.monotonic() < deadline
             time.sleep(0.01)
+        pid = int(found[0].read_text())
+        if stopped:
+            os.kill(pid, signal.SIGSTOP)
         process.kill()
-    return int(found[0].read_text())
+    return pid
 
 
 def alive(pid: int) -> bool:
@@ -206,6 +209,12 @@ async def test_a_killed_runner_leaves_no_work_behind_and_the_next_one_takes_up_w
         assert len(files(runner, job)) == (3 if state is State.SUCCEEDED else 0)
         if job.error:
             assert "the system stopped while the job ran" in str(job.error["detail"])
+
+
+async def test_a_killed_runner_takes_along_a_process_that_cannot_hear_of_it(tmp_path: Path, gate: Path) -> None:
+    spec = {"to": 3, "wait_at": 2, "gate": str(gate)}
+    pid = await asyncio.to_thread(lambda: kill_parent(tmp_path / "jobs", "steady", spec, stopped=True))
+    await until(lambda: not alive(pid))
 
 
 async def test_an_orderly_stop_is_like_a_crash_to_a_job_that_can_go_on(tmp_path: Path, gate: Path) -> None:
