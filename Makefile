@@ -1,6 +1,8 @@
 PY := .venv/bin/python
+# Most tests wait for services to start: more at once than there are processors.
+TEST_WORKERS ?= 4
 
-.PHONY: help run test test-integration test-others check bench proto docs lock web
+.PHONY: help run test check bench proto docs lock web
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -8,13 +10,8 @@ help:  ## list the targets
 run:  ## start everything on this machine, with simulated data
 	./start-mev-backend.sh
 
-test: test-integration test-others  ## run all tests; with -j2 -O, in half the time
-
-test-integration: .venv/dev
-	$(PY) -m pytest tests/integration
-
-test-others: .venv/dev
-	$(PY) -m pytest tests/unit tests/e2e
+test: .venv/dev  ## run all tests, several files at once (TEST_WORKERS=4)
+	$(PY) -m pytest --numprocesses $(TEST_WORKERS) --dist loadfile
 
 check: .venv/dev  ## formatting, linters, types, layer contracts, generated code up to date
 	$(PY) -m ruff format --check .
