@@ -15,37 +15,9 @@ from mev.predict.engine import Engine
 from mev.predict.errors import EngineMissingError, MalformedModelError, WrongRowsError
 from mev.predict.mevt import Objective, Tree, encode
 from mev.predict.predictor import Predictor, Rows
+from tests.unit.predict.samples import model, rows, tree
 
 HEADER, NODE = 32, 12
-
-
-def tree(draw: np.random.Generator, depth: int, features: int) -> Tree:
-    """Return a random tree, its nodes in the order in which a recursion meets them."""
-    value: list[float] = []
-    left: list[int] = []
-    right: list[int] = []
-    feature: list[int] = []
-    missing: list[bool] = []
-
-    def grow(depth: int) -> int:
-        node = len(value)
-        value.append(draw.normal())
-        left.append(-1)
-        right.append(-1)
-        feature.append(int(draw.integers(features)))
-        missing.append(bool(draw.integers(2)))
-        if depth and draw.random() < 0.9:
-            left[node], right[node] = grow(depth - 1), grow(depth - 1)
-        return node
-
-    grow(depth)
-    return Tree(
-        value=np.array(value, np.float32),
-        left=np.array(left, np.int32),
-        right=np.array(right, np.int32),
-        feature=np.array(feature, np.int32),
-        missing_left=np.array(missing),
-    )
 
 
 def walk(trees: list[Tree], row: Rows, base: float) -> np.float32:
@@ -59,18 +31,6 @@ def walk(trees: list[Tree], row: Rows, base: float) -> np.float32:
             node = one.left[node] if goes_left else one.right[node]
         total = np.float32(total + one.value[node])
     return total
-
-
-def rows(draw: np.random.Generator, count: int, features: int) -> Rows:
-    table = draw.normal(size=(count, features)).astype(np.float32)
-    table[draw.random(table.shape) < 0.2] = np.nan
-    table[draw.random(table.shape) < 0.02] = np.inf
-    return table
-
-
-def model(trees: int = 3, features: int = 4, objective: Objective = Objective.LOGISTIC, seed: int = 1) -> bytes:
-    draw = np.random.default_rng(seed)
-    return encode(objective, features, np.float32(0.25), [tree(draw, 4, features) for _ in range(trees)])
 
 
 GOOD = model()
