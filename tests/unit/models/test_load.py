@@ -3,7 +3,9 @@
 import base64
 import hashlib
 import os
-import threading
+import re
+import subprocess
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,13 +14,14 @@ import numpy as np
 import orjson
 import pytest
 
+from mev.core.errors import MevError
 from mev.models.compile import compile_model
 from mev.models.register import score
-from mev.models.registry import Registry
-from mev.predict import probe
+from mev.predict import engine, probe, vault
 from mev.predict.errors import (
     BadManifestError,
     BadModelDigestError,
+    EngineMissingError,
     MalformedModelError,
     ModelError,
     ModelMissingError,
@@ -32,7 +35,7 @@ from mev.predict.errors import (
     WrongSchemaError,
 )
 from mev.predict.load import load, read_manifest
-from mev.predict.manifest import Manifest, seal
+from mev.predict.manifest import PAYLOAD_TYPE, Manifest, seal
 from tests.unit.models.samples import KEY, STRANGER, TRUST, Made, rows
 
 FORMS = ("mevt", "so")
@@ -73,6 +76,28 @@ def test_a_cut_file_is_refused(made: Made, form: str, share: float) -> None:
     spoil(made.path(form), lambda content: content.__delitem__(slice(int(share * len(content)), None)))
     with pytest.raises(BadModelDigestError):
         load(made.path(form), made.manifest)
+
+
+@pytest.mark.parametrize("name", ["../models/{}", "./{}", "{}/../{}", "/{}", "{}\0"])
+def test_a_path_that_leaves_the_folder_is_refused(made: Made, name: str) -> None:
+    with pytest.raises(UnsafeModelPathError):
+        vault.read(made.folder, name.replace("{}", made.path("mevt").name))
+
+
+def test_a_file_that_is_too_large_is_refused(made: Made) -> None:
+    spoil(made.path("mevt"), lambda content: content)
+    os.truncate(made.path("mevt"), (256 << 20) + 1)  # a hole: nothing is written
+    with pytest.raises(UnsafeModelFileError, match="bytes"):
+        load(made.path("mevt"), made.manifest)
+
+
+def test_a_file_of_another_user_is_refused(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    if os.geteuid() == 0:  # what belongs to root is nobody else's
+        os.chown(made.path("mevt"), 12345, 12345)
+    else:
+        monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    with pytest.raises(UnsafeModelFileError, match="another user"):
+        load(made.path("mevt"), made.manifest)
 
 
 def test_a_link_is_refused(made: Made, tmp_path: Path) -> None:
@@ -141,12 +166,29 @@ def test_another_interface_machine_or_model_is_refused(made: Made) -> None:
             load(made.path("so"), replace(made.manifest, **change))
 
 
-def kept(made: Made, content: bytes) -> tuple[Path, Manifest]:
-    """Return `content` as the compiled form of a manifest that vouches for it."""
+def kept(made: Made, content: bytes, form: str = "so") -> tuple[Path, Manifest]:
+    """Return `content` as a form of a manifest that vouches for it."""
     digest = hashlib.sha256(content).hexdigest()
-    path = made.folder / f"{digest}.so"
+    path = made.folder / f"{digest}.{form}"
     path.write_bytes(content)
-    return path, replace(made.manifest, so_sha256=digest)
+    return path, replace(made.manifest, so_sha256=digest) if form == "so" else replace(made.manifest, mevt_sha256=digest)
+
+
+def test_a_signed_file_that_is_no_table_is_refused(made: Made) -> None:
+    with pytest.raises(MalformedModelError, match="cannot be read"):
+        load(*kept(made, made.path("mevt").read_bytes()[:-1], "mevt"))
+
+
+def test_a_form_that_does_not_score_is_refused(made: Made) -> None:
+    with pytest.raises(MalformedModelError, match="in no form"):
+        load(made.folder / f"{made.manifest.model_id}.ubj", made.manifest)
+
+
+def test_without_its_engine_a_model_is_refused(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine._library.cache_clear()
+    monkeypatch.setattr(engine, "EXTENSION_SUFFIXES", [".none"])
+    with pytest.raises(EngineMissingError, match="gcc"):
+        load(made.path("mevt"), made.manifest)
 
 
 def test_a_signed_file_that_is_no_library_is_refused(made: Made) -> None:
@@ -158,6 +200,32 @@ def test_a_signed_file_that_kills_its_loader_kills_only_a_child(made: Made) -> N
     whole = made.path("so").read_bytes()
     with pytest.raises((ProbeError, MalformedModelError)):
         load(*kept(made, whole[: len(whole) * 6 // 10]))
+
+
+def test_a_library_that_dies_when_it_scores_kills_only_a_child(made: Made) -> None:
+    with pytest.raises(ProbeError, match="signal"):
+        load(*kept(made, library("__builtin_trap(); return 0;", made.manifest)))
+
+
+def test_a_library_that_does_not_score_is_refused(made: Made) -> None:
+    with pytest.raises(ProbeError, match="code"):
+        load(*kept(made, library("return -1;", made.manifest)))
+
+
+def library(body: str, manifest: Manifest) -> bytes:
+    """Return a library that says what it must, and does `body` when it is asked to score."""
+    source = f"""
+        #include <stddef.h>
+        #include <stdint.h>
+        int32_t mev_abi_version(void) {{ return {manifest.abi}; }}
+        int32_t mev_num_feature(void) {{ return {len(manifest.features)}; }}
+        const char *mev_model_id(void) {{ return "{manifest.model_id}"; }}
+        int32_t mev_predict(const float *x, size_t rows, size_t columns, int margin, float *out) {{ {body} }}
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        made = Path(folder, "model.so")
+        subprocess.run(["cc", "-shared", "-fPIC", "-x", "c", "-", "-o", made], input=source, text=True, check=True)
+        return made.read_bytes()
 
 
 def test_a_library_with_other_names_is_refused(made: Made) -> None:
@@ -213,6 +281,23 @@ def test_a_manifest_that_is_none_is_refused(made: Made, junk: bytes) -> None:
         made.registry.get(made.manifest.model_id)
 
 
+def test_a_manifest_whose_baseline_is_none_is_refused(made: Made) -> None:
+    assert made.manifest.baseline is not None
+    write(made, seal(replace(made.manifest, baseline=replace(made.manifest.baseline, features={})), KEY))
+    with pytest.raises(BadManifestError, match="baseline"):
+        made.registry.get(made.manifest.model_id)
+
+
+def test_a_manifest_of_before_there_were_baselines_is_read(made: Made) -> None:
+    payload = orjson.loads(base64.b64decode(orjson.loads(seal(made.manifest))["payload"]))
+    del payload["baseline"]
+    content = orjson.dumps(payload)
+    signature = KEY.sign(PAYLOAD_TYPE, content)
+    signatures = [{"keyid": signature.key_id, "sig": base64.b64encode(signature.sig).decode()}]
+    write(made, orjson.dumps({"payloadType": PAYLOAD_TYPE, "payload": base64.b64encode(content).decode(), "signatures": signatures}))
+    assert made.registry.get(made.manifest.model_id).manifest == replace(made.manifest, baseline=None)
+
+
 def test_the_manifest_of_another_model_is_refused(made: Made) -> None:
     content = (made.folder / f"{made.manifest.model_id}.manifest.json").read_bytes()
     (made.folder / f"{'1' * 64}.manifest.json").write_bytes(content)
@@ -224,32 +309,19 @@ def test_a_signature_for_a_command_vouches_for_no_model(made: Made) -> None:
     outer = orjson.loads(seal(made.manifest, KEY))
     outer["payloadType"] = "application/vnd.mev.command.v1+protobuf"
     write(made, orjson.dumps(outer))
-    with pytest.raises(ModelError):
+    with pytest.raises(UnsignedManifestError) as caught:
         made.registry.get(made.manifest.model_id)
+    assert caught.value.fields["reason"] == "wrong_payload_type"
+
+
+def test_every_refusal_is_in_the_documentation() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "models.md").read_text()
+    table = page.partition("## What is refused when a model is loaded")[2].partition("\n##")[0]
+    kinds: tuple[type[MevError], ...] = (*ModelError.__subclasses__(), UnsignedManifestError, EngineMissingError)
+    codes = {kind.code for kind in kinds}
+    assert set(re.findall(r"^\| `(\w+)`", table, re.MULTILINE)) == codes - {"wrong_rows"}
 
 
 def test_a_process_that_hangs_is_given_up(made: Made) -> None:
     with pytest.raises(ProbeError, match="within"):
         probe.probe(made.path("mevt"), rows(1, 1), model_id="x", timeout_s=0.001)
-
-
-def test_models_are_swapped_while_others_score(original: Made) -> None:
-    registry = Registry(original.folder, TRUST)
-    table = rows(50, 4)
-    expected = score(original.trained.booster, table)
-    current = registry.load(original.manifest.model_id)
-    wrong: list[int] = []
-    stop = threading.Event()
-
-    def serve() -> None:
-        while not stop.is_set():
-            if not np.allclose(current.predict(table), expected, atol=probe.TOLERANCE, rtol=0):
-                wrong.append(1)
-
-    thread = threading.Thread(target=serve)
-    thread.start()
-    for form in ("so", "mevt", "so"):
-        current = registry.load(original.manifest.model_id, form)
-    stop.set()
-    thread.join()
-    assert not wrong

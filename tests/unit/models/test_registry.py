@@ -15,6 +15,7 @@ from mev.models.pack import pack
 from mev.models.register import register, score
 from mev.models.registry import Registry
 from mev.predict import probe
+from mev.predict.drift import Baseline
 from mev.predict.errors import BadModelDigestError, ParityError
 from mev.predict.mevt import NODE
 from tests.unit.models.samples import KEY, TRUST, Made, rows, trained
@@ -28,6 +29,14 @@ def test_a_registered_model_has_its_files_and_its_parity(original: Made) -> None
     assert original.manifest.parity.max_abs_diff <= probe.TOLERANCE
     assert np.isnan(original.manifest.golden_rows).any(axis=1).sum() >= 32
     assert original.manifest.trees == 12
+
+
+def test_the_baseline_is_of_the_rows_as_they_were(original: Made) -> None:
+    baseline, frozen = original.manifest.baseline, original.trained.frozen_rows
+    assert baseline == Baseline.of(frozen, score(original.trained.booster, frozen), original.trained.features)
+    assert baseline is not None
+    assert max(spread.missing for spread in baseline.features.values()) < 0.1  # a third is, in the rows that parity is tried with
+    assert baseline.scores.missing == 0
 
 
 def test_the_same_model_is_registered_once(made: Made) -> None:
