@@ -112,6 +112,11 @@ def test_an_unknown_event_type_is_named_with_the_known_ones(http: httpx.Client) 
         assert problem(answer, 404, "unknown_event_type")["known"] == list(EVENT_TYPES)
 
 
+def test_nobody_else_says_how_far_jobs_are(http: httpx.Client) -> None:
+    problem(http.post("/api/events/job", json={"id": "a", "timestamp_ns": 1}), 403, "reserved_event_type")
+    assert http.get("/api/events/job").is_success
+
+
 @pytest.mark.parametrize(
     ("path", "headers"), [("/api/control/command", JSON), ("/api/events/bundle", JSON), ("/api/events/bundle", NDJSON)]
 )

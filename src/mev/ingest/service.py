@@ -24,6 +24,13 @@ class UnsupportedMediaTypeError(MevError):
     status = 415
 
 
+class ReservedEventTypeError(MevError):
+    """Events of this type come from the control plane alone."""
+
+    code = "reserved_event_type"
+    status = 403
+
+
 class AllRejectedError(MevError):
     """No record of the body is an event of this type."""
 
@@ -50,10 +57,13 @@ class Ingest:
     async def take(self, type_name: str, body: bytes, content_type: str) -> Answer:
         """Publish the events in `body` and return when the brokers have them all.
 
-        :raises UnsupportedMediaTypeError, UnknownEventTypeError, MalformedBodyError, AllRejectedError: nothing was published.
+        :raises UnknownEventTypeError, ReservedEventTypeError, UnsupportedMediaTypeError: nothing was published.
+        :raises MalformedBodyError, AllRejectedError: nothing either.
         :raises QueueFullError, PublishError: the same body may be sent again; what was published already is recognised.
         """
         event = event_type(type_name)
+        if event.ours:
+            raise ReservedEventTypeError(f"{type_name}: only the control plane itself publishes such events")
         encoded = await self._encode(event, body, _media_type(content_type))
         answer = _answer(encoded)
         REJECTED.labels(event.name).inc(answer.rejected)

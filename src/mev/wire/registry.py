@@ -80,6 +80,11 @@ class EventType:
         return self._options.description
 
     @cached_property
+    def ours(self) -> bool:
+        """Whether only the control plane publishes it."""
+        return self._options.ours
+
+    @cached_property
     def topic(self) -> str:
         """Kafka topic, for instance ``mev.arbitrage.v1``."""
         return f"mev.{self.name}.v1"
@@ -292,6 +297,8 @@ EVENT_TYPES: dict[str, EventType] = {
             events_pb2.Bundle,
             events_pb2.Tick,
             events_pb2.AgentMetrics,
+            events_pb2.Score,
+            events_pb2.Job,
         ),
     )
 }

@@ -250,3 +250,25 @@ class Score(_message.Message):
     shadow_score: float
     simulated: bool
     def __init__(self, id: _Optional[str] = ..., opportunity_id: _Optional[str] = ..., agent_id: _Optional[str] = ..., slot: _Optional[int] = ..., scored_at_ns: _Optional[int] = ..., model_id: _Optional[str] = ..., score: _Optional[float] = ..., shadow_model_id: _Optional[str] = ..., shadow_score: _Optional[float] = ..., simulated: _Optional[bool] = ...) -> None: ...
+
+class Job(_message.Message):
+    __slots__ = ("id", "timestamp_ns", "kind", "state", "attempt", "done", "total", "note", "error_code")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    TIMESTAMP_NS_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    DONE_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_FIELD_NUMBER: _ClassVar[int]
+    NOTE_FIELD_NUMBER: _ClassVar[int]
+    ERROR_CODE_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    timestamp_ns: int
+    kind: str
+    state: str
+    attempt: int
+    done: float
+    total: float
+    note: str
+    error_code: str
+    def __init__(self, id: _Optional[str] = ..., timestamp_ns: _Optional[int] = ..., kind: _Optional[str] = ..., state: _Optional[str] = ..., attempt: _Optional[int] = ..., done: _Optional[float] = ..., total: _Optional[float] = ..., note: _Optional[str] = ..., error_code: _Optional[str] = ...) -> None: ...

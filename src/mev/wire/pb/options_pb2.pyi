@@ -18,11 +18,13 @@ REQUIRED_FIELD_NUMBER: _ClassVar[int]
 required: _descriptor.FieldDescriptor
 
 class EventOptions(_message.Message):
-    __slots__ = ("name", "order_by", "description")
+    __slots__ = ("name", "order_by", "description", "ours")
     NAME_FIELD_NUMBER: _ClassVar[int]
     ORDER_BY_FIELD_NUMBER: _ClassVar[int]
     DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
+    OURS_FIELD_NUMBER: _ClassVar[int]
     name: str
     order_by: _containers.RepeatedScalarFieldContainer[str]
     description: str
-    def __init__(self, name: _Optional[str] = ..., order_by: _Optional[_Iterable[str]] = ..., description: _Optional[str] = ...) -> None: ...
+    ours: bool
+    def __init__(self, name: _Optional[str] = ..., order_by: _Optional[_Iterable[str]] = ..., description: _Optional[str] = ..., ours: _Optional[bool] = ...) -> None: ...
