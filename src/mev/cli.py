@@ -29,6 +29,7 @@ from mev.core.terminal import print_table
 from mev.core.text import shown
 from mev.datasets.commands import datasets, export
 from mev.jobs.commands import jobs
+from mev.models.commands import models
 from mev.settings import Settings
 from mev.simulate.commands import simulate
 from mev.sink.commands import sink
@@ -58,6 +59,7 @@ app.add_typer(audit, name="audit")
 app.add_typer(datasets, name="datasets")
 app.command()(export)
 app.add_typer(jobs, name="jobs")
+app.add_typer(models, name="models")
 _EXIT_GRACE_S = 10.0
 
 

@@ -4,6 +4,7 @@ The order matters. What costs least comes first; a stranger is counted by addres
 principal is counted by name. Health is let through without any of it.
 """
 
+import re
 import time
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ PUBLIC = frozenset(
     }
 )
 PUBLIC_FOLDERS = ("/docs/assets/",)  # files that anyone can download elsewhere
-_BY_HAND = frozenset({"/docs", "/openapi.json"})
+_BY_HAND = re.compile(r"/docs|/openapi\.json|/api/training/models/[^/]+/card")
 # A busy server still obeys its operators, and says how it is.
 _NEVER_SHED = (HEALTH, "/api/control/", "/metrics")
 _BASIC = 'Basic realm="any name, and your API key as password"'
@@ -164,7 +165,7 @@ class Gate:
                 raise self._nobody(scope)
             principal = self._authenticator.known(credential) or await self.identify(credential, _peer(scope), headers)
         except (UnauthorizedError, SessionEndedError) as error:
-            if scope["path"] in _BY_HAND:  # the browser asks for the key
+            if _BY_HAND.fullmatch(scope["path"]):  # the browser asks for the key
                 raise UnauthorizedError(error.detail, challenge=_BASIC) from None
             raise
         browser.check_same_site(credential, principal, scope["method"], headers, self._origins, self._keyring)

@@ -49,6 +49,7 @@ from mev.jobs import routes as jobs_routes
 from mev.jobs import runner as jobs
 from mev.jobs.model import Kind
 from mev.limits.connections import http_class
+from mev.models import routes as models_routes
 from mev.models.registry import Registry
 from mev.realtime import routes as realtime_routes
 from mev.realtime.boot import running_hub
@@ -73,6 +74,7 @@ from mev.store.folder import DataFolder, Runtime
 from mev.store.redis import Redis
 from mev.training import routes as training_routes
 from mev.training.job import train_kind
+from mev.training.kept import KeptTrainings
 from mev.training.service import Trainings
 from mev.wire.registry import BY_TOPIC, EVENT_TYPES
 from mev.wire.topics import AUDIT, CONTROL, DEAD_LETTER, REPORT
@@ -140,6 +142,7 @@ async def running(settings: Settings, *, demo: bool) -> AsyncIterator[System]:
         quota = datasets.Quota(jobs=settings.export_jobs_per_principal, size_bytes=settings.export_bytes_per_principal)
         exports = datasets.Exports(runner, clickhouse, quota)
         control = await _start_control(settings, folder, brokers, orders, audit, hot, stack)
+        registry = Registry(settings.model_dir or folder.path / "models", control.book.keys.trust)
         if demo:
             task = asyncio.create_task(demonstrate(Market(now_ns(), DEMO_RATE_PER_S, now_ns()), publisher), name="demo")
             stack.push_async_callback(_cancel, task)
@@ -157,7 +160,10 @@ async def running(settings: Settings, *, demo: bool) -> AsyncIterator[System]:
             ingest_routes.router(clickhouse, timeout_s=settings.query_timeout_s),
             datasets_routes.router(exports, runner, audit=audit.record),
             jobs_routes.router(runner, audit=audit.record),
-            _training(settings, folder, runner, exports, control, audit),
+            training_routes.router(
+                Trainings(runner, exports, model_dir=registry.folder, control_folder=folder.path / "control"), runner, audit=audit.record
+            ),
+            models_routes.router(registry, control.book.keys, training_of=KeptTrainings(runner).of, audit=audit.record),
             control_routes.router(control, hot, report_interval_s=settings.report_interval_s),
             audit_routes.router(audit, clickhouse, timeout_s=settings.query_timeout_s),
             realtime_routes.router(hub, security.keyring, gateway),
@@ -355,15 +361,6 @@ async def _start_control(
             timeout_s=settings.service_timeout_s,
         )
     )
-
-
-def _training(
-    settings: Settings, folder: DataFolder, runner: jobs.Runner, exports: datasets.Exports, control: Control, audit: Audit
-) -> APIRouter:
-    model_dir = settings.model_dir or folder.path / "models"
-    trainings = Trainings(runner, exports, model_dir=model_dir, control_folder=folder.path / "control")
-    registry = Registry(model_dir, control.book.keys.trust)
-    return training_routes.router(trainings, registry, runner, audit=audit.record)
 
 
 def _checks(cluster: Cluster, clickhouse: ClickHouse, redis: Redis, sink: Sink) -> dict[str, Check]:

@@ -16,10 +16,11 @@ FRESH_LOGIN_S = 3600
 
 
 class Requires:
-    """A dependency that gives the principal when it has `permission`; `fresh` asks for a password given within the hour."""
+    """A dependency that gives the principal when it has `permission`, or `instead`; `fresh` asks for a password given within the hour."""
 
-    def __init__(self, permission: Permission, *, fresh: bool = False) -> None:
+    def __init__(self, permission: Permission, *, instead: Permission | None = None, fresh: bool = False) -> None:
         self.permission = permission
+        self.instead = instead
         self.fresh = fresh
 
     async def __call__(self, request: Request) -> Principal:
@@ -27,7 +28,9 @@ class Requires:
 
         :raises ForbiddenError: when they may not.
         """
-        return check(request.scope.get(PRINCIPAL), self.permission, fresh=self.fresh)
+        principal: Principal | None = request.scope.get(PRINCIPAL)
+        has_other = principal is not None and self.instead is not None and principal.may(self.instead)
+        return check(principal, self.instead if has_other and self.instead else self.permission, fresh=self.fresh)
 
 
 def check(principal: Principal | None, permission: Permission, *, fresh: bool = False) -> Principal:
@@ -68,6 +71,7 @@ AgentsEnrol = Annotated[Principal, Depends(Requires(Permission.AGENTS_ENROL))]
 AgentsRevoke = Annotated[Principal, Depends(Requires(Permission.AGENTS_REVOKE))]
 AuditRead = Annotated[Principal, Depends(Requires(Permission.AUDIT_READ))]
 ModelsRead = Annotated[Principal, Depends(Requires(Permission.MODELS_READ))]
+ModelsFetch = Annotated[Principal, Depends(Requires(Permission.MODELS_READ, instead=Permission.AGENTS_ENROL))]
 ModelsTrain = Annotated[Principal, Depends(Requires(Permission.MODELS_TRAIN))]
 ModelsDeploy = Annotated[Principal, Depends(Requires(Permission.MODELS_DEPLOY))]
 DocsRead = Annotated[Principal, Depends(Requires(Permission.DOCS_READ))]

@@ -32,3 +32,23 @@ class ModelInUseError(InvalidInputError):
 
     code = "model_in_use"
     status = 409
+
+
+class ReservedAliasError(InvalidInputError):
+    """The alias follows what agents run."""
+
+    code = "reserved_alias"
+    status = 409
+
+
+class UnknownModelFileError(NotFoundError):
+    """The model has no such file."""
+
+    code = "unknown_model_file"
+
+
+class LateManifestError(InvalidInputError):
+    """The manifest came after the key that signed it was replaced."""
+
+    code = "late_manifest"
+    status = 409

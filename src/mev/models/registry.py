@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import os
 import re
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,15 +22,26 @@ from mev.core.errors import InvalidInputError
 from mev.core.files import write_atomically
 from mev.crypto.envelope import Signer
 from mev.crypto.trust import TrustStore
-from mev.models.errors import ModelInUseError, UnknownModelError
+from mev.models import resign
+from mev.models.errors import ModelInUseError, UnknownModelError, UnknownModelFileError
+from mev.models.resign import Notary
+from mev.models.seen import MANIFEST, Manifests
 from mev.predict import vault
-from mev.predict.errors import BadModelDigestError, ModelError, ModelMissingError
+from mev.predict.errors import (
+    BadManifestError,
+    BadModelDigestError,
+    ModelError,
+    ModelMissingError,
+    UnsafeModelFileError,
+    UnsignedManifestError,
+)
 from mev.predict.load import load, read_manifest
 from mev.predict.manifest import Manifest, seal
 from mev.predict.predictor import Predictor
 
 _ALIAS = re.compile(r"[a-z][a-z0-9_-]{0,31}")
-_MANIFEST = ".manifest.json"
+DEPLOYED = frozenset({"champion", "challenger", "shadow"})
+"""Aliases that say what agents run, and that deployments move."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +61,15 @@ class Listing:
     refused: Mapping[str, str]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class File:
+    """A file of a model as others may have it."""
+
+    path: Path
+    sha256: str
+    status: os.stat_result
+
+
 @dataclass(frozen=True, slots=True)
 class _State:
     aliases: dict[str, str] = field(default_factory=dict)
@@ -61,6 +82,7 @@ class Registry:
     def __init__(self, folder: Path, trust: TrustStore) -> None:
         self.folder = folder
         self.trust = trust
+        self._manifests = Manifests(folder, trust)
 
     def add(self, manifest: Manifest, files: Mapping[str, bytes], *keys: Signer) -> Entry:
         """Keep a model: `files` by form (``ubj``, ``mevt``, ``so``), each with the digest in `manifest`, which `keys` sign.
@@ -75,7 +97,7 @@ class Registry:
         with self._writing():
             for form, content in files.items():
                 self._keep(f"{manifest.digest(form)}.{form}", content)
-            self._keep(f"{manifest.model_id}{_MANIFEST}", seal(manifest, *keys))
+            self._keep(f"{manifest.model_id}{MANIFEST}", seal(manifest, *keys))
         return self.get(manifest.model_id)
 
     def get(self, name: str) -> Entry:
@@ -98,16 +120,13 @@ class Registry:
     def list(self, *, archived: bool = False) -> Listing:
         """Return every model; those that were archived too, when `archived`."""
         state, entries, refused = self._read(), [], {}
-        for path in self.folder.glob(f"*{_MANIFEST}"):
-            if path.name.startswith("."):  # being written
-                continue
-            model_id = path.name.removesuffix(_MANIFEST)
+        for model_id, found in self._manifests.read().items():
             if model_id in state.archived and not archived:
                 continue
-            try:
-                entries.append(_entry(read_manifest(self.folder, model_id, self.trust), state))
-            except ModelError as error:
-                refused[model_id] = f"{error.code}: {error.detail}"
+            if isinstance(found, ModelError):
+                refused[model_id] = f"{found.code}: {found.detail}"
+            else:
+                entries.append(_entry(found, state))
         entries.sort(key=lambda entry: (entry.manifest.created_at, entry.manifest.model_id), reverse=True)
         return Listing(entries=tuple(entries), refused=refused)
 
@@ -159,6 +178,49 @@ class Registry:
             if archived:
                 state.archived[model_id] = datetime.now(UTC).isoformat(timespec="seconds")
             self._write(state)
+        return self.get(model_id)
+
+    def file(self, name: str, file_name: str) -> File:
+        """Return a file of the model with that id or alias, by its name in the folder.
+
+        :raises UnknownModelFileError: when it is no file of that model.
+        """
+        manifest = self.get(name).manifest
+        digests = {f"{digest}.{form}": digest for form in ("mevt", "so", "ubj") if (digest := manifest.digest(form))}
+        its_manifest = f"{manifest.model_id}{MANIFEST}"
+        if file_name == its_manifest:
+            digests[file_name] = hashlib.sha256(vault.read(self.folder, file_name)).hexdigest()
+        if file_name not in digests:
+            raise UnknownModelFileError(
+                f"model {manifest.model_id} has no file {file_name[:100]!r}", files=sorted([its_manifest, *digests])
+            )
+        try:
+            status = (self.folder / file_name).lstat()
+        except OSError as error:
+            raise ModelMissingError(f"{file_name}: {error.strerror}") from None
+        if not stat.S_ISREG(status.st_mode):
+            raise UnsafeModelFileError(f"{file_name} is no plain file")
+        return File(path=self.folder / file_name, sha256=digests[file_name], status=status)
+
+    def sign(self, name: str, notary: Notary) -> Entry:
+        """Sign a manifest that is refused only because its key was replaced; one that is not refused stays as it is.
+
+        :raises UnknownModelError: when there is no such model.
+        :raises ModelError, LateManifestError: when nobody vouches for it, or a file of it is another one.
+        """
+        try:
+            return self.get(name)
+        except UnsignedManifestError:
+            model_id = self._read().aliases.get(name, name)
+        path = self.folder / f"{model_id}{MANIFEST}"
+        with self._writing():
+            data = vault.read(self.folder, path.name)
+            manifest = resign.vouched(data, path.lstat().st_ctime_ns, notary.retired())
+            if manifest.model_id != model_id:
+                raise BadManifestError(f"the manifest of model {manifest.model_id} lies under the name of model {model_id}")
+            resign.check_files(self.folder, manifest)
+            write_atomically(path, resign.signed_again(data, notary.signer()))
+            path.chmod(0o400)
         return self.get(model_id)
 
     def _keep(self, name: str, content: bytes) -> None:

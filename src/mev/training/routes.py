@@ -12,7 +12,6 @@ from mev.auth.dependencies import ModelsRead, ModelsTrain
 from mev.jobs.model import Job
 from mev.jobs.routes import JobOut, shown
 from mev.jobs.runner import Runner
-from mev.models.registry import Entry, Registry
 from mev.training.service import Trainings
 from mev.training.spec import TrainSpec
 
@@ -43,33 +42,7 @@ class TrainingOut(BaseModel):
     pictures: list[str]
 
 
-class ModelOut(BaseModel):
-    """A registered model."""
-
-    id: str
-    created_at: str
-    objective: str
-    features: list[str]
-    feature_schema: str
-    feature_schema_hash: str
-    trees: int
-    forms: dict[str, str]
-    """SHA-256 of the file in each form."""
-    parity: dict[str, float]
-    metrics: dict[str, Any]
-    lineage: dict[str, Any]
-    aliases: list[str]
-    archived_at: str | None
-
-
-class ModelsOut(BaseModel):
-    """Models, newest first, and those whose manifest is refused, with the reason."""
-
-    items: list[ModelOut]
-    refused: dict[str, str]
-
-
-def router(trainings: Trainings, registry: Registry, runner: Runner, *, audit: Audit = no_audit) -> APIRouter:
+def router(trainings: Trainings, runner: Runner, *, audit: Audit = no_audit) -> APIRouter:
     """Return the routes of training."""
     routes = APIRouter(prefix=PATH, tags=["training"])
 
@@ -90,17 +63,6 @@ def router(trainings: Trainings, registry: Registry, runner: Runner, *, audit: A
         """ROC, precision by recall, calibration, profit, importance, validation by round."""
         return FileResponse(trainings.picture(job_id, name), media_type="image/png")
 
-    @routes.get("/models", summary="List the models")
-    async def models(_: ModelsRead, archived: bool = False) -> ModelsOut:
-        """Newest first; every manifest's signature is checked."""
-        listing = await asyncio.to_thread(registry.list, archived=archived)
-        return ModelsOut(items=[_model(entry) for entry in listing.entries], refused=dict(listing.refused))
-
-    @routes.get("/models/{name}", summary="Show a model")
-    async def model(_: ModelsRead, name: str) -> ModelOut:
-        """By its id or an alias."""
-        return _model(await asyncio.to_thread(registry.get, name))
-
     def _training(job: Job) -> TrainingOut:
         result = trainings.result(job.id)
         folder = f"{PATH}/jobs/{job.id}/pictures"
@@ -113,23 +75,3 @@ def router(trainings: Trainings, registry: Registry, runner: Runner, *, audit: A
         )
 
     return routes
-
-
-def _model(entry: Entry) -> ModelOut:
-    manifest = entry.manifest
-    forms = {form: digest for form in ("ubj", "mevt", "so") if (digest := manifest.digest(form))}
-    return ModelOut(
-        id=manifest.model_id,
-        created_at=manifest.created_at,
-        objective=manifest.objective,
-        features=list(manifest.features),
-        feature_schema=manifest.feature_schema,
-        feature_schema_hash=manifest.feature_schema_hash,
-        trees=manifest.trees,
-        forms=forms,
-        parity={"rows": manifest.parity.rows, "max_abs_diff": manifest.parity.max_abs_diff},
-        metrics=dict(manifest.metrics),
-        lineage=dict(manifest.lineage),
-        aliases=list(entry.aliases),
-        archived_at=entry.archived_at,
-    )

@@ -1,0 +1,178 @@
+"""``mev models``."""
+
+import json as json_module
+from typing import Annotated, Any
+from urllib.parse import quote
+
+import typer
+
+from mev.core.errors import InvalidInputError, MevError
+from mev.core.terminal import print_table
+from mev.models.routes import PATH
+from mev.wiring import ApiError, ask_api
+
+Json = Annotated[bool, typer.Option("--json", help="Print the API's answer as it is.")]
+Model = Annotated[str, typer.Argument(help="The id of a model, or an alias.")]
+models = typer.Typer(help="Registered models: look at them, compare, name, archive.", no_args_is_help=True)
+_COLUMNS = ("id", "created_at", "target", "features", "trees", "auc", "log_loss", "rmse", "aliases", "archived")
+_SHOWN_METRICS = ("auc", "log_loss", "rmse")
+
+
+class NotAllSignedError(MevError):
+    """A manifest could not be signed again."""
+
+    code = "not_all_signed"
+
+
+@models.callback()
+def _group() -> None:
+    """Look at the registered models, compare, name and archive them."""
+
+
+@models.command("list")
+def list_models(
+    archived: Annotated[bool, typer.Option("--archived", help="Those that were archived too.")] = False,
+    alias: Annotated[str | None, typer.Option(help="Only the one that this alias names.")] = None,
+    target: Annotated[str | None, typer.Option(help="Only those that learned this column.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1000)] = 100,
+    json: Json = False,
+) -> None:
+    """List the models, newest first, and those whose manifest is refused."""
+    given = {"archived": "true" if archived else None, "alias": alias, "target": target, "limit": str(limit)}
+    answer = ask_api("GET", PATH, params={name: value for name, value in given.items() if value is not None})
+    if json:
+        typer.echo(answer.text)
+        return
+    content = answer.json()
+    print_table(_COLUMNS, [_row(item) for item in content["items"]])
+    if content["next_cursor"]:
+        typer.echo("there are more; --limit shows up to 1000", err=True)
+    if content["refused"]:
+        typer.echo("")
+        print_table(("refused", "because"), content["refused"].items())
+
+
+@models.command("show")
+def show(name: Model, json: Json = False) -> None:
+    """Show a model: what it learned from what, how good it is, its files."""
+    answer = ask_api("GET", _path(name))
+    if json:
+        typer.echo(answer.text)
+        return
+    model = answer.json()
+    pairs: list[tuple[str, object]] = [(key, model[key]) for key in ("id", "created_at", "objective", "feature_schema", "trees")]
+    pairs += [("aliases", ", ".join(model["aliases"])), ("archived", model["archived_at"] or "")]
+    pairs += [(f"{form} sha256", digest) for form, digest in model["forms"].items()]
+    pairs += [("parity", "{rows:.0f} rows, off by {max_abs_diff:g} at most".format(**model["parity"]))]
+    pairs += [("features", ", ".join(model["features"]))]
+    pairs += [(key, _text(value)) for key, value in model["lineage"].items() if key != "spec"]
+    pairs += [(f"spec.{key}", _text(value)) for key, value in (model["lineage"].get("spec") or {}).items() if key != "features"]
+    print_table(("field", "value"), pairs)
+    typer.echo("")
+    print_table(("metric", "value"), [(key, _number(value)) for key, value in model["metrics"].items()])
+
+
+@models.command("compare")
+def compare(a: Model, b: Model, json: Json = False) -> None:
+    """Put two models side by side: metrics, and what differs in parameters and features."""
+    answer = ask_api("GET", f"{PATH}/compare", params={"a": a, "b": b})
+    if json:
+        typer.echo(answer.text)
+        return
+    content = answer.json()
+    first, second = (content[side]["id"][:12] for side in "ab")
+    for caveat in content["caveats"]:
+        typer.echo(f"not to be compared: {caveat}")
+    metrics = [(name, _number(sides["a"]), _number(sides["b"]), _number(sides["difference"])) for name, sides in content["metrics"].items()]
+    print_table(("metric", first, second, "difference"), metrics)
+    others = [(name, _text(sides["a"]), _text(sides["b"])) for name, sides in content["parameters"].items()]
+    others += [(f"feature {name}", "yes", "no") for name in content["features"]["only_a"]]
+    others += [(f"feature {name}", "no", "yes") for name in content["features"]["only_b"]]
+    typer.echo("")
+    if others:
+        print_table(("differs", first, second), others)
+    else:
+        typer.echo("parameters and features are the same")
+
+
+@models.command("alias")
+def alias(
+    alias: Annotated[str, typer.Argument(help="A name of your own; champion, challenger and shadow are moved by deployments.")],
+    name: Annotated[str | None, typer.Argument(help="The model that it is to name.")] = None,
+    remove: Annotated[bool, typer.Option("--remove", help="Take the alias away.")] = False,
+    json: Json = False,
+) -> None:
+    """Let an alias name a model, or take it away."""
+    if remove == (name is not None):
+        raise InvalidInputError("name a model, or give --remove")
+    path = f"{PATH}/aliases/{quote(alias, safe='')}"
+    if name is None:
+        ask_api("DELETE", path)
+        typer.echo("{}" if json else f"{alias} names nothing now")
+        return
+    _print(ask_api("PUT", path, {"model": name}).json(), f"{alias} names", json=json)
+
+
+@models.command("archive")
+def archive(name: Model, json: Json = False) -> None:
+    """Take a model out of the list; its files stay."""
+    _print(ask_api("POST", f"{_path(name)}/archive").json(), "archived", json=json)
+
+
+@models.command("restore")
+def restore(name: Model, json: Json = False) -> None:
+    """Put an archived model back into the list."""
+    _print(ask_api("POST", f"{_path(name)}/restore").json(), "listed again:", json=json)
+
+
+@models.command("sign")
+def sign(
+    name: Annotated[str | None, typer.Argument(help="The id of a model, or an alias.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Every model that is refused because its key was replaced.")] = False,
+    json: Json = False,
+) -> None:
+    """Sign manifests again after `mev rotate-key`: those that the key of before signed in its time, their files as they were."""
+    if every == (name is not None):
+        raise InvalidInputError("name a model, or give --all")
+    if name is not None:
+        _print(ask_api("POST", f"{_path(name)}/sign").json(), "signed:", json=json)
+        return
+    refused = ask_api("GET", PATH, params={"archived": "true", "limit": "1"}).json()["refused"]
+    results = {model_id: _signed(model_id) for model_id, reason in refused.items() if reason.startswith("unsigned_manifest")}
+    if json:
+        typer.echo(json_module.dumps(results))
+    else:
+        print_table(("model", "result"), results.items())
+    if failed := [model_id for model_id, result in results.items() if result != "signed"]:
+        raise NotAllSignedError(f"{len(failed)} of {len(results)} models stay refused; the table says why")
+
+
+def _signed(model_id: str) -> str:
+    try:
+        ask_api("POST", f"{_path(model_id)}/sign")
+    except ApiError as error:
+        return error.detail
+    return "signed"
+
+
+def _path(name: str) -> str:
+    return f"{PATH}/{quote(name, safe='')}"
+
+
+def _print(model: dict[str, Any], what: str, *, json: bool) -> None:
+    typer.echo(json_module.dumps(model) if json else f"{what} {model['id']}")
+
+
+def _row(item: dict[str, Any]) -> tuple[object, ...]:
+    metrics = [_number(item["metrics"].get(name)) for name in _SHOWN_METRICS]
+    target = (item["lineage"].get("spec") or {}).get("target", "")
+    archived = (item["archived_at"] or "")[:10]
+    return item["id"], item["created_at"][:19], target, len(item["features"]), item["trees"], *metrics, ", ".join(item["aliases"]), archived
+
+
+def _number(value: object) -> str:
+    return f"{value:.6g}" if isinstance(value, int | float) and not isinstance(value, bool) else "" if value is None else str(value)
+
+
+def _text(value: object) -> str:
+    return "" if value is None else value if isinstance(value, str) else json_module.dumps(value)
