@@ -195,6 +195,7 @@ class Settings(BaseSettings):
     export_jobs_per_principal: int = Field(4, ge=1, description="Exports of one user or key that may wait or run.")
     export_bytes_per_principal: int = Field(50 << 30, ge=1 << 20, description="Bytes of exports kept for one user or key.")
     export_expires_s: float = Field(7 * 86_400, ge=60, le=366 * 86_400, description="How long the files of an export are kept.")
+    export_retry_s: float = Field(600, ge=0, description="How long an export waits for a ClickHouse that went away before it fails.")
     export_memory_bytes: int = Field(1 << 30, ge=64 << 20, description="Memory a query of an export may take in ClickHouse.")
 
     # Logs

@@ -39,6 +39,7 @@ from mev.core.clock import now_ns
 from mev.core.errors import MevError, UnavailableError
 from mev.datasets import routes as datasets_routes
 from mev.datasets import service as datasets
+from mev.datasets.export import Limits as ExportLimits
 from mev.host import lane as health_lane
 from mev.host import routes as host_routes
 from mev.host.health import Check, Health
@@ -300,13 +301,10 @@ async def _start_webtransport(settings: Settings, folder: DataFolder, hub: Hub, 
 
 
 def _export_kind(settings: Settings, clickhouse: ClickHouse) -> Kind:
-    return datasets.export_kind(
-        clickhouse,
-        memory_bytes=settings.export_memory_bytes,
-        size_bytes=settings.export_bytes_per_principal,
-        expires_s=settings.export_expires_s,
-        folder=settings.export_dir,
+    limits = ExportLimits(
+        memory_bytes=settings.export_memory_bytes, size_bytes=settings.export_bytes_per_principal, retry_s=settings.export_retry_s
     )
+    return datasets.export_kind(clickhouse, limits, expires_s=settings.export_expires_s, folder=settings.export_dir)
 
 
 def _quota(settings: Settings) -> Quota:

@@ -2,12 +2,16 @@
 
 import hashlib
 import json
+import select
+import socket
+import socketserver
+import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import httpx
 import pyarrow.parquet as pq
@@ -15,7 +19,8 @@ import pytest
 
 from mev.datasets.catalog import DATASETS
 from mev.datasets.export import Limits
-from mev.datasets.query import Query
+from mev.datasets.query import Query, checked
+from mev.jobs.context import PROGRESS
 from mev.simulate.model import Market
 from mev.sink.writer import Writer
 from mev.store.clickhouse import Address, ClickHouse, ClickHouseUnavailableError
@@ -227,27 +232,91 @@ def test_the_commands_export_download_and_look_at_jobs(system: RunningSystem, tm
     assert (done.returncode, "has ended already" in done.stderr) == (1, True)
 
 
-def test_a_server_gives_the_same_bytes_as_the_embedded_engine(http: httpx.Client, clickhouse_http: ClickHouseHttp, tmp_path: Path) -> None:
-    address = Address(
-        database=f"test_{uuid.uuid4().hex}",
-        host=clickhouse_http.host,
-        port=clickhouse_http.port,
-        user=clickhouse_http.user,
-        password=clickhouse_http.password,
-    )
-    bodies = [{"type": "training_examples"}, {"type": "opportunity", "format": "arrow"}, {"type": "bundle", "format": "csv"}]
-    with closing(ClickHouse(address)) as store:
+@contextmanager
+def stored(server: ClickHouseHttp, address: tuple[str, int]) -> Iterator[ClickHouse]:
+    """Give a database behind HTTP, reached by `address`, with a market in it."""
+    host, port = address
+    database = f"test_{uuid.uuid4().hex}"
+    with closing(ClickHouse(Address(database=database, host=host, port=port, user=server.user, password=server.password))) as store:
         Writer(store, lambda _: None, "cluster").prepare()
         steps = [market.step() for market in [Market(7, 100.0)] for _ in range(COUNT)]
         put(store, "opportunity", [opportunity for _, opportunity, _ in steps])
         put(store, "bundle", [bundle for _, _, bundle in steps])
+        yield store
+        store.command(f"DROP DATABASE `{database}`")
+
+
+def test_a_server_gives_the_same_bytes_as_the_embedded_engine(http: httpx.Client, clickhouse_http: ClickHouseHttp, tmp_path: Path) -> None:
+    bodies = [{"type": "training_examples"}, {"type": "opportunity", "format": "arrow"}, {"type": "bundle", "format": "csv"}]
+    with stored(clickhouse_http, (clickhouse_http.host, clickhouse_http.port)) as store:
         for number, body in enumerate(bodies):
             ours = exported(http, part_rows=700, **body)["manifest"]
             theirs = export(store, tmp_path / str(number), Query.from_json(ours["query"]))
             assert theirs["parts"] == ours["parts"]
         with pytest.raises(ClickHouseUnavailableError, match=r"(?i)memory"):
             export(store, tmp_path / "small", Query.from_json(ours["query"]), limits=Limits(memory_bytes=1_000))
-        store.command(f"DROP DATABASE `{address.database}`")
+
+
+def test_an_export_waits_for_a_server_that_died_and_has_the_same_bytes(clickhouse_http: ClickHouseHttp, tmp_path: Path) -> None:
+    query = checked("opportunity", part_rows=300)
+    folder = tmp_path / "disturbed"
+    seen: list[str] = []
+
+    def disturb() -> bool:
+        """Kill the server after the first part, and start it when the export waits for it; is asked now and then."""
+        if not seen and list(folder.glob("output/part-*")):
+            clickhouse_http.kill()
+            seen.append("killed")
+        elif seen == ["killed"] and "waiting for ClickHouse" in (folder / PROGRESS).read_text():
+            clickhouse_http.start()
+            seen.append("started")
+        return False
+
+    with stored(clickhouse_http, (clickhouse_http.host, clickhouse_http.port)) as store:
+        whole = export(store, tmp_path / "whole", query)
+        assert export(store, folder, query, cancelled=disturb)["parts"] == whole["parts"]
+        assert seen == ["killed", "started"]
+        clickhouse_http.kill()
+        with pytest.raises(ClickHouseUnavailableError, match="EXPORT_RETRY_S"):
+            export(store, tmp_path / "given up", query, limits=Limits(retry_s=0.0))
+        clickhouse_http.start()
+
+
+class Cutting(socketserver.BaseRequestHandler):
+    """Passes bytes between a client and the server at `behind`, and cuts the connection once, within an answer."""
+
+    behind: ClassVar[tuple[str, int]]
+    armed: ClassVar[threading.Event]
+
+    def handle(self) -> None:
+        """Pass on until either end closes."""
+        with socket.create_connection(self.behind) as server:
+            ends = {self.request: server, server: self.request}
+            while True:
+                for source in select.select([*ends], [], [])[0]:
+                    data = source.recv(1 << 16)
+                    if not data:
+                        return
+                    if source is server and self.armed.is_set() and len(data) > 4_000:
+                        self.armed.clear()
+                        self.request.sendall(data[:2_000])
+                        return
+                    ends[source].sendall(data)
+
+
+def test_an_answer_that_breaks_off_is_asked_for_again(clickhouse_http: ClickHouseHttp, tmp_path: Path) -> None:
+    query = checked("opportunity", part_rows=1_000)
+    armed = threading.Event()
+    handler = type("Handler", (Cutting,), {"behind": (clickhouse_http.host, clickhouse_http.port), "armed": armed})
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), handler) as proxy:
+        proxy.daemon_threads = True
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        with stored(clickhouse_http, ("127.0.0.1", proxy.server_address[1])) as store:
+            whole = export(store, tmp_path / "whole", query)
+            armed.set()
+            assert export(store, tmp_path / "cut", query)["parts"] == whole["parts"]
+            assert not armed.is_set()
+        proxy.shutdown()
 
 
 @pytest.fixture

@@ -5,33 +5,34 @@ written and counted again: only when nothing came between is it kept, so the row
 """
 
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import orjson
 
 from mev.core.clock import now_ns
 from mev.core.files import sync_folder, write_atomically
 from mev.datasets import manifest, parts
+from mev.datasets.asker import Asker
 from mev.datasets.errors import ExportTooLargeError, StillChangingError
 from mev.datasets.manifest import Part
-from mev.datasets.query import Key, Query, Statement, Statements
+from mev.datasets.query import Key, Query, Statements
 from mev.jobs.context import Context
 from mev.store.clickhouse import ClickHouse
 
 KIND = "export"
 _PLAN = "plan.json"
 _TRIES = 8
-_ANSWER_S = 600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Bounds of one export."""
+    """Bounds of one export; `retry_s` is how long it waits for a ClickHouse that went away."""
 
     memory_bytes: int = 1 << 30
     size_bytes: int = 1 << 40
+    retry_s: float = 600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,18 +61,19 @@ def make_export(clickhouse: ClickHouse, limits: Limits) -> Callable[[Context], N
     """Return the work of a job of kind `export`, whose spec is a query."""
 
     def export(context: Context) -> None:
-        _Export(context, clickhouse, limits).run()
+        with closing(Asker(clickhouse, context, retry_s=limits.retry_s)) as asker:
+            _Export(context, asker, limits).run()
 
     return export
 
 
 class _Export:
-    def __init__(self, context: Context, clickhouse: ClickHouse, limits: Limits) -> None:
+    def __init__(self, context: Context, asker: Asker, limits: Limits) -> None:
         self._context = context
-        self._clickhouse = clickhouse
+        self._asker = asker
         self._limits = limits
         self._query = Query.from_json(dict(context.spec))
-        self._statements = Statements(self._query, clickhouse.database)
+        self._statements = Statements(self._query, asker.database)
         self._plan_file = context.folder / _PLAN
 
     def run(self) -> None:
@@ -89,16 +91,16 @@ class _Export:
         context.log.info("%d rows in %d parts, %d bytes", plan.rows, len(plan.parts), plan.size_bytes)
 
     def _new_plan(self) -> Plan:
-        found = self._ask(self._statements.last_key())
+        found = self._asker.rows(self._statements.last_key())
         upto = list(found[0]) if found else None
-        events = int(self._ask(self._statements.size(upto))[0][0]) if upto else 0
+        events = int(self._asker.rows(self._statements.size(upto))[0][0]) if upto else 0
         plan = Plan(upto=upto, events=events, started_ns=now_ns())
         self._write_plan(plan)
         return plan
 
     def _next(self, plan: Plan) -> Plan:
         assert plan.upto is not None  # noqa: S101 - the loop has ended otherwise
-        found = self._ask(self._statements.boundary(plan.last, plan.upto))
+        found = self._asker.rows(self._statements.boundary(plan.last, plan.upto))
         last = list(found[0]) if found else plan.upto
         part = self._part(plan, last)
         looked_at = min(plan.events, plan.looked_at + self._query.part_rows) if found else plan.events
@@ -107,12 +109,12 @@ class _Export:
     def _part(self, plan: Plan, last: Key) -> Part | None:
         """Return the part that ends at `last`, None when it has no rows."""
         count = self._statements.count(plan.last, last)
-        rows = int(self._ask(count)[0][0])
+        rows = int(self._asker.rows(count)[0][0])
         for _ in range(_TRIES):
             raw = self._context.output / ".part"
             if rows:
                 self._write_rows(raw, plan, last, rows)
-            before, rows = rows, int(self._ask(count)[0][0])
+            before, rows = rows, int(self._asker.rows(count)[0][0])
             if rows == before:
                 return self._keep(raw, plan, rows) if rows else None
             raw.unlink(missing_ok=True)
@@ -120,14 +122,13 @@ class _Export:
         raise StillChangingError("events keep arriving in the range; let it end a little earlier, or try again when they have settled")
 
     def _write_rows(self, raw: Path, plan: Plan, last: Key, rows: int) -> None:
-        statement = self._statements.part(plan.last, last, rows)
         settings = parts.engine_settings(self._query, memory_bytes=self._limits.memory_bytes)
         fmt = parts.ENGINE_FORMATS[self._query.format]
-        self._clickhouse.write_file(raw, statement.sql, statement.values, fmt=fmt, settings=settings, answer_s=_ANSWER_S)
+        self._asker.write_file(raw, self._statements.part(plan.last, last, rows), fmt=fmt, settings=settings)
 
     def _keep(self, raw: Path, plan: Plan, rows: int) -> Part:
         name = parts.name(self._query, len(plan.parts))
-        size, digest = parts.finish(raw, self._context.output / name, self._query)
+        size, digest = parts.finish(raw, self._context.output / name, self._query, self._context.check)
         sync_folder(self._context.output)
         if plan.size_bytes + size > self._limits.size_bytes:
             raise ExportTooLargeError(
@@ -145,9 +146,6 @@ class _Export:
     def _tell(self, plan: Plan) -> None:
         figures = {"rows": plan.rows, "bytes": plan.size_bytes, "parts": len(plan.parts)}
         self._context.progress(plan.looked_at, plan.events, f"{plan.rows} rows in {len(plan.parts)} parts", **figures)
-
-    def _ask(self, statement: Statement) -> Any:
-        return self._clickhouse.rows_within(_ANSWER_S, statement.sql, statement.values)
 
     def _read_plan(self) -> Plan | None:
         try:

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -50,19 +51,20 @@ def engine_settings(query: Query, *, memory_bytes: int) -> dict[str, Any]:
     return settings
 
 
-def finish(raw: Path, target: Path, query: Query) -> tuple[int, str]:
-    """Make `target` of what the engine wrote to `raw`, which goes; return its size and SHA-256."""
+def finish(raw: Path, target: Path, query: Query, check: Callable[[], None]) -> tuple[int, str]:
+    """Make `target` of what the engine wrote to `raw`, which goes; return its size and SHA-256. `check` raises when it is not wanted."""
     compressor = _compressor(query)
     if isinstance(compressor, _Plain):
-        size, digest = _digested(raw)
+        size, digest = _digested(raw, check)
         raw.replace(target)
         return size, digest
     packed = raw.with_suffix(".packed")
     with raw.open("rb") as source, packed.open("wb") as file:
         while chunk := source.read(_COPY_BYTES):
+            check()
             file.write(compressor.compress(chunk))
         file.write(compressor.flush())
-    size, digest = _digested(packed)
+    size, digest = _digested(packed, check)
     packed.replace(target)
     raw.unlink()
     return size, digest
@@ -77,8 +79,11 @@ def _compressor(query: Query) -> _Compressor:
     return _Plain()
 
 
-def _digested(path: Path) -> tuple[int, str]:
+def _digested(path: Path, check: Callable[[], None]) -> tuple[int, str]:
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        while chunk := file.read(_COPY_BYTES):
+            check()
+            digest.update(chunk)
         os.fsync(file.fileno())
-        return file.tell(), digest
+        return file.tell(), digest.hexdigest()

@@ -48,9 +48,9 @@ class Summary:
     time_ns: tuple[int, int] | None
 
 
-def export_kind(clickhouse: ClickHouse, *, memory_bytes: int, size_bytes: int, expires_s: float, folder: Path | None) -> Kind:
+def export_kind(clickhouse: ClickHouse, limits: Limits, *, expires_s: float, folder: Path | None) -> Kind:
     """Return the kind of job that exports; its files go below `folder`, or into the job's own when None."""
-    work = make_export(clickhouse, Limits(memory_bytes=memory_bytes, size_bytes=size_bytes))
+    work = make_export(clickhouse, limits)
     return Kind(name=KIND, run=work, concurrency=1, resumable=True, in_thread=True, expires_s=expires_s, outputs=folder)
 
 

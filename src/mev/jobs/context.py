@@ -28,6 +28,7 @@ class Context:
         self.log = log
         self._cancelled = cancelled
         self._told_s = 0.0
+        self._told: dict[str, object] = {"done": 0.0, "total": 0.0, "figures": {}}
 
     def progress(self, done: float, total: float, note: str = "", **figures: object) -> None:
         """Say that `done` of `total` is done; `figures` are numbers worth seeing meanwhile. Cheap: most calls write nothing."""
@@ -35,7 +36,12 @@ class Context:
         if done < total and now - self._told_s < _PAUSE_S:
             return
         self._told_s = now
-        content = {"done": done, "total": total, "note": note, "figures": figures, "at_ns": now_ns()}
+        self._told = {"done": done, "total": total, "figures": figures}
+        self.remark(note)
+
+    def remark(self, note: str) -> None:
+        """Say what there is to say about a work that is no further than before."""
+        content = {**self._told, "note": note, "at_ns": now_ns()}
         temporary = self.folder / f".{PROGRESS}.{os.getpid()}"
         temporary.write_bytes(orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY))
         temporary.replace(self.folder / PROGRESS)  # not made durable: after a crash it starts again anyway

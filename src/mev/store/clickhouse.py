@@ -10,14 +10,17 @@ from typing import Any
 
 import clickhouse_connect
 from clickhouse_connect.driver.client import Client
-from clickhouse_connect.driver.exceptions import ClickHouseError
+from clickhouse_connect.driver.exceptions import ClickHouseError, ProgrammingError
 from clickhouse_connect.driver.httpclient import HttpClient
 from urllib3 import Timeout
+from urllib3.exceptions import HTTPError
 
 from mev.core.errors import UnavailableError
 
 # What the engine says of bytes it cannot read as the schema: cannot parse, cut short, incorrect data, all of Protobuf's.
 _DATA_ERRORS = {6, 27, 32, 33, 117, 131, *range(432, 448)}
+# What a server says that is not to be blamed on the query: too many queries, a time-out, its network, its shutdown, a table not open yet.
+_PASSING_ERRORS = {159, 202, 209, 210, 236, 279, 319, 999}
 _AUTHENTICATION_FAILED = 516
 _COPY_BYTES = 1 << 20
 _INLINE_SCHEMAS = "format_schema_source"  # the setting that came with them
@@ -27,6 +30,10 @@ class ClickHouseUnavailableError(UnavailableError):
     """ClickHouse does not answer, or cannot do what it was asked."""
 
     code = "clickhouse_unavailable"
+
+
+class ClickHouseAwayError(ClickHouseUnavailableError):
+    """ClickHouse does not answer now; the same question may get an answer later."""
 
 
 class ClickHouseTooOldError(UnavailableError):
@@ -116,10 +123,12 @@ class ClickHouse:
         """Return the rows of a query; values are bound as ``{name:Type}``."""
         return self.rows_within(self._address.query_timeout_s, sql, parameters)
 
-    def rows_within(self, answer_s: float, sql: str, parameters: Mapping[str, Any] | None = None) -> Sequence[Sequence[Any]]:
+    def rows_within(
+        self, answer_s: float, sql: str, parameters: Mapping[str, Any] | None = None, *, settings: Mapping[str, Any] | None = None
+    ) -> Sequence[Sequence[Any]]:
         """Return the rows of a query that a server may take `answer_s` for."""
         try:
-            return self._client(answer_s).query(sql, parameters=dict(parameters or {})).result_rows
+            return self._client(answer_s).query(sql, parameters=dict(parameters or {}), settings=dict(settings or {})).result_rows
         except (ClickHouseError, OSError) as error:
             raise self._unavailable(error) from None
 
@@ -150,6 +159,14 @@ class ClickHouse:
             whole = {**settings, "wait_end_of_query": 1}
             with client.raw_stream(sql, parameters=dict(parameters), settings=whole, fmt=fmt) as answer, path.open("xb") as file:
                 shutil.copyfileobj(answer, file, _COPY_BYTES)
+        except (ClickHouseError, HTTPError, OSError) as error:
+            raise self._unavailable(error) from None
+
+    def kill(self, comment: str) -> None:
+        """End the queries that run with `comment` as their setting ``log_comment``, of whichever thread."""
+        try:
+            sql = "KILL QUERY WHERE Settings['log_comment'] = {comment:String} ASYNC"
+            self._client(self._address.timeout_s).command(sql, parameters={"comment": comment})
         except (ClickHouseError, OSError) as error:
             raise self._unavailable(error) from None
 
@@ -182,6 +199,12 @@ class ClickHouse:
         except (ClickHouseError, OSError) as error:
             raise self._unavailable(error) from None
 
+    def release(self) -> None:
+        """Close this thread's connection; it gets another when it asks again."""
+        if client := self._local.__dict__.pop("client", None):
+            self._clients.remove(client)
+            client.close()
+
     def close(self) -> None:
         """Close every thread's connection."""
         for client in self._clients:
@@ -198,7 +221,8 @@ class ClickHouse:
         return client
 
     def _unavailable(self, error: Exception) -> ClickHouseUnavailableError:
-        return ClickHouseUnavailableError(f"ClickHouse at {self._address.place}: {_reason(error)}", retry_after_s=5)
+        kind = ClickHouseAwayError if _is_passing(error) else ClickHouseUnavailableError
+        return kind(f"ClickHouse at {self._address.place}: {_reason(error)}", retry_after_s=5)
 
 
 def _connect(address: Address) -> Client:
@@ -216,6 +240,12 @@ def _connect(address: Address) -> Client:
         autogenerate_session_id=False,
         dedicated_pool=True,  # so that to close the client closes its connection
     )
+
+
+def _is_passing(error: Exception) -> bool:
+    """Say whether the cause is the way to the server or its state, not the query; the embedded engine's errors all have codes."""
+    code = getattr(error, "code", None)
+    return code in _PASSING_ERRORS if code else not isinstance(error, ProgrammingError)
 
 
 def _reason(error: Exception) -> str:
