@@ -14,6 +14,7 @@ from mev.agent.agent import UntrustedKeySetError
 from mev.agent.enrolment import EnrolmentRefusedError
 from mev.agent.folder import AgentFolder, AgentRunsError
 from mev.agent.link import Inbox, Link
+from mev.agent.model import ModelSource
 from mev.agent.state import State
 from mev.agent.strategies.arbitrage import Arbitrage
 from mev.agent.strategy import Exposure
@@ -45,24 +46,45 @@ class Eager(Strategy):
 
     module = MODULE
 
-    def on_opportunity(self, opportunity: Opportunity) -> Iterable[Decision]:
+    def on_opportunity(self, opportunity: Opportunity, score: float | None) -> Iterable[Decision]:
         for exposure in Exposure:
             name = f"{exposure.name}-{opportunity.id}"
             yield Decision(exposure, Bundle(bundle_id=name, opportunity_id=opportunity.id, simulated=True))
 
 
 def agent(
-    site: FakeSite, folder: Path, trust: bytes | None = None, strategy: Strategy | None = None, *, timeout_s: float = TIMEOUT_S
+    site: FakeSite,
+    folder: Path,
+    trust: bytes | None = None,
+    strategy: Strategy | None = None,
+    *,
+    models: ModelSource | None = None,
+    timeout_s: float = TIMEOUT_S,
 ) -> Agent:
-    return Agent(strategy or Arbitrage(), ME, locate=site.locate, folder=folder, trust=trust, clock=site.plane.clock, timeout_s=timeout_s)
+    return Agent(
+        strategy or Arbitrage(),
+        ME,
+        locate=site.locate,
+        folder=folder,
+        trust=trust,
+        models=models,
+        clock=site.plane.clock,
+        timeout_s=timeout_s,
+    )
 
 
 @asynccontextmanager
 async def running(
-    site: FakeSite, folder: Path, trust: bytes | None = None, strategy: Strategy | None = None, *, timeout_s: float = TIMEOUT_S
+    site: FakeSite,
+    folder: Path,
+    trust: bytes | None = None,
+    strategy: Strategy | None = None,
+    *,
+    models: ModelSource | None = None,
+    timeout_s: float = TIMEOUT_S,
 ) -> AsyncIterator[Agent]:
     """Run an agent, and stop it in order."""
-    bot, stop = agent(site, folder, trust, strategy, timeout_s=timeout_s), asyncio.Event()
+    bot, stop = agent(site, folder, trust, strategy, models=models, timeout_s=timeout_s), asyncio.Event()
     async with asyncio.TaskGroup() as group:
         group.create_task(bot.run(stop))
         try:

@@ -13,7 +13,7 @@ from mev.agent.enrolment import ControlPlane, Locate
 from mev.agent.folder import AgentFolder
 from mev.agent.judge import Identity
 from mev.agent.level import Limits
-from mev.agent.model import ModelFolder
+from mev.agent.model import ModelFolder, ModelSource
 from mev.agent.session import Session
 from mev.agent.state import State
 from mev.agent.strategy import Strategy
@@ -38,7 +38,7 @@ class Agent:
     """Runs `strategy` as `agent_id`; `locate` says where the control plane is, and is asked again whenever it is lost.
 
     The agent's own folder is made below `folder`. `trust` pins the first key set, as an envelope; without it the one given at the first
-    enrolment is trusted from then on.
+    enrolment is trusted from then on. `models` loads the models that swaps name; without it swaps are refused.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Agent:
         locate: Locate,
         folder: Path,
         trust: bytes | None = None,
-        models: ModelFolder | None = None,
+        models: ModelSource | None = None,
         limits: Limits | None = None,
         clock: Clock | None = None,
         timeout_s: float = 10.0,

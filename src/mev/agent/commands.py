@@ -24,6 +24,7 @@ from rich.console import Console
 
 from mev.agent.agent import Agent, read_key_set
 from mev.agent.enrolment import Site
+from mev.agent.fetch import fetch_from
 from mev.agent.folder import AgentFolder
 from mev.agent.level import Limits, ordered_level, standing
 from mev.agent.model import ModelFolder
@@ -37,9 +38,11 @@ from mev.core.clock import now_ns
 from mev.core.errors import InvalidInputError, NotFoundError
 from mev.core.terminal import print_table
 from mev.wire.orders import order
+from mev.wire.pb.control_pb2 import PRODUCTION, SHADOW, ModelRole
 
 LocateApi = Callable[[str | None], Site]
 STRATEGIES: Mapping[str, Callable[[], Strategy]] = {"arbitrage": Arbitrage}
+_ROLES = {PRODUCTION: "model", SHADOW: "shadow"}
 _REFRESH_S = 0.5
 _WAITING_RECORDS = 10_000
 
@@ -90,7 +93,7 @@ def make_command(locate: LocateApi, places: Callable[[], Places]) -> typer.Typer
             locate=lambda: locate(api),
             folder=here.agents,
             trust=read_key_set(trust) if trust else None,
-            models=ModelFolder(here.models),
+            models=ModelFolder(here.models, fetch_from(lambda: locate(api))),
         )
         with _logged_elsewhere():
             _run(_until_interrupted(bot))
@@ -155,11 +158,12 @@ async def _until_interrupted(bot: Agent) -> None:
 
 
 async def _status_line(bot: Agent, console: Console) -> None:
-    """Keep one line of a terminal up to date; elsewhere print a line when the level or the connection changes."""
+    """Keep one line of a terminal up to date; elsewhere print a line when the level, a model or the connection changes."""
     last = ""
     while True:
         if (session := bot.session) is not None:
-            key = f"{session.governor.standing()} {session.connection.problem}"
+            models = [session.seats.model_id(role) for role in _ROLES]
+            key = f"{session.governor.standing()} {session.connection.problem} {models}"
             if console.is_terminal:
                 await in_thread("status-line", partial(_rewrite, status_text(session)))
             elif key != last:
@@ -185,6 +189,7 @@ def status_text(session: Session) -> str:
         f"{counts.decisions} decisions",
         f"{session.reporter.published} reports",
     ]
+    parts += [f"{_ROLES[use.role]} {use.model_id[:12]}" for use in session.seats.uses()]
     if session.connection.problem:
         parts.append(f"no control plane: {session.connection.problem}")
     return " | ".join(parts)
@@ -195,8 +200,19 @@ def _show(state: State) -> None:
     held = standing(state.orders, state.lease, state.latched, Limits(), now)
     typer.echo(f"ordered   {ordered_level(state.orders, now).name}")
     typer.echo(f"allowed   {held.level.name}" + (f" ({held.stepped_down})" if held.stepped_down else ""))
+    for role, name in _ROLES.items():
+        if (text := _model(state, role)) is not None:
+            typer.echo(f"{name:<9} {text}")
     typer.echo(f"lease     {_time(state.lease.expires_at_ns) if state.lease.expires_at_ns else 'none since the last start'}")
     print_table(("object", "version", "command", "accepted", "answer"), [_row(name, one) for name, one in sorted(state.accepted.items())])
+
+
+def _model(state: State, role: ModelRole) -> str | None:
+    """Return which model the agent keeps in that role, if it ever had an order for one that was not refused."""
+    for one in state.accepted.values():
+        if one.in_force and (swap := one.swap) is not None and swap.role == role:
+            return f"{swap.model_id[:12]} version {swap.version}, {swap.model_path}" if swap.model_id else "none"
+    return None
 
 
 def _row(name: str, one: Accepted) -> tuple[str, ...]:

@@ -13,15 +13,19 @@ from functools import partial
 
 from mev.agent.clock import Clock
 from mev.agent.folder import AgentFolder
-from mev.agent.judge import Identity, Judge, Ruling
+from mev.agent.judge import Identity, Judge, Prepared, Ruling, Wanted
 from mev.agent.level import Lease, Level, Limits, Standing, latch, next_change_ns, standing
+from mev.agent.model import Loaded
 from mev.agent.policy import Policies
-from mev.agent.refusal import FailedError, InterruptedCommandError, RefusedError
+from mev.agent.refusal import FailedError, InterruptedCommandError, RefusedError, RolledBackError
 from mev.agent.repertoire import Repertoire
+from mev.agent.seats import Seats
 from mev.agent.state import Accepted, Answer, State
 from mev.agent.strategy import Strategy
+from mev.core.errors import MevError
 from mev.crypto.trust import TrustStore
-from mev.wire.pb.control_pb2 import Command, Running
+from mev.wire.orders import subject
+from mev.wire.pb.control_pb2 import PRODUCTION, Command, Running
 
 LOG = logging.getLogger(__name__)
 _KEPT_REFUSALS = 256
@@ -56,6 +60,7 @@ class Governor:
         identity: Identity,
         strategy: Strategy,
         repertoire: Repertoire,
+        seats: Seats,
         folder: AgentFolder,
         state: State,
         trust: TrustStore,
@@ -68,6 +73,7 @@ class Governor:
         self.trust = trust
         self._strategy = strategy
         self._repertoire = repertoire
+        self._seats = seats
         self._folder = folder
         self._limits = limits
         self._clock = clock
@@ -93,13 +99,18 @@ class Governor:
         return replace(found, level=Level.HALTED, stepped_down=self._stopped) if self._stopped else found
 
     def start(self) -> None:
-        """Give the strategy what is in force, and answer what an earlier process accepted and could not answer."""
+        """Give the strategy what is in force, and answer what an earlier process accepted and could not answer.
+
+        A swap of models is answered when its model is loaded again: see :meth:`absent`.
+        """
         for name, one in self.state.accepted.items():
             if name.startswith("config:"):
                 self._guard(partial(self._repertoire.configure, one.command.config))
         self.refresh()
         for one in list(self.state.accepted.values()):
-            if one.answer is None and one.command.WhichOneof("body") in {"action", "model"}:
+            if one.answer is None and one.swap is not None and one.swap.model_id:
+                continue
+            if one.answer is None and one.command.WhichOneof("body") == "action":
                 self._answer(one.command.id, _refusal(InterruptedCommandError("the agent ended meanwhile"), one.received_at_ns))
             elif one.answer is None:
                 self._answer(one.command.id, Answer(received_at_ns=one.received_at_ns, applied_at_ns=self._clock()))
@@ -108,10 +119,11 @@ class Governor:
 
     def decide(self, envelope: bytes, received_at_ns: int) -> Ruling:
         """Judge `envelope` and put what follows on disk. Blocks on the disk; changes nothing else."""
-        ruling = self._judge.rule(envelope, received_at_ns, self.state, self.trust)
-        if ruling.state != ruling.before:
-            self.save(ruling.state)
-        return ruling
+        return self._kept(self._judge.rule(envelope, received_at_ns, self.state, self.trust))
+
+    def decide_again(self, prepared: Prepared) -> Ruling:
+        """Judge a swap whose model was loaded, or could not be, as :meth:`decide` does."""
+        return self._kept(self._judge.rule_again(prepared, self.state, self.trust))
 
     def holds(self, ruling: Ruling) -> bool:
         """Say whether `ruling` may take effect: not when the agent stepped down while it was made, then it is to be decided again."""
@@ -123,17 +135,36 @@ class Governor:
         self.state, self.trust = ruling.state, ruling.trust
         self.refresh()
         for effect in ruling.effects:
-            self._answer(effect.command.id, self._perform(effect))
+            self._answer(effect.command.id, self._perform(effect, ruling.loaded))
         for command_id, answer in ruling.answers:
             self._repeat(command_id, answer)
         for answer in ruling.forged:
             self._refuse_forged(answer)
 
-    def take(self, envelope: bytes, received_at_ns: int) -> None:
-        """Decide and enact in one go."""
-        while not self.holds(ruling := self.decide(envelope, received_at_ns)):
-            pass
-        self.enact(ruling)
+    def absent(self) -> list[Wanted]:
+        """Return the swaps that are in force and whose models are not in their places, as after a start."""
+        swaps = [(one, one.swap) for one in self.state.accepted.values() if one.in_force]
+        away = [one for one, swap in swaps if swap is not None and not self._seats.holds(swap)]
+        return [Wanted(one.command, one.received_at_ns, answered=one.answer is not None) for one in away]
+
+    def restore(self, prepared: Prepared) -> None:
+        """Put a model in the place that it had in an earlier process, and answer for it when that process could not."""
+        command, received_at_ns = prepared.wanted.command, prepared.wanted.received_at_ns
+        now = self.state.accepted.get(subject(command))
+        if now is None or now.command.id != command.id:
+            self.refuse(prepared.wanted, RolledBackError("something newer was accepted before its model was loaded again"))
+        elif isinstance(prepared.outcome, MevError):
+            if now.answer is None:
+                self._answer(command.id, _refusal(prepared.outcome, received_at_ns))
+        else:
+            answer = self._perform(now, prepared.outcome)
+            if now.answer is None:
+                self._answer(command.id, answer)
+
+    def refuse(self, wanted: Wanted, error: MevError) -> None:
+        """Answer a swap that comes to nothing."""
+        if not wanted.answered:
+            self._repeat(wanted.command.id, _refusal(error, wanted.received_at_ns))
 
     def refresh(self) -> None:
         """Let what follows from time alone take effect: leases that ran out, levels that return, policies that begin.
@@ -185,8 +216,10 @@ class Governor:
     def running(self) -> Running:
         """Return what is in force, as reports say it."""
         now, state = self.standing(), self.state
-        accepted = [one.command for one in state.accepted.values() if one.answer is None or not one.answer.reason_code]
-        model = next((one.model for one in accepted if one.WhichOneof("body") == "model"), None)
+        accepted = [one.command for one in state.accepted.values() if one.in_force]
+        swaps = [one.model for one in accepted if one.WhichOneof("body") == "model" and one.model.role == PRODUCTION]
+        # What an earlier process accepted does not decide before it is loaded again.
+        model = next((swap for swap in swaps if self._seats.holds(swap)), None)
         return Running(
             level=now.level.name,
             ordered_level=now.ordered.name,
@@ -198,11 +231,17 @@ class Governor:
             lease_expires_at_ns=state.lease.expires_at_ns or 0,
             stepped_down=now.stepped_down,
             key_epoch=self.trust.epoch,
+            models=self._seats.uses(),
         )
 
-    def _perform(self, effect: Accepted) -> Answer:
+    def _kept(self, ruling: Ruling) -> Ruling:
+        if ruling.state != ruling.before:
+            self.save(ruling.state)
+        return ruling
+
+    def _perform(self, effect: Accepted, loaded: Loaded | None = None) -> Answer:
         try:
-            detail = self._repertoire.perform(effect.command)
+            detail = self._repertoire.perform(effect.command, loaded)
         except RefusedError as refusal:
             return _refusal(refusal, effect.received_at_ns)
         except Exception as error:  # whatever a strategy raises must not end the agent
@@ -241,5 +280,5 @@ class Governor:
             LOG.exception("a hook of the strategy failed", extra={"action": "strategy_failed"})
 
 
-def _refusal(error: RefusedError, received_at_ns: int) -> Answer:
+def _refusal(error: MevError, received_at_ns: int) -> Answer:
     return Answer(error.code, error.detail, received_at_ns)

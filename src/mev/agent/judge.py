@@ -1,7 +1,8 @@
 """Whether to obey: every check on what the control plane sent, in one order, each failure under its own name.
 
 Signature, addressee, version, expiry, digest, policy. Judging changes nothing: the ruling holds the state as it would be, what would
-take effect and what to answer; whoever asked puts the state on disk before anything else.
+take effect and what to answer; whoever asked puts the state on disk before anything else. A swap of models is judged twice: at first its
+model is wanted, and nothing is accepted before it is loaded.
 """
 
 from dataclasses import dataclass, field, replace
@@ -11,6 +12,7 @@ from google.protobuf.message import DecodeError, Message
 
 from mev.agent.clock import Clock
 from mev.agent.level import EVERYONE, Lease, Level, Limits, Order, latch, standing
+from mev.agent.model import Loaded
 from mev.agent.refusal import (
     BadParamsError,
     ExpiredError,
@@ -44,12 +46,38 @@ class Identity:
     module: str
 
 
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A swap whose model is to be loaded. With an `envelope` it is judged again then; without one it was accepted by an earlier process."""
+
+    command: Command
+    received_at_ns: int
+    envelope: Envelope | None = None
+    in_snapshot: bool = False
+    answered: bool = False
+
+    @property
+    def accepted(self) -> bool:
+        """Whether it was accepted before its model was loaded in this process."""
+        return self.envelope is None
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What came of loading what was wanted, under the keys of `epoch`."""
+
+    wanted: Wanted
+    outcome: Loaded | MevError
+    epoch: int
+
+
 @dataclass(slots=True)
 class Ruling:
     """What comes of an envelope, given the state `before`.
 
     `answers` are to commands of the control plane, by command id. `forged` are refusals of what nobody vouches for: whose command it
-    is cannot be known, and anybody may send any number of them.
+    is cannot be known, and anybody may send any number of them. `wanted` are swaps to load for, the newest for each role; `loaded` is the
+    model that an effect needs.
     """
 
     before: State
@@ -58,6 +86,8 @@ class Ruling:
     effects: list[Accepted] = field(default_factory=list)
     answers: list[tuple[str, Answer]] = field(default_factory=list)
     forged: list[Answer] = field(default_factory=list)
+    wanted: dict[str, Wanted] = field(default_factory=dict)
+    loaded: Loaded | None = None
 
 
 class Judge:
@@ -71,17 +101,26 @@ class Judge:
 
     def rule(self, envelope: bytes, received_at_ns: int, state: State, trust: TrustStore) -> Ruling:
         """Return what comes of `envelope`, given the state and the keys in force."""
-        now_ns = self._clock()
-        # A lease that ran out before this came has stepped the agent down already, whatever this says.
-        ruling = Ruling(state, replace(state, latched=latch(state.lease, state.latched, self._limits, now_ns)), trust)
-        case = _Case(self._identity, self._repertoire, self._limits, ruling, received_at_ns, now_ns)
+        case = self._case(received_at_ns, state, trust)
         try:
             case.envelope(parse(envelope))
         except OldKeySetError:
             pass  # of no use any more, and no sign of anything wrong
         except (EnvelopeError, StaleSnapshotError) as error:
-            ruling.forged.append(Answer(error.code, f"{error.detail}{_claim(envelope)}", received_at_ns))
-        return ruling
+            case.ruling.forged.append(Answer(error.code, f"{error.detail}{_claim(envelope)}", received_at_ns))
+        return case.ruling
+
+    def rule_again(self, prepared: Prepared, state: State, trust: TrustStore) -> Ruling:
+        """Return what comes of a swap now that its model was loaded, or could not be."""
+        case = self._case(prepared.wanted.received_at_ns, state, trust)
+        case.prepared(prepared)
+        return case.ruling
+
+    def _case(self, received_at_ns: int, state: State, trust: TrustStore) -> "_Case":
+        now_ns = self._clock()
+        # A lease that ran out before this came has stepped the agent down already, whatever this says.
+        ruling = Ruling(state, replace(state, latched=latch(state.lease, state.latched, self._limits, now_ns)), trust)
+        return _Case(self._identity, self._repertoire, self._limits, ruling, received_at_ns, now_ns)
 
 
 @dataclass(slots=True)
@@ -97,7 +136,7 @@ class _Case:
 
     def envelope(self, envelope: Envelope) -> None:
         if envelope.payload_type == payload_type(Command):
-            self.command(self._open(envelope, Command), in_snapshot=False)
+            self.command(self._open(envelope, Command), envelope, in_snapshot=False)
         elif envelope.payload_type == payload_type(SignedLease):
             self.lease(self._open(envelope, SignedLease))
         elif envelope.payload_type == payload_type(Snapshot):
@@ -132,20 +171,42 @@ class _Case:
         commands = []
         for envelope in snapshot.commands:
             try:
-                commands.append(self._open(envelope, Command))
+                commands.append((self._open(envelope, Command), envelope))
             except EnvelopeError as error:
                 self.ruling.forged.append(Answer(error.code, f"in a snapshot: {error.detail}", self.received_at_ns))
-        for command in sorted(commands, key=lambda one: order(one.version)):
-            self.command(command, in_snapshot=True)
+        for command, envelope in sorted(commands, key=lambda one: order(one[0].version)):
+            self.command(command, envelope, in_snapshot=True)
 
-    def command(self, command: Command, *, in_snapshot: bool) -> None:
+    def command(self, command: Command, envelope: Envelope, *, in_snapshot: bool) -> None:
         try:
             if self._is_meant(command) and (newer := self._newer_objects(command, in_snapshot=in_snapshot)):
                 if not in_snapshot:
                     self._check_expiry(command)
+                self._check(command)
+                if command.WhichOneof("body") == "model" and command.model.model_id:
+                    self.ruling.wanted[subject(command)] = Wanted(command, self.received_at_ns, envelope, in_snapshot)
+                else:
+                    self._accept(command, newer)
+        except MevError as refusal:
+            self._refuse(command, refusal)
+
+    def prepared(self, prepared: Prepared) -> None:
+        """Judge a swap as it came; it was fresh then, and loading is not its fault. The keys may be others by now."""
+        wanted = prepared.wanted
+        assert wanted.envelope is not None  # noqa: S101 - what was accepted before is not judged again
+        try:
+            command = self._open(wanted.envelope, Command)
+            if newer := self._newer_objects(command, in_snapshot=wanted.in_snapshot):
+                if isinstance(prepared.outcome, MevError):
+                    raise prepared.outcome
+                self._check(command)
+                self.ruling.loaded = prepared.outcome
                 self._accept(command, newer)
         except MevError as refusal:
-            self.ruling.answers.append((command.id, Answer(refusal.code, refusal.detail, self.received_at_ns)))
+            self._refuse(wanted.command, refusal)
+
+    def _refuse(self, command: Command, refusal: MevError) -> None:
+        self.ruling.answers.append((command.id, Answer(refusal.code, refusal.detail, self.received_at_ns)))
 
     def _open(self, envelope: Envelope, message_type: type[M]) -> M:
         return self.ruling.trust.open(envelope, message_type, COMMAND, self.now_ns)
@@ -197,14 +258,19 @@ class _Case:
         if late_s > self.limits.skew_s:
             raise ExpiredError(f"expired {late_s:.1f} s ago; check the clocks of both sides")
 
-    def _accept(self, command: Command, objects: list[str]) -> None:
+    def _check(self, command: Command) -> None:
         state = self.ruling.state
         now = standing(state.orders, state.lease, state.latched, self.limits, self.now_ns)
         self.repertoire.check(command, now.level)
+
+    def _accept(self, command: Command, objects: list[str]) -> None:
+        state = self.ruling.state
         if command.WhichOneof("body") == "level":
             state = _with_level(command, objects, state, self.now_ns)
         elif command.WhichOneof("body") == "policy":
             state = _with_policy(command, state, self.now_ns)
+        for name in objects:
+            self.ruling.wanted.pop(name, None)  # older, in the same snapshot
         accepted = Accepted(command, self.received_at_ns)
         self.ruling.state = state.accept(dict.fromkeys(objects, accepted))
         self.ruling.effects.append(accepted)

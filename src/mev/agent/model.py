@@ -1,53 +1,117 @@
-"""The place for a model: which file a swap names, whether it is the one that was signed, and what would load it."""
+"""Models on their way in: the file that a swap names, found or fetched, checked, loaded and tried."""
 
 import hashlib
+import os
+import re
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from mev.agent.refusal import BadDigestError, UnsafePathError, UnsupportedError
+from mev.agent.refusal import UnsupportedError
+from mev.core.files import write_atomically
+from mev.crypto.envelope import MAX_ENVELOPE_BYTES
+from mev.crypto.trust import TrustStore
+from mev.predict.drift import Baseline
+from mev.predict.errors import (
+    BadManifestError,
+    BadModelDigestError,
+    ModelError,
+    ModelMissingError,
+    UnsafeModelPathError,
+    UnsignedManifestError,
+    WrongSchemaError,
+)
+from mev.predict.load import load, read_manifest
+from mev.predict.manifest import Manifest, unseal
+from mev.predict.predictor import Predictor
+from mev.wire.features import OPPORTUNITY
 from mev.wire.pb.control_pb2 import SwapModel
 
+Fetch = Callable[[str, str, int], bytes]
+"""Returns a file of a model from elsewhere, given the model's id, the file's name and how many bytes it may have."""
+_NAME = re.compile(r"[0-9a-f]{64}\.(mevt|so)")
+_MANIFEST_BYTES = 2 * MAX_ENVELOPE_BYTES
+_MODEL_BYTES = 256 << 20
 
-class ModelSlot(Protocol):
-    """Whatever can take a model while the agent runs."""
 
-    def swap(self, path: Path, swap: SwapModel) -> str:
-        """Use the model in `path`, which has the signed digest; return a line for the answer."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """A model ready to score, and what it was trained on, to notice drift."""
+
+    predictor: Predictor
+    baseline: Baseline | None = None
+
+
+class ModelSource(Protocol):
+    """Whatever loads the models that swaps name. A bot with models in a form of its own has a source of its own."""
+
+    def load(self, swap: SwapModel, trust: TrustStore, at_ns: int) -> Loaded:
+        """Return the model that `swap` names, checked under the keys in force. Called in a thread, and may take its time.
+
+        :raises MevError: whose code is the reason in the agent's answer.
+        """
 
 
 class ModelFolder:
-    """The folder below which every model lies."""
+    """The models in the folder `path`. What is missing there is asked of `fetch`, and kept; native code never is."""
 
-    def __init__(self, path: Path | None, slot: ModelSlot | None = None) -> None:
+    def __init__(self, path: Path | None, fetch: Fetch | None = None) -> None:
         self._path = path
-        self.slot = slot
+        self._fetch = fetch
+        self._writing = threading.Lock()
 
-    def find(self, swap: SwapModel) -> Path:
-        """Return the file that `swap` names, its digest checked.
+    def load(self, swap: SwapModel, trust: TrustStore, at_ns: int) -> Loaded:
+        """Return the model that `swap` names.
 
-        :raises UnsafePathError: when the path leads out of the folder, through a link too.
-        :raises BadDigestError: when there is no such file, or another one.
         :raises UnsupportedError: when the agent has no folder of models.
+        :raises ModelError: naming what is wrong with the file or its manifest.
         """
         if self._path is None:
             raise UnsupportedError("this agent has no folder of models")
-        folder = self._path.resolve()
+        if not _NAME.fullmatch(swap.model_path):
+            raise UnsafeModelPathError(f"{swap.model_path[:100]!r} is not the name of a model's file: <sha256>.mevt or <sha256>.so")
+        manifest = self._manifest(self._path, swap.model_id, trust, at_ns)
+        path = self._path / swap.model_path
+        if swap.sha256 and swap.sha256.hex() != path.stem:
+            raise BadModelDigestError(f"{path.name} is not the file that was ordered: {swap.sha256.hex()}")
+        if manifest.feature_schema != OPPORTUNITY.name:
+            raise WrongSchemaError(f"the model needs features of {manifest.feature_schema!r}; opportunities have {OPPORTUNITY.name}")
+        if path.suffix == ".mevt" and self._fetch is not None and not os.path.lexists(path):
+            self._keep(path, self._fetched(self._fetch, path.name, manifest))
+        return Loaded(predictor=load(path, manifest), baseline=manifest.baseline)
+
+    def _manifest(self, folder: Path, model_id: str, trust: TrustStore, at_ns: int) -> Manifest:
         try:
-            path = (folder / swap.model_path).resolve()
-        except (OSError, ValueError, RuntimeError):
-            raise UnsafePathError(f"{swap.model_path!r} is no path") from None
-        if folder not in path.parents:
-            raise UnsafePathError(f"{swap.model_path!r} is not below the folder of models")
-        if swap.sha256:
-            _check_digest(path, swap)
-        return path
+            return read_manifest(folder, model_id, trust, at_ns=at_ns)
+        # One that was signed before the keys were rotated may have been signed again.
+        except (ModelMissingError, UnsignedManifestError) as error:
+            if self._fetch is None:
+                raise
+            reason: ModelError = error
+        path = folder / f"{model_id}.manifest.json"
+        try:
+            content = self._fetch(model_id, path.name, _MANIFEST_BYTES)
+        except ModelMissingError as error:
+            raise type(reason)(f"{reason.detail}; {error.detail}") from None
+        if (manifest := unseal(content, trust, at_ns)).model_id != model_id:
+            raise BadManifestError(f"the manifest of model {manifest.model_id} was given for model {model_id}")
+        self._keep(path, content)
+        return manifest
 
+    @staticmethod
+    def _fetched(fetch: Fetch, name: str, manifest: Manifest) -> bytes:
+        content = fetch(manifest.model_id, name, _MODEL_BYTES)
+        if (found := hashlib.sha256(content).hexdigest()) != name.partition(".")[0]:
+            raise BadModelDigestError(f"{name} came from the control plane with SHA-256 {found}")
+        return content
 
-def _check_digest(path: Path, swap: SwapModel) -> None:
-    try:
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").digest()
-    except OSError as error:
-        raise BadDigestError(f"{swap.model_path}: {error.strerror}") from None
-    if found != swap.sha256:
-        raise BadDigestError(f"{swap.model_path} has SHA-256 {found.hex()}, {swap.sha256.hex()} was signed")
+    def _keep(self, path: Path, content: bytes) -> None:
+        with self._writing:
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+                write_atomically(path, content)
+                path.chmod(0o400)
+            except OSError as error:
+                raise ModelMissingError(f"{path} cannot be written: {error.strerror}") from None

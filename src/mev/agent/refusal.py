@@ -40,18 +40,6 @@ class StaleSnapshotError(RefusedError):
     code = "stale_snapshot"
 
 
-class BadDigestError(RefusedError):
-    """The file is not the one that was signed."""
-
-    code = "bad_digest"
-
-
-class UnsafePathError(RefusedError):
-    """The path leads out of the folder of models."""
-
-    code = "unsafe_path"
-
-
 class UnsupportedError(RefusedError):
     """This agent cannot do that."""
 
@@ -98,6 +86,12 @@ class LevelForbidsError(RejectedByPolicyError):
     """The level in force does not allow the action."""
 
     code = "level_forbids"
+
+
+class ModelLoadTimeoutError(RefusedError):
+    """The model took too long to load."""
+
+    code = "model_load_timeout"
 
 
 class FailedError(RefusedError):

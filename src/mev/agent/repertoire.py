@@ -5,11 +5,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from mev.agent.level import Level
-from mev.agent.model import ModelFolder
+from mev.agent.model import Loaded
 from mev.agent.policy import check_policy
 from mev.agent.refusal import BadParamsError, LevelForbidsError, UnknownActionError, UnsupportedConfigError, UnsupportedError
+from mev.agent.seats import Seats
 from mev.agent.strategy import Param, Strategy, Value
-from mev.wire.pb.control_pb2 import Command, ModuleAction, SetConfig
+from mev.wire.pb.control_pb2 import Command, ModelRole, ModuleAction, SetConfig, SwapModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,17 +22,17 @@ class Setting:
 
 
 class Repertoire:
-    """The strategy's actions, policies and configuration, the agent's own settings, and the models."""
+    """The strategy's actions, policies and configuration, the agent's own settings, and the places for models."""
 
-    def __init__(self, strategy: Strategy, settings: Mapping[str, Setting], models: ModelFolder) -> None:
+    def __init__(self, strategy: Strategy, settings: Mapping[str, Setting], seats: Seats) -> None:
         self._strategy = strategy
         self._settings = settings
-        self._models = models
+        self._seats = seats
         self._actions = {action.name: action for action in strategy.actions}
         self._params = {**strategy.configs, **{key: setting.param for key, setting in settings.items()}}
 
     def check(self, command: Command, level: Level) -> None:
-        """Check that `command` can be done while `level` is in force. May read a file.
+        """Check that `command` can be done while `level` is in force.
 
         :raises RefusedError: when it cannot.
         """
@@ -45,14 +46,12 @@ class Repertoire:
             case "action":
                 self._check_action(command.action, level)
             case "model":
-                self._models.find(command.model)
-                if self._models.slot is None:
-                    raise UnsupportedError("this agent has no place for a model yet")
+                _check_model(command.model)
             case _:
                 raise UnsupportedError("the command has no body that this version knows")
 
-    def perform(self, command: Command) -> str:
-        """Do what `command` asks for beyond what the state says; return a line for the answer."""
+    def perform(self, command: Command, loaded: Loaded | None = None) -> str:
+        """Do what `command` asks for beyond what the state says; return a line for the answer. `loaded` is the model it asks for."""
         match command.WhichOneof("body"):
             case "config" if command.config.hot_reload:
                 self.configure(command.config)
@@ -61,8 +60,8 @@ class Repertoire:
             case "action":
                 action = self._actions[command.action.action]
                 return self._strategy.on_action(action.name, action.parse(command.action.params_json))
-            case "model" if self._models.slot is not None:
-                return self._models.slot.swap(self._models.find(command.model), command.model)
+            case "model":
+                return self._seats.put(command.model, loaded)
         return ""
 
     def configure(self, config: SetConfig) -> None:
@@ -90,3 +89,11 @@ class Repertoire:
         except (ValueError, RecursionError):
             raise BadParamsError(f"{config.config_key}: the value is not JSON") from None
         return param.check(config.config_key, value)
+
+
+def _check_model(swap: SwapModel) -> None:
+    if swap.role not in ModelRole.values():
+        raise UnsupportedError(f"role {swap.role} of models; this version knows {', '.join(ModelRole.keys())}")
+    # Written so that NaN is refused as well.
+    if not 0 <= swap.share <= 1:
+        raise BadParamsError(f"share: {swap.share} is not between 0 and 1")

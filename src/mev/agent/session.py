@@ -1,12 +1,14 @@
 """One run of an agent, from its state on disk to an orderly stop.
 
-Five tasks: one watches the clock, one obeys, one trades, one reports, one keeps the connection. The first waits for nothing but time, so
-that the agent steps down on time whatever the disk and the brokers do; only the second takes orders, one envelope at a time.
+Six tasks: one watches the clock, one obeys, one trades, one scores in the shadow, one reports, one keeps the connection. The first waits
+for nothing but time, so that the agent steps down on time whatever the disk and the brokers do; only the second takes orders, one envelope
+at a time. Models are loaded beside them all, and come to the second as the orders do.
 """
 
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -15,12 +17,15 @@ from mev.agent.connection import Connection
 from mev.agent.enrolment import Locate, Welcome
 from mev.agent.folder import AgentFolder, Counter
 from mev.agent.governor import Governor
-from mev.agent.judge import SECOND_NS, Identity, Ruling
+from mev.agent.judge import SECOND_NS, Identity, Prepared, Ruling
 from mev.agent.level import Limits, Standing
 from mev.agent.link import Inbox, Link
-from mev.agent.model import ModelFolder
+from mev.agent.model import ModelSource
+from mev.agent.preparation import Preparations
 from mev.agent.repertoire import Repertoire, Setting
 from mev.agent.report import Reporter
+from mev.agent.seats import Seats
+from mev.agent.shadow import Shadow
 from mev.agent.state import Answer, State
 from mev.agent.strategy import Desk, Param, Strategy, Value
 from mev.agent.trader import TOPIC, Trader
@@ -28,7 +33,7 @@ from mev.bus.follow import Followed
 from mev.crypto.envelope import parse, parse_message
 from mev.crypto.keys import SigningKey
 from mev.crypto.trust import TrustStore
-from mev.wire.pb.control_pb2 import ACK, NACK, STATUS, Report, Result
+from mev.wire.pb.control_pb2 import ACK, NACK, PRODUCTION, SHADOW, STATUS, Report, Result
 from mev.wire.pb.envelope_pb2 import KeySet
 from mev.wire.topics import REPORT
 
@@ -37,7 +42,7 @@ _TICK_S = 0.2
 _LAST_REPORT_S = 3.0
 _SILENCE_LEASES = 2.0
 _LEAST_SILENCE_S = 5.0
-Item = Welcome | tuple[Followed, int]
+Item = Welcome | Prepared | tuple[Followed, int]
 
 
 class Session:
@@ -52,13 +57,14 @@ class Session:
         state: State,
         *,
         locate: Locate,
-        models: ModelFolder,
+        models: ModelSource,
         limits: Limits,
         clock: Clock,
         timeout_s: float,
     ) -> None:
         interval = Param(type="number", description="Pause between signs of life, seconds.", minimum=0.1, maximum=60)
-        repertoire = Repertoire(strategy, {"report_interval_s": Setting(interval, self._set_interval)}, models)
+        self.seats = Seats(clock)
+        repertoire = Repertoire(strategy, {"report_interval_s": Setting(interval, self._set_interval)}, self.seats)
         trust = TrustStore(parse_message(KeySet, parse(state.key_set).payload))
         self.identity = identity
         self._strategy = strategy
@@ -66,7 +72,7 @@ class Session:
         self._started_ns = time.monotonic_ns()
         self._heard = time.monotonic()
         self._status_due = 0.0
-        self._told: tuple[Standing, int] | None = None
+        self._told: tuple[Standing, int, str, str] | None = None
         self._interval_s: float | None = None
         self._given_interval_s = 2.0
         self._lease_ttl_s = 10.0
@@ -75,24 +81,31 @@ class Session:
         self._disk = ThreadPoolExecutor(1, "agent-state")
         self._inbox: Inbox[Item] = Inbox()
         self.link = Link(self._inbox, [TOPIC], self._lost, clock, timeout_s=timeout_s)
-        self.governor = Governor(identity, strategy, repertoire, folder, state, trust, limits=limits, clock=clock, report=self._answer)
+        self.governor = Governor(
+            identity, strategy, repertoire, self.seats, folder, state, trust, limits=limits, clock=clock, report=self._answer
+        )
+        self.preparations = Preparations(models, self._inbox.push, self.governor.refuse, clock)
         counter = Counter(folder.path / "counter")
         self.reporter = Reporter(key, counter, partial(self.link.publish, REPORT), self.governor.note_reported, clock)
-        self.trader = Trader(strategy, self.governor.level, self.link)
+        self.shadow = Shadow(identity.agent_id, self.seats.shadow, self.link.publish, clock)
+        self.trader = Trader(strategy, self.governor.level, self.link, self.seats.production, self.shadow.offer)
         self.connection = Connection(identity, strategy, key.public_key, locate, self.link, self._inbox.push, timeout_s=timeout_s)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Run until `stop` is set; the last report says that somebody stopped it."""
         self._strategy.on_start(Desk(self.identity.agent_id, self._clock, self.governor.level))
         self.governor.start()
+        self._restore()
         try:
             async with asyncio.TaskGroup() as group:
-                others = [group.create_task(work()) for work in (self._watch, self.trader.run, self.connection.run, self.reporter.run)]
+                works = (self._watch, self.trader.run, self.shadow.run, self.connection.run, self.reporter.run)
+                others = [group.create_task(work()) for work in works]
                 await self._obey(stop)
                 await self._say_goodbye()
                 for task in others:
                     task.cancel()
         finally:
+            self.preparations.close()
             await self.link.close()
             self._disk.shutdown(wait=False)
 
@@ -109,6 +122,8 @@ class Session:
             item = await self._next()
             if isinstance(item, Welcome):
                 await self._begin(item)
+            elif isinstance(item, Prepared):
+                await self._settle(item)
             elif item is not None:
                 await self._take(*item)
             await self._save()
@@ -128,18 +143,34 @@ class Session:
         self._given_interval_s = welcome.report_interval_s
         self._heard = time.monotonic()
         for envelope in (welcome.key_set, welcome.snapshot):
-            await self._govern(envelope, self._clock())
+            await self._govern(partial(self.governor.decide, envelope, self._clock()))
+        self._restore()
 
     async def _take(self, followed: Followed, received_at_ns: int) -> None:
         self._heard = time.monotonic()
         for envelope in followed.values:
-            await self._govern(envelope, received_at_ns)
+            await self._govern(partial(self.governor.decide, envelope, received_at_ns))
         if followed.lost:
             self._lost(f"{followed.lost} messages of the control topic are gone")
 
-    async def _govern(self, envelope: bytes, received_at_ns: int) -> None:
+    def _restore(self) -> None:
+        """Load again what an earlier process accepted, and what could not be loaded then."""
+        for wanted in self.governor.absent():
+            self.preparations.begin(wanted, self.governor.trust)
+
+    async def _settle(self, prepared: Prepared) -> None:
+        """Obey a swap whose model was loaded, or answer why it was not."""
+        if prepared.wanted.accepted:
+            self.governor.restore(prepared)
+        elif prepared.epoch != self.governor.trust.epoch:
+            # The keys were rotated meanwhile: what was checked under the old ones counts no more.
+            self.preparations.begin(prepared.wanted, self.governor.trust)
+        else:
+            await self._govern(partial(self.governor.decide_again, prepared))
+
+    async def _govern(self, decide: Callable[[], Ruling]) -> None:
         try:
-            while not self.governor.holds(ruling := await self._decide(envelope, received_at_ns)):
+            while not self.governor.holds(ruling := await self._loop.run_in_executor(self._disk, decide)):
                 pass
         except OSError as error:
             # What cannot be remembered cannot be obeyed safely, not even an order to stop: so stop.
@@ -147,14 +178,15 @@ class Session:
             self.governor.stop(f"the state cannot be written: {error.strerror}")
             return
         self.governor.enact(ruling)
-
-    async def _decide(self, envelope: bytes, received_at_ns: int) -> Ruling:
-        return await self._loop.run_in_executor(self._disk, self.governor.decide, envelope, received_at_ns)
+        for effect in ruling.effects:
+            self.preparations.overtaken(effect.command)
+        for wanted in ruling.wanted.values():
+            self.preparations.begin(wanted, self.governor.trust)
 
     def _tell(self) -> None:
         """Report what changed, and otherwise now and then that nothing did."""
         now = time.monotonic()
-        told = (self.governor.standing(), self.governor.trust.epoch)
+        told = (self.governor.standing(), self.governor.trust.epoch, self.seats.model_id(PRODUCTION), self.seats.model_id(SHADOW))
         if told != self._told or now >= self._status_due:
             self._told = told
             self._status_due = now + (self._interval_s or self._given_interval_s)

@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError
 from mev.agent.level import Latch, Lease, Level, Order, Temporary
 from mev.core.errors import MevError
 from mev.wire.orders import order
-from mev.wire.pb.control_pb2 import Command
+from mev.wire.pb.control_pb2 import Command, SwapModel
 
 _FORMAT = 1
 
@@ -48,6 +48,16 @@ class Accepted:
     def version(self) -> tuple[int, int]:
         """Its version, to compare."""
         return order(self.command.version)
+
+    @property
+    def in_force(self) -> bool:
+        """Whether it was not refused in the end."""
+        return self.answer is None or not self.answer.reason_code
+
+    @property
+    def swap(self) -> SwapModel | None:
+        """The swap of models that it is, if it is one."""
+        return self.command.model if self.command.WhichOneof("body") == "model" else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -132,8 +132,8 @@ class Strategy:
     def on_start(self, desk: Desk) -> None:
         """Take the desk; called once, before everything else."""
 
-    def on_opportunity(self, opportunity: Opportunity) -> Iterable[Decision]:
-        """Return what to do about `opportunity`."""
+    def on_opportunity(self, opportunity: Opportunity, score: float | None) -> Iterable[Decision]:
+        """Return what to do about `opportunity`. `score` is what the model that decides says of it; None when there is none to say it."""
         return ()
 
     def on_action(self, name: str, params: Mapping[str, Value]) -> str:

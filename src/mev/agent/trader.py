@@ -1,11 +1,15 @@
-"""Opportunities to the strategy, its decisions to the bus: only those that the level in force allows."""
+"""Opportunities and their scores to the strategy, its decisions to the bus: only those that the level in force allows."""
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+from google.protobuf.message import DecodeError
 
 from mev.agent.level import Level
 from mev.agent.link import Link
+from mev.agent.scoring import MOST_ROWS, Scored, score
+from mev.agent.seats import Place
 from mev.agent.strategy import Decision, Strategy
 from mev.bus.errors import PublishError, QueueFullError
 from mev.wire.pb.events_pb2 import Opportunity
@@ -28,31 +32,48 @@ class Counts:
 
 
 class Trader:
-    """Asks `strategy` about every opportunity."""
+    """Asks `strategy` about every opportunity, with what the model in `place` says of it; `decided` hears of all when the rest is done."""
 
-    def __init__(self, strategy: Strategy, level: Callable[[], Level], link: Link) -> None:
+    def __init__(self, strategy: Strategy, level: Callable[[], Level], link: Link, place: Place, decided: Callable[[Scored], None]) -> None:
         self._strategy = strategy
         self._level = level
         self._link = link
+        self._place = place
+        self._decided = decided
         self.counts = Counts()
 
     async def run(self) -> None:
         """Trade until cancelled."""
         while True:
             batches = await self._link.events.get()
-            await self._publish(self.decide(value for batch in batches for value in batch.values))
+            records, scored = self.decide([value for batch in batches for value in batch.values])
+            await self._publish(records)
+            for one in scored:
+                self._decided(one)
 
-    def decide(self, opportunities: Iterable[bytes]) -> dict[str, list[Record]]:
-        """Return what to publish about `opportunities`, by topic."""
+    def decide(self, contents: Sequence[bytes]) -> tuple[dict[str, list[Record]], list[Scored]]:
+        """Return what to publish about opportunities, by topic, and their scores. Nothing comes between a score and its decision."""
         records: dict[str, list[Record]] = {}
-        for content in opportunities:
-            self.counts.opportunities += 1
+        scored = []
+        for start in range(0, len(contents), MOST_ROWS):
+            scored.append(self._score(contents[start : start + MOST_ROWS]))
+            for opportunity, each in zip(scored[-1].opportunities, scored[-1].each(), strict=True):
+                try:
+                    for decision in self._strategy.on_opportunity(opportunity, each):
+                        self._add(decision, records)
+                except Exception as error:  # noqa: BLE001 - whatever a strategy raises must not end the agent
+                    self._failed(error)
+        return records, scored
+
+    def _score(self, contents: Sequence[bytes]) -> Scored:
+        self.counts.opportunities += len(contents)
+        opportunities = []
+        for content in contents:
             try:
-                for decision in self._strategy.on_opportunity(Opportunity.FromString(content)):
-                    self._add(decision, records)
-            except Exception as error:  # noqa: BLE001 - whatever a strategy raises must not end the agent
+                opportunities.append(Opportunity.FromString(content))
+            except DecodeError as error:
                 self._failed(error)
-        return records
+        return score(self._place, opportunities)
 
     def _add(self, decision: Decision, records: dict[str, list[Record]]) -> None:
         # Asked for every decision: the level may fall between two of them.

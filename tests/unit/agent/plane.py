@@ -1,7 +1,8 @@
 """A control plane in memory that signs, and a governor that listens to it on a clock of its own."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -9,13 +10,15 @@ from google.protobuf.message import Message
 
 from mev.agent.folder import AgentFolder
 from mev.agent.governor import Governor
-from mev.agent.judge import Identity
+from mev.agent.judge import Identity, Prepared, Ruling, Wanted
 from mev.agent.level import Level, Limits
-from mev.agent.model import ModelFolder
+from mev.agent.model import ModelFolder, ModelSource
 from mev.agent.policy import Policies, PolicyType
 from mev.agent.repertoire import Repertoire
+from mev.agent.seats import Seats
 from mev.agent.state import Answer, State
 from mev.agent.strategy import Action, Param, Strategy, Value
+from mev.core.errors import MevError
 from mev.crypto.envelope import seal
 from mev.crypto.keys import SigningKey
 from mev.crypto.trust import COMMAND, ROOT, TrustStore
@@ -150,7 +153,7 @@ class Bench:
 
     folder: Path
     clock: Clock = field(default_factory=Clock)
-    models: ModelFolder = field(default_factory=lambda: ModelFolder(None))
+    models: ModelSource = field(default_factory=lambda: ModelFolder(None))
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
@@ -167,10 +170,12 @@ class Bench:
             folder.save(state)
         trust = TrustStore(KeySet.FromString(Envelope.FromString(state.key_set).payload))
         self.strategy = Recorder()
+        self.seats = Seats(self.clock)
         self.governor = Governor(
             Identity(agent_id=ME, module=MODULE),
             self.strategy,
-            Repertoire(self.strategy, {}, self.models),
+            Repertoire(self.strategy, {}, self.seats),
+            self.seats,
             folder,
             state,
             trust,
@@ -179,6 +184,8 @@ class Bench:
             report=lambda command_id, answer: self.reports.append((command_id, answer)),
         )
         self.governor.start()
+        for wanted in self.governor.absent():
+            self.governor.restore(self._load(wanted))
 
     def send(self, message: Message) -> list[str]:
         """Send a signed message; return the codes of the answers, empty for consent."""
@@ -187,8 +194,23 @@ class Bench:
     def send_bytes(self, envelope: bytes) -> list[str]:
         """Send an envelope as it is."""
         before = len(self.reports)
-        self.governor.take(envelope, self.clock())
+        self._follow(partial(self.governor.decide, envelope, self.clock()))
         return [answer.reason_code for _, answer in self.reports[before:]]
+
+    def _follow(self, decide: Callable[[], Ruling]) -> None:
+        """Do what the session does, and load in between."""
+        while not self.governor.holds(ruling := decide()):
+            pass
+        self.governor.enact(ruling)
+        for wanted in ruling.wanted.values():
+            self._follow(partial(self.governor.decide_again, self._load(wanted)))
+
+    def _load(self, wanted: Wanted) -> Prepared:
+        trust = self.governor.trust
+        try:
+            return Prepared(wanted, self.models.load(wanted.command.model, trust, self.clock()), trust.epoch)
+        except MevError as error:
+            return Prepared(wanted, error, trust.epoch)
 
     def activate(self) -> None:
         """Order ACTIVE and give a lease."""

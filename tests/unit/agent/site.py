@@ -1,4 +1,4 @@
-"""A small control plane on the loopback interface: enrolment over HTTP, the control and report topics on an embedded broker."""
+"""A small control plane on the loopback interface: enrolment and models over HTTP, control and report topics on an embedded broker."""
 
 import asyncio
 import json
@@ -11,6 +11,7 @@ from confluent_kafka import Producer
 from google.protobuf.message import Message
 
 from mev.agent import Site
+from mev.agent.shadow import EVENT as SCORE
 from mev.bus.batch import Batch
 from mev.bus.embedded import EmbeddedBroker
 from mev.bus.follow import Followed
@@ -21,7 +22,7 @@ from mev.crypto.keys import default_key_id
 from mev.crypto.trust import AGENT, TrustStore
 from mev.wire.pb.control_pb2 import Command, Report
 from mev.wire.pb.envelope_pb2 import KeySet, TrustedKey
-from mev.wire.pb.events_pb2 import Bundle, Opportunity
+from mev.wire.pb.events_pb2 import Bundle, Opportunity, Score
 from mev.wire.registry import EVENT_TYPES
 from mev.wire.topics import CONTROL, REPORT
 from tests.unit.agent.plane import Clock, Plane
@@ -40,6 +41,8 @@ class FakeSite:
         self.enrolled: dict[str, dict[str, object]] = {}
         self.reports: list[Report] = []
         self.bundles: list[Bundle] = []
+        self.scores: list[Score] = []
+        self.files: dict[str, bytes] = {}
         self.requests: list[str] = []
         self.forged: bytes | None = None
         self._loop = asyncio.get_running_loop()
@@ -51,10 +54,10 @@ class FakeSite:
         """Begin, on a new broker and a new port."""
         self._broker = await asyncio.to_thread(EmbeddedBroker, timeout_s=TIMEOUT_S)
         self._offset = 0
-        topics = [CONTROL, REPORT, BUNDLES, EVENT_TYPES["opportunity"].topic]
+        topics = [CONTROL, REPORT, BUNDLES, SCORE.topic, EVENT_TYPES["opportunity"].topic]
         await asyncio.to_thread(Cluster(self._broker.brokers, timeout_s=TIMEOUT_S).ensure_topics, topics)
         self._producer = Producer(self._broker.brokers.config(linger_ms=0))
-        self._tail = Tail(self._broker.brokers, [REPORT, BUNDLES], self._deliver, timeout_s=TIMEOUT_S)
+        self._tail = Tail(self._broker.brokers, [REPORT, BUNDLES, SCORE.topic], self._deliver, timeout_s=TIMEOUT_S)
         await asyncio.to_thread(self._tail.start)
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
 
@@ -136,6 +139,9 @@ class FakeSite:
         if topic == BUNDLES:
             self.bundles.append(Bundle.FromString(value))
             return
+        if topic == SCORE.topic:
+            self.scores.append(Score.FromString(value))
+            return
         known = [bytes.fromhex(str(one["public_key"])) for one in self.enrolled.values()]
         keys = [TrustedKey(key_id=default_key_id(key), public_key=key, roles=[AGENT]) for key in known]
         self.reports.append(TrustStore(KeySet(epoch=1, keys=keys)).open(value, Report, AGENT, self.plane.clock()))
@@ -146,16 +152,19 @@ class FakeSite:
             length = next((int(line.split(":")[1]) for line in head.split("\r\n") if line.startswith("content-length:")), 0)
             body = await reader.readexactly(length)
             status, answer = self._answer(head, body)
-            content = json.dumps(answer).encode()
+            content = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
             writer.write(b"HTTP/1.1 %d x\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b" % (status, len(content), content))
             await writer.drain()
         writer.close()
 
-    def _answer(self, head: str, body: bytes) -> tuple[int, dict[str, object]]:
+    def _answer(self, head: str, body: bytes) -> tuple[int, dict[str, object] | bytes]:
         request = head.split(" http/", maxsplit=1)[0]
         self.requests.append(request)
         if f"x-api-key: {self.key}\r\n" not in head:
             return 401, {"detail": "wrong key"}
+        if request.startswith("get /api/training/models/"):
+            content = self.files.get(request.rpartition("/")[2])
+            return (200, content) if content is not None else (404, {"detail": "no such file"})
         if request == "post /api/control/agents":
             wanted = json.loads(body)
             known = self.enrolled.setdefault(wanted["agent_id"], wanted)

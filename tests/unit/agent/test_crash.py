@@ -18,6 +18,7 @@ DIES = """
 import os, signal, sys
 from pathlib import Path
 from mev.agent.folder import AgentFolder, Counter
+from mev.agent.model import ModelFolder
 from tests.unit.agent.plane import Bench, Clock
 
 folder, now_ns, moment = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
@@ -33,7 +34,7 @@ def killed(self, state):
     save(self, state)
     if moment == "after": die()
 
-bench = Bench(folder, Clock(now_ns))
+bench = Bench(folder, Clock(now_ns), models=ModelFolder(folder.parent / "models"))
 AgentFolder.save = killed
 bench.send_bytes(sys.stdin.buffer.read())
 """

@@ -145,7 +145,7 @@ def started(level: Level = Level.ACTIVE) -> Arbitrage:
 
 def bundles(strategy: Arbitrage, count: int = 300) -> list[Bundle]:
     market = Market(1, 100.0)
-    decisions = [decision for _ in range(count) for decision in strategy.on_opportunity(market.step()[1])]
+    decisions = [decision for _ in range(count) for decision in strategy.on_opportunity(market.step()[1], None)]
     return [decision.event for decision in decisions if isinstance(decision.event, Bundle)]
 
 
@@ -176,8 +176,8 @@ def strategy_taken(everything: int, strategy: Arbitrage) -> int:
 
 def test_arbitrage_lets_late_and_unallowed_ones_go() -> None:
     late = Opportunity(id="o", deadline_ns=1, expected_profit_lamports=10)
-    assert not list(started().on_opportunity(late))
+    assert not list(started().on_opportunity(late, None))
     good = Opportunity(id="o", expected_profit_lamports=10)
-    assert list(started().on_opportunity(good))
-    assert not list(started(Level.NO_NEW).on_opportunity(good))
+    assert list(started().on_opportunity(good, None))
+    assert not list(started(Level.NO_NEW).on_opportunity(good, None))
     assert started().on_action("cancel_all", {})

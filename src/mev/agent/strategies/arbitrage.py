@@ -1,4 +1,4 @@
-"""The reference strategy: takes every opportunity that the policies let pass, on paper.
+"""The reference strategy: takes every opportunity that the policies and the model let pass, on paper.
 
 It sends nothing to any chain. Whether a paper bundle lands is drawn from the opportunity's own probability, the same for the same
 opportunity, and every one of its events is marked simulated.
@@ -13,10 +13,11 @@ from mev.agent.strategy import Action, Decision, Desk, Param, Strategy, Value
 from mev.wire.pb.events_pb2 import Bundle, Opportunity
 
 _LAMPORTS = Param(type="integer", description="Least expected profit, lamports.", minimum=0, maximum=2**62)
+_SCORE = Param(type="number", description="Least score of the model; above 0 nothing is taken that no model scored.", minimum=0, maximum=1)
 
 
 class Arbitrage(Strategy):
-    """Paper bundles for opportunities worth `min_profit_lamports` or more after fee and tip."""
+    """Paper bundles for opportunities worth `min_profit_lamports` or more after fee and tip, and scored `min_score` or more."""
 
     module = "arbitrage"
     actions = (
@@ -25,10 +26,11 @@ class Arbitrage(Strategy):
         Action(name="cancel_all", description="Take back every bundle that may still land."),
     )
     policy_types = (PolicyType("risk", "Limits that every opportunity must keep."),)
-    configs: Mapping[str, Param] = {"min_profit_lamports": _LAMPORTS}
+    configs: Mapping[str, Param] = {"min_profit_lamports": _LAMPORTS, "min_score": _SCORE}
 
     def __init__(self, *, simulated: bool = True) -> None:
         self.min_profit_lamports = 0
+        self.min_score = 0.0
         self.seen = 0
         self.taken = 0
         self._simulated = simulated
@@ -38,7 +40,7 @@ class Arbitrage(Strategy):
     def on_start(self, desk: Desk) -> None:
         self._desk = desk
 
-    def on_opportunity(self, opportunity: Opportunity) -> Iterable[Decision]:
+    def on_opportunity(self, opportunity: Opportunity, score: float | None) -> Iterable[Decision]:
         self.seen += 1
         assert self._desk is not None  # noqa: S101 - the agent starts a strategy before anything else
         now_ns = self._desk.clock()
@@ -47,7 +49,7 @@ class Arbitrage(Strategy):
             return ()
         if _net_profit(opportunity) < self.min_profit_lamports or self._policies.refusal(opportunity) is not None:
             return ()
-        if self._desk.level() != Level.ACTIVE:
+        if not self._scores_enough(score) or self._desk.level() != Level.ACTIVE:
             return ()
         self.taken += 1
         return (Decision.opens(self._bundle(opportunity, now_ns)),)
@@ -66,7 +68,14 @@ class Arbitrage(Strategy):
         self._policies = policies
 
     def on_config(self, key: str, value: Value) -> None:
-        self.min_profit_lamports = int(value)
+        if key == "min_score":
+            self.min_score = float(value)
+        else:
+            self.min_profit_lamports = int(value)
+
+    def _scores_enough(self, score: float | None) -> bool:
+        """Whoever asks for a score wants nothing that has none: a model that is gone must not open the door."""
+        return not self.min_score or (score is not None and score >= self.min_score)
 
     def _bundle(self, opportunity: Opportunity, now_ns: int) -> Bundle:
         assert self._desk is not None  # noqa: S101 - the agent starts a strategy before anything else
