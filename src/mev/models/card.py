@@ -38,8 +38,8 @@ _PICTURES = {
     "calibration.png": "Calibration",
     "profit.png": "Profit by threshold",
     "learning.png": "Validation by round",
-    "importance.png": "What moves the score",
 }
+_DRAWN_HERE = frozenset({"importance.png"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,11 +119,11 @@ def _metrics(manifest: Manifest) -> Iterable[Html]:
         yield element("p", "Nothing was measured.", class_="empty")
         return
     tiles = []
-    for name, value in numbers.items():
+    for name in [*(name for name in _METRICS if name in numbers), *(name for name in numbers if name not in _METRICS)]:
         label, meaning = _METRICS.get(name, (name.replace("_", " "), None))
         explained = element("span", meaning, class_="meaning") if meaning else None
         tiles.append(
-            element("div", element("span", label, class_="label"), element("span", _shown(name, value), class_="value"), explained)
+            element("div", element("span", label, class_="label"), element("span", _shown(name, numbers[name]), class_="value"), explained)
         )
     yield element("p", "On rows that it did not learn from, newer than all that it did.")
     yield element("div", *tiles, class_="tiles")
@@ -132,12 +132,13 @@ def _metrics(manifest: Manifest) -> Iterable[Html]:
 def _pictures(training: Training | None) -> Html | None:
     if training is None or not training.pictures:
         return None
-    order = [*(name for name in _PICTURES if name in training.pictures), *(name for name in training.pictures if name not in _PICTURES)]
+    there = [name for name in training.pictures if name not in _DRAWN_HERE]
+    order = [*(name for name in _PICTURES if name in there), *(name for name in there if name not in _PICTURES)]
     figures = []
     for name in order:
         caption = _PICTURES.get(name, name.removesuffix(".png").replace("_", " "))
         source = f"data:image/png;base64,{base64.b64encode(training.pictures[name]).decode()}"
-        figures.append(element("figure", element("img", src=source, alt=caption), element("figcaption", caption)))
+        figures.append(element("figure", element("img", src=source, alt=caption)))
     return _section("Pictures of its training", element("div", *figures, class_="pictures"))
 
 
@@ -145,18 +146,20 @@ def _features(manifest: Manifest, importance: Mapping[str, float]) -> Html:
     schema = FEATURE_SCHEMAS.get(manifest.feature_schema)
     known = {each.name: each for each in schema.features} if schema else {}
     most = max(importance.values(), default=0) or 1
-    rows = []
+    columns, rows = ["feature", ""], []
+    columns += ["missing"] if manifest.baseline else []
+    columns += ["what it adds or takes on average"] if importance else []
     for name in sorted(manifest.features, key=lambda name: -importance.get(name, 0)):
         feature = known.get(name)
         unit = f" ({feature.unit})" if feature and feature.unit else ""
-        share = importance.get(name)
-        bar = "" if share is None else _bar(share / most, f"{share:.3g}")
-        rows.append((element("code", name), f"{feature.description}{unit}" if feature else "", bar))
-    columns = ("feature", "", "what it adds or takes on average")
+        row: list[object] = [element("code", name), f"{feature.description}{unit}" if feature else ""]
+        row += [f"{manifest.baseline.features[name].missing:.1%}"] if manifest.baseline else []
+        row += [_bar(importance.get(name, 0) / most, f"{importance.get(name, 0):.3g}")] if importance else []
+        rows.append(row)
     return joined(
         None if importance else element("p", "How much each feature moves the score is known as long as its training is kept."),
-        _table(columns if importance else columns[:2], [row if importance else row[:2] for row in rows]),
-        _pairs([("schema", f"{manifest.feature_schema} "), ("hash of the schema", _digest(manifest.feature_schema_hash))]),
+        _table(columns, rows),
+        _pairs([("schema", joined(f"{manifest.feature_schema} ", _digest(manifest.feature_schema_hash)))]),
     )
 
 

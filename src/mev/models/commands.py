@@ -141,6 +141,8 @@ def sign(
     results = {model_id: _signed(model_id) for model_id, reason in refused.items() if reason.startswith("unsigned_manifest")}
     if json:
         typer.echo(json_module.dumps(results))
+    elif not results:
+        typer.echo("no model is refused for its signature")
     else:
         print_table(("model", "result"), results.items())
     if failed := [model_id for model_id, result in results.items() if result != "signed"]:

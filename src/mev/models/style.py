@@ -43,10 +43,9 @@ section { background: var(--card); border: 1px solid var(--line); border-radius:
 .label { color: var(--quiet); font-size: 13px; }
 .value { font-size: 22px; font-weight: 600; font-variant-numeric: tabular-nums; line-height: 1.35; }
 .meaning { color: var(--quiet); font-size: 12.5px; line-height: 1.4; margin-top: 2px; }
-.pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(270px, 1fr)); gap: 16px; }
+.pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(400px, 100%), 1fr)); gap: 16px; }
 figure { margin: 0; }
 figure img { display: block; width: 100%; height: auto; background: #ffffff; border: 1px solid var(--line); border-radius: 8px; }
-figcaption { color: var(--quiet); font-size: 13px; margin-top: 6px; }
 .scroll { overflow-x: auto; margin-bottom: 14px; }
 table { border-collapse: collapse; width: 100%; font-size: 14px; }
 th { text-align: left; color: var(--quiet); font-weight: 500; font-size: 13px; padding: 4px 16px 6px 0; }
@@ -55,7 +54,7 @@ th:last-child, td:last-child { padding-right: 0; }
 .bar { display: inline-flex; align-items: center; gap: 10px; white-space: nowrap; font-variant-numeric: tabular-nums; }
 .bar rect { fill: var(--accent); }
 .bar svg { background: var(--soft); border-radius: 2px; }
-dl { display: grid; grid-template-columns: repeat(auto-fill, minmax(300px, 1fr)); gap: 0 28px; margin: 0 0 12px; }
+dl { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(300px, 100%), 1fr)); gap: 0 28px; margin: 0 0 12px; }
 dl > div { display: flex; gap: 14px; justify-content: space-between; padding: 6px 0; border-bottom: 1px solid var(--line); }
 dt { color: var(--quiet); flex: none; }
 dd { margin: 0; text-align: right; overflow-wrap: anywhere; }

@@ -1,0 +1,113 @@
+"""The card of a model: what it says, that nothing on it is inline, and that nothing in a manifest becomes markup."""
+
+from dataclasses import replace
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+
+from mev.models.card import STYLE_PATH, Training, page
+from mev.models.registry import Entry
+from mev.predict.drift import Baseline
+from tests.unit.models.samples import Made, rows
+
+EVIL = """<script>alert(1)</script>"'><img src=x onerror=alert(1)>"""
+ALLOWED = {"html", "head", "meta", "title", "link", "body", "main", "header", "footer", "section", "div", "span", "p", "h1", "h2", "h3"}
+ALLOWED |= {"code", "a", "ul", "li", "dl", "dt", "dd", "table", "thead", "tbody", "tr", "th", "td", "figure", "img", "svg", "rect"}
+
+
+class Reader(HTMLParser):
+    """Reads a page, and notes what stands in it."""
+
+    def __init__(self, content: str) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.attributes: list[tuple[str, str | None]] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.feed(content)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.attributes += attrs
+        if tag not in {"meta", "link", "img"}:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.attributes += attrs
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += f"{data} "
+
+
+def training(**changes: Any) -> Training:
+    result = {
+        "importance": {"rivals": 0.5, "tip_share": 0.25},
+        "rows": {"train": 1120, "embargo": 10, "validation": 600, "cutoff_slot": 77},
+    }
+    given = {
+        "job_id": "job-1",
+        "owner": "ada",
+        "ended_at": "2026-08-01 UTC",
+        "result": result,
+        "pictures": {"roc.png": b"PNG", "extra.png": b"P"},
+    }
+    return Training(**{**given, **changes})
+
+
+def card(made: Made, training: Training | None = None, **changes: Any) -> Reader:
+    read = Reader(page(Entry(manifest=replace(made.manifest, **changes), aliases=("champion", "best"), archived_at=None), training))
+    assert read.open == []
+    assert read.tags <= ALLOWED
+    assert not [name for name, _ in read.attributes if name == "style" or name.startswith("on")]
+    return read
+
+
+def test_a_card_says_what_is_known(original: Made) -> None:
+    manifest = original.manifest
+    lineage = {"export_manifest_sha256": "e" * 64, "code_version": "9.9", "spec": {"target": "landed", "params": {"eta": 0.17}}}
+    metrics = {"auc": 0.8125, "best_profit_lamports": 2.5e9, "calibration_error": 0.03125, "precision_at_k": 0.5}
+    spread = Baseline.of(rows(500, 3), rows(500, 3)[:, 0], manifest.features)
+    read = card(original, training(), lineage=lineage, metrics=metrics, baseline=spread)
+    for text in (
+        *(manifest.model_id, manifest.model_id[:12], "champion", "best", "landed", "e" * 64, "9.9", "eta", "0.17", "ada", "job-1"),
+        *("0.8125", "2.500 SOL", "0.03125", "precision at k", "1,120 to learn from", "600 to validate with", "77", "1,000 rows"),
+        *(manifest.feature_schema_hash, *manifest.features, "0.25", "Bots seen after the same opportunity."),
+        *(digest for form in ("mevt", "so", "ubj") if (digest := manifest.digest(form))),
+    ):
+        assert text in read.text, text
+    hrefs = {value for name, value in read.attributes if name == "href"}
+    files = {f"files/{manifest.digest(form)}.{form}" for form in ("mevt", "so", "ubj")}
+    assert hrefs == {STYLE_PATH, f"files/{manifest.model_id}.manifest.json", *files}
+    sources = [value for name, value in read.attributes if name == "src"]
+    assert sources == ["data:image/png;base64,UE5H", "data:image/png;base64,UA=="]
+
+
+def test_without_its_training_a_card_says_so(original: Made) -> None:
+    read = card(original)
+    assert "job is not kept" in read.text
+    assert "as long as its training is kept" in read.text
+    assert "img" not in read.tags
+    assert "Nothing was measured." in card(original, metrics={}).text
+
+
+@pytest.mark.parametrize(
+    ("objective", "said"), [("binary:logistic", "between 0 and 1"), ("reg:squarederror", "An estimate of"), ("rank:ndcg", "in order by")]
+)
+def test_a_card_says_what_a_score_is(original: Made, objective: str, said: str) -> None:
+    assert said in card(original, objective=objective).text
+
+
+def test_nothing_in_a_manifest_or_training_becomes_markup(original: Made) -> None:
+    lineage = {EVIL: EVIL, "export_manifest_sha256": EVIL, "spec": {"target": EVIL, EVIL: [EVIL], "params": {EVIL: {EVIL: EVIL}}}}
+    manifest = {"features": (EVIL, "rivals"), "feature_schema": EVIL, "feature_schema_hash": EVIL, "objective": EVIL, "cpu": EVIL}
+    about = {"job_id": EVIL, "owner": EVIL, "ended_at": EVIL, "pictures": {EVIL: b""}, "result": {"importance": {EVIL: 1.0}, "rows": {}}}
+    read = card(original, training(**about), lineage=lineage, metrics={EVIL: 1.0}, created_at=EVIL, baseline=None, **manifest)
+    assert read.text.count("<script>") > 10
+    entry = Entry(manifest=original.manifest, aliases=(EVIL,), archived_at=EVIL)
+    assert Reader(page(entry, None)).tags <= ALLOWED
