@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 
 from pydantic import BaseModel
 
@@ -14,6 +15,7 @@ from mev.core.clock import now_ns
 from mev.wire.pb.control_pb2 import Command, ModuleAction, PolicyRule, SetConfig, SetLevel, SetPolicy, SwapModel, Target
 
 _NS = 1_000_000_000
+_MODEL_FILE = re.compile(r"(?:.*/)?([0-9a-f]{64})\.(?:mevt|so)")
 
 
 def target(given: TargetIn, fleet: Fleet) -> Target:
@@ -51,7 +53,8 @@ def policy(request: PolicyIn, fleet: Fleet) -> Command:
 def model_swap(request: ModelSwapIn, fleet: Fleet) -> Command:
     """Return the draft of a model swap."""
     body = SwapModel(model_id=request.model_id, model_path=request.model_path, version=request.version)
-    body.sha256 = bytes.fromhex(request.sha256 or "")
+    named = _MODEL_FILE.fullmatch(request.model_path)  # such a name says the digest already
+    body.sha256 = bytes.fromhex(request.sha256 or (named[1] if named else ""))
     validate.check_model_path(body)
     return Command(model=body, target=target(request.target, fleet), priority=5)
 
