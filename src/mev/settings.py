@@ -43,6 +43,10 @@ class Settings(BaseSettings):
         None, description="Folder of the files of dataset exports; in the jobs' own folders under the data folder when not set."
     )
 
+    train_schedulers: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Dask schedulers that trainings may use, tcp:// or tls://; comma-separated. They can run code on this machine."
+    )
+
     # Services: not set means embedded
     kafka_brokers: str | None = Field(None, description="Kafka bootstrap servers, host:port,...; embedded when not set.")
     kafka_options: SecretStr = Field(SecretStr("{}"), description="More librdkafka properties as a JSON object, for instance TLS and SASL.")
@@ -90,6 +94,7 @@ class Settings(BaseSettings):
         16 << 20, ge=4096, description="Size of the control journal above which it is compacted; then again when it has doubled."
     )
     report_interval_s: Seconds = Field(2.0, description="Pause between an agent's reports; silent after three of them.")
+    deploy_watch_s: Seconds = Field(1.0, description="Pause between looks at the deployments of models.")
 
     # Audit
     audit_checkpoint_s: Seconds = Field(10.0, description="Pause between signed checkpoints of the audit trail while it grows.")
@@ -253,7 +258,9 @@ class Settings(BaseSettings):
                 raise ValueError(f"{text!r} is not an origin such as https://desk.example")
         return value
 
-    @field_validator("ws_allowed_origins", "cors_allowed_origins", "csp_connect_sources", "trusted_proxies", mode="before")
+    @field_validator(
+        "ws_allowed_origins", "cors_allowed_origins", "csp_connect_sources", "trusted_proxies", "train_schedulers", mode="before"
+    )
     @classmethod
     def _split_list(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value

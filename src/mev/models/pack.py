@@ -1,4 +1,4 @@
-"""From a model of XGBoost to the data-only form: binary:logistic and reg:squarederror, trees whose splits compare numbers."""
+"""From a model of XGBoost to the data-only form: binary:logistic, reg:squarederror and rank:ndcg, trees whose splits compare numbers."""
 
 from typing import Any, cast
 
@@ -9,7 +9,12 @@ import xgboost as xgb
 from mev.models.errors import UnsupportedModelError
 from mev.predict.mevt import Objective, Tree, encode
 
-_OBJECTIVES = {"binary:logistic": Objective.LOGISTIC, "reg:squarederror": Objective.SQUARED_ERROR}
+# A rank is the sum of the leaves, as a squared error's value is.
+_OBJECTIVES = {
+    "binary:logistic": Objective.LOGISTIC,
+    "reg:squarederror": Objective.SQUARED_ERROR,
+    "rank:ndcg": Objective.SQUARED_ERROR,
+}
 
 
 def pack(model: xgb.Booster) -> bytes:

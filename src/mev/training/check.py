@@ -7,7 +7,7 @@ import numpy as np
 
 from mev.training.data import Export, Split, batches, numbers
 from mev.training.errors import EmptyFeatureError, InfiniteFeatureError, MissingTargetError, OneClassError
-from mev.training.spec import Objective
+from mev.training.goals import Objective
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

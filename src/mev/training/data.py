@@ -30,6 +30,7 @@ class Export:
     """The files of an export, as its manifest lists them."""
 
     parts: tuple[Path, ...]
+    part_sha256: tuple[str, ...]
     columns: tuple[str, ...]
     rows: int
     feature_schema: str | None
@@ -42,6 +43,7 @@ class Split:
     """Which rows are learned from and which are validated with; the others lie in the embargo between."""
 
     cutoff_slot: int
+    embargo_slots: int
     train: Mask
     validation: Mask
 
@@ -71,6 +73,7 @@ def open_export(folder: Path) -> Export:
         raise EmptyExportError("the export has no rows; widen its range, or wait until bundles have outcomes")
     return Export(
         parts=parts,
+        part_sha256=tuple(part["sha256"] for part in content["parts"]),
         columns=columns,
         rows=rows,
         feature_schema=content.get("feature_schema"),
@@ -101,9 +104,9 @@ def split(export: Export, *, validation_share: float, embargo_slots: int) -> Spl
 
     :raises EmptyExportError: when a side has no rows.
     """
-    slots = np.concatenate([_column(batch, SLOT) for batch in batches(export, [SLOT])])
+    slots = np.concatenate([whole_numbers(batch, SLOT) for batch in batches(export, [SLOT])])
     cutoff = int(np.sort(slots)[int(len(slots) * (1 - validation_share))])
-    found = Split(cutoff_slot=cutoff, train=slots < cutoff - embargo_slots, validation=slots >= cutoff)
+    found = Split(cutoff_slot=cutoff, embargo_slots=embargo_slots, train=slots < cutoff - embargo_slots, validation=slots >= cutoff)
     if not found.train.any() or not found.validation.any():
         raise EmptyExportError(
             f"{len(slots)} rows of slots {slots.min()} to {slots.max()} leave {int(found.train.sum())} to learn from and "
@@ -142,7 +145,8 @@ def numbers(table: pa.Table, names: Sequence[str]) -> NDArray[np.float32]:
     return result
 
 
-def _column(table: pa.Table, name: str) -> NDArray[np.int64]:
+def whole_numbers(table: pa.Table, name: str) -> NDArray[np.int64]:
+    """Return a column of whole numbers, of which none is missing."""
     column = table.column(name)
     if column.null_count or not pa.types.is_integer(column.type):
         raise DamagedExportError(f"column {name} holds {column.type} with {column.null_count} nulls; whole numbers are needed")

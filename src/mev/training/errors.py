@@ -1,6 +1,6 @@
 """Why a model is not trained."""
 
-from mev.core.errors import InvalidInputError, MevError, NotFoundError
+from mev.core.errors import InvalidInputError, MevError, NotFoundError, UnavailableError
 
 
 class InvalidTrainingError(InvalidInputError):
@@ -57,6 +57,18 @@ class InfiniteFeatureError(InvalidInputError):
     code = "infinite_feature"
 
 
+class NoGroupsError(InvalidInputError):
+    """No slot has rows to rank."""
+
+    code = "no_groups"
+
+
+class UnsortedExportError(InvalidInputError):
+    """The rows of a slot do not follow each other."""
+
+    code = "unsorted_export"
+
+
 class NoGpuError(MevError):
     """There is no GPU that can be used."""
 
@@ -87,3 +99,50 @@ class UnknownTrainingError(NotFoundError):
     """There is no such training, or it has no such file."""
 
     code = "unknown_training"
+
+
+class SearchUnavailableError(MevError):
+    """What searches for parameters is not installed."""
+
+    code = "search_unavailable"
+    status = 503
+
+
+class DistributedUnavailableError(MevError):
+    """What trains on several machines is not installed."""
+
+    code = "distributed_unavailable"
+    status = 503
+
+
+class SchedulerNotAllowedError(MevError):
+    """The scheduler is none that this machine may speak to."""
+
+    code = "scheduler_not_allowed"
+    status = 403
+
+
+class SchedulerUnavailableError(UnavailableError):
+    """The scheduler does not answer."""
+
+    code = "scheduler_unavailable"
+
+
+class TooFewWorkersError(UnavailableError):
+    """There are fewer workers than the training needs."""
+
+    code = "too_few_workers"
+
+
+class UnequalWorkersError(MevError):
+    """A worker has other code, or does not see the export."""
+
+    code = "unequal_workers"
+    status = 409
+
+
+class WorkersLostError(MevError):
+    """Workers were lost, or took too long, more often than the training puts up with."""
+
+    code = "workers_lost"
+    status = 503

@@ -2,22 +2,21 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-import pyarrow as pa
 import xgboost as xgb
 
 from mev.core.files import write_atomically
 from mev.jobs.errors import CancelledJobError
-from mev.training.data import Export, Mask, batches, numbers
-from mev.training.spec import Objective, TrainSpec
+from mev.training.data import Export
+from mev.training.goals import GOALS, Goal
+from mev.training.spec import TrainSpec
 
 CHECKPOINT = "checkpoint.ubj"
 _STATE = "mev_state"
-_OBJECTIVES = {Objective.BINARY: ("binary:logistic", "logloss"), Objective.REGRESSION: ("reg:squarederror", "rmse")}
 
 
 class Report(Protocol):
@@ -32,70 +31,59 @@ class Report(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fitted:
-    """A booster of its best rounds, and the validation by round."""
+    """A booster of its best rounds, and the validation by round; `lineage` is what else should be known of how it was made."""
 
     booster: xgb.Booster
     metric: str
     history: tuple[float, ...]
     best_round: int
     resumed_from: int | None
+    lineage: Mapping[str, object] = field(default_factory=dict)
 
 
-class Rows(xgb.DataIter):
-    """The rows of an export as XGBoost reads them, several times over."""
+class Checkpoint:
+    """A booster on disk with its validation by round, which travels inside it: it is whole or not there."""
 
-    def __init__(self, export: Export, features: Sequence[str], target: str, keep: Mask) -> None:
-        super().__init__()
-        self._given = (export, [*features, target], keep)
-        self._features, self._target = list(features), target
-        self._tables: Iterator[pa.Table] | None = None
+    def __init__(self, path: Path, key: str) -> None:
+        self._path = path
+        self._key = key
 
-    def next(self, input_data: Any) -> bool:
-        """Hand over a batch, and say whether there was one."""
-        if self._tables is None:
-            self._tables = batches(*self._given)
-        table = next(self._tables, None)
-        if table is None:
-            return False
-        data = table.select(self._features).cast(pa.schema([(name, pa.float32()) for name in self._features]), safe=False)
-        input_data(data=data, label=numbers(table, [self._target])[:, 0])
-        return True
+    def save(self, booster: xgb.Booster, history: Sequence[float]) -> None:
+        """Keep them, in the place of what was there."""
+        booster.set_attr(**{_STATE: json.dumps({"key": self._key, "history": list(history)})})
+        write_atomically(self._path, bytes(booster.save_raw("ubj")))
+        booster.set_attr(**{_STATE: None})
 
-    def reset(self) -> None:
-        """Begin again."""
-        self._tables = None
+    def load(self) -> tuple[xgb.Booster | None, list[float]]:
+        """Return what was kept, nothing when it is of another training."""
+        if not self._path.exists():
+            return None, []
+        booster = xgb.Booster(model_file=str(self._path))
+        state = json.loads(booster.attr(_STATE) or "{}")
+        if state.get("key") != self._key:
+            return None, []
+        booster.set_attr(**{_STATE: None})
+        return booster, list(state["history"])
 
 
 class _Watch(xgb.callback.TrainingCallback):
-    """What happens after every round. Its state travels inside the checkpoint, so that a resumed training stops where it would have."""
+    """What happens after every round. A resumed training stops where it would have, since the checkpoint has the history."""
 
-    def __init__(self, spec: TrainSpec, metric: str, key: str, checkpoint: Path, report: Report, history: list[float]) -> None:
+    def __init__(self, spec: TrainSpec, goal: Goal, checkpoint: Checkpoint, report: Report, history: list[float]) -> None:
         super().__init__()
-        self._spec, self._metric, self._key, self._checkpoint, self._report = spec, metric, key, checkpoint, report
-        self.history = history
+        self._spec, self._goal, self._checkpoint, self._report = spec, goal, checkpoint, report
+        self._history = history
         self.cancelled = False
-
-    @property
-    def best_round(self) -> int:
-        """The round, from 1, after which the validation was best."""
-        return min(range(len(self.history)), key=self.history.__getitem__) + 1
 
     def after_iteration(self, model: xgb.Booster, epoch: int, evals_log: Any) -> bool:
         """Return whether that was the last round."""
-        self.history.append(float(evals_log["validation"][self._metric][-1]))
-        done, spec = len(self.history), self._spec
-        figures = {self._metric: round(self.history[-1], 6), "best": round(min(self.history), 6), "best_round": self.best_round}
-        self._report.progress(done, spec.rounds, f"round {done} of {spec.rounds}", **figures)
+        history, spec = self._history, self._spec
+        history.append(float(evals_log["validation"][self._goal.metric][-1]))
+        tell(self._report, spec, self._goal, history)
         self.cancelled = self._report.is_cancelled()
-        if self.cancelled or (spec.checkpoint_every and done % spec.checkpoint_every == 0):
-            self._save(model)
-        stalled = bool(spec.early_stopping_rounds) and done - self.best_round >= spec.early_stopping_rounds
-        return self.cancelled or stalled
-
-    def _save(self, model: xgb.Booster) -> None:
-        model.set_attr(**{_STATE: json.dumps({"key": self._key, "history": self.history})})
-        write_atomically(self._checkpoint, bytes(model.save_raw("ubj")))
-        model.set_attr(**{_STATE: None})
+        if self.cancelled or (spec.checkpoint_every and len(history) % spec.checkpoint_every == 0):
+            self._checkpoint.save(model, history)
+        return self.cancelled or stalled(spec, self._goal, history)
 
 
 def fit(
@@ -111,15 +99,15 @@ def fit(
 
     :raises CancelledJobError: when the report says so; a checkpoint is left.
     """
-    objective, metric = _OBJECTIVES[spec.objective]
-    checkpoint = work / CHECKPOINT
-    begun, history = _resume(checkpoint, key)
+    goal = GOALS[spec.objective]
+    checkpoint = Checkpoint(work / CHECKPOINT, key)
+    begun, history = checkpoint.load()
     resumed_from = len(history) or None
-    watch = _Watch(spec, metric, key, checkpoint, report, history)
+    watch = _Watch(spec, goal, checkpoint, report, history)
     booster = begun
-    if begun is None or not _ended(spec, watch):
+    if begun is None or not (len(history) >= spec.rounds or stalled(spec, goal, history)):
         booster = xgb.train(
-            params | {"objective": objective, "eval_metric": metric},
+            learning(params, goal),
             train,
             spec.rounds - len(history),
             evals=[(validation, "validation")],
@@ -129,26 +117,46 @@ def fit(
         )
     if watch.cancelled or booster is None:
         raise CancelledJobError
-    best = watch.best_round if spec.early_stopping_rounds else len(history)
-    return Fitted(booster=booster[:best], metric=metric, history=tuple(history), best_round=best, resumed_from=resumed_from)
+    return fitted(spec, goal, booster, history, resumed_from)
+
+
+def fitted(
+    spec: TrainSpec,
+    goal: Goal,
+    booster: xgb.Booster,
+    history: Sequence[float],
+    resumed_from: int | None,
+    lineage: Mapping[str, object] | None = None,
+) -> Fitted:
+    """Return the best rounds of `booster`; all of them, when it was not to stop early."""
+    best = goal.best_round(history) if spec.early_stopping_rounds else len(history)
+    return Fitted(
+        booster=booster[:best],
+        metric=goal.metric,
+        history=tuple(history),
+        best_round=best,
+        resumed_from=resumed_from,
+        lineage=lineage or {},
+    )
+
+
+def learning(params: Mapping[str, Any], goal: Goal, metric: str | None = None) -> dict[str, Any]:
+    """Return what XGBoost is given for `goal`, validated by `metric`."""
+    return {**params, **goal.params, "objective": goal.objective, "eval_metric": metric or goal.metric}
+
+
+def stalled(spec: TrainSpec, goal: Goal, history: Sequence[float]) -> bool:
+    """Say whether the validation has been getting no better for so long that a training stops."""
+    return bool(spec.early_stopping_rounds) and len(history) - goal.best_round(history) >= spec.early_stopping_rounds
+
+
+def tell(report: Report, spec: TrainSpec, goal: Goal, history: Sequence[float], where: str = "") -> None:
+    """Say how far a training is."""
+    done, best = len(history), goal.best_round(history)
+    figures = {goal.metric: round(history[-1], 6), "best": round(history[best - 1], 6), "best_round": best}
+    report.progress(done, spec.rounds, f"round {done} of {spec.rounds}{where}", **figures)
 
 
 def key_of(spec: TrainSpec, export: Export, device: str) -> str:
     """Return what names a training: the same rows, the same request, the same device."""
     return hashlib.sha256(f"{export.manifest_sha256} {device} {xgb.__version__} {spec.model_dump_json()}".encode()).hexdigest()
-
-
-def _ended(spec: TrainSpec, watch: _Watch) -> bool:
-    done = len(watch.history)
-    return done >= spec.rounds or (bool(spec.early_stopping_rounds) and done - watch.best_round >= spec.early_stopping_rounds)
-
-
-def _resume(checkpoint: Path, key: str) -> tuple[xgb.Booster | None, list[float]]:
-    if not checkpoint.exists():
-        return None, []
-    booster = xgb.Booster(model_file=str(checkpoint))
-    state = json.loads(booster.attr(_STATE) or "{}")
-    if state.get("key") != key:
-        return None, []
-    booster.set_attr(**{_STATE: None})
-    return booster, list(state["history"])

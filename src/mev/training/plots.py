@@ -1,8 +1,9 @@
-"""Pictures of a training, as PNG files."""
+"""Pictures of a training, as PNG and as SVG files."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -81,3 +82,5 @@ def _save(path: Path, draw: Callable[[Axes], None]) -> None:
     axes.set_axisbelow(True)
     draw(axes)
     figure.savefig(path, dpi=110, format="png")
+    with mpl.rc_context({"svg.hashsalt": path.stem}):  # without it and the date the same training would not give the same file
+        figure.savefig(path.with_suffix(".svg"), format="svg", metadata={"Date": None})

@@ -4,13 +4,12 @@ A plain function: whoever calls it decides in which process. The same export, re
 """
 
 import hashlib
-import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import orjson
 import xgboost as xgb
 
@@ -18,14 +17,18 @@ import mev
 from mev.core.files import write_atomically
 from mev.jobs.errors import CancelledJobError
 from mev.predict.predictor import Rows as Table
-from mev.training import data, device, metrics, plots
-from mev.training.check import Counts, check
-from mev.training.fit import CHECKPOINT, Fitted, Report, Rows, fit, key_of
-from mev.training.spec import Objective, TrainSpec, parse
+from mev.training import device, environment, plots, rows, score
+from mev.training.check import Counts
+from mev.training.fit import CHECKPOINT, Fitted, Report, fit, key_of
+from mev.training.goals import Objective
+from mev.training.rows import Material
+from mev.training.search import TRIALS, Found, require, search
+from mev.training.spec import Device, TrainSpec, parse
+
+if TYPE_CHECKING:
+    from mev.training.cluster import Cluster
 
 RESULT, MODEL = "result.json", "model.ubj"
-_FROZEN_ROWS = 4096
-_EXPLAINED_ROWS = 2000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,14 +49,6 @@ class Result:
     lineage: Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class _Scored:
-    target: metrics.Numbers
-    scores: metrics.Numbers
-    profit: metrics.Numbers | None
-    frozen: Table
-
-
 def run(spec: Mapping[str, Any], export_folder: Path, output: Path, report: Report, *, work: Path | None = None) -> Result:
     """Train on the export in `export_folder` and write the model, ``result.json`` and pictures into `output`.
 
@@ -64,109 +59,88 @@ def run(spec: Mapping[str, Any], export_folder: Path, output: Path, report: Repo
     """
     work = work or output
     asked = parse(spec)
-    used = device.choose(asked.device)
-    report.progress(0, asked.rounds, "reading")
-    export = data.open_export(export_folder)
-    features = data.choose_features(export, asked)
-    cut = data.split(export, validation_share=asked.validation_share, embargo_slots=asked.embargo_slots)
-    counts = check(export, cut, features, asked.target, asked.objective)
-    if report.is_cancelled():
-        raise CancelledJobError
-    params = _params(asked, counts, used)
-    train = xgb.QuantileDMatrix(Rows(export, features, asked.target, cut.train), max_bin=asked.params.max_bin)
-    validation = xgb.QuantileDMatrix(Rows(export, features, asked.target, cut.validation), ref=train, max_bin=asked.params.max_bin)
-    fitted = fit(asked, params, train, validation, work, key_of(asked, export, used), report)
+    if asked.search:
+        require()
+    with _cluster(asked) as cluster:
+        used = device.choose(Device.CPU if cluster else asked.device)
+        report.progress(0, asked.rounds, "reading")
+        material = rows.prepare(export_folder, asked)
+        if report.is_cancelled():
+            raise CancelledJobError
+        params = _params(asked, material.counts, used)
+        key = key_of(asked, material.export, used)
+        if cluster:
+            fitted, found = cluster.fit(asked, params, material, work, key, report), None
+        else:
+            fitted, found = _fit(asked, params, material, work, key, report)
     report.progress(asked.rounds, asked.rounds, "validating")
-    scored = _score(export, cut, features, asked, fitted.booster)
-    result = _result(asked, export, features, counts, cut, fitted, scored, used, output)
-    (work / CHECKPOINT).unlink(missing_ok=True)
+    result = _result(asked, material, fitted, found, params, used, output)
+    for name in (CHECKPOINT, TRIALS):
+        (work / name).unlink(missing_ok=True)
     return result
 
 
+@contextmanager
+def _cluster(spec: TrainSpec) -> "Iterator[Cluster | None]":
+    if spec.distributed is None:
+        yield None
+        return
+    from mev.training.cluster import connected  # noqa: PLC0415 - needs an extra
+
+    with connected(spec.distributed) as cluster:
+        yield cluster
+
+
 def _params(spec: TrainSpec, counts: Counts, used: str) -> dict[str, Any]:
-    params = spec.params.model_dump() | {"tree_method": "hist", "device": used, "seed": spec.seed, "nthread": len(os.sched_getaffinity(0))}
+    params = spec.params.model_dump() | {"tree_method": "hist", "device": used, "seed": spec.seed, "nthread": environment.threads()}
     if spec.class_weight is not None and spec.objective is Objective.BINARY:
         balanced = (counts.train - counts.train_positive) / counts.train_positive
         params["scale_pos_weight"] = balanced if spec.class_weight == "balanced" else spec.class_weight
     return params
 
 
-def _score(export: data.Export, cut: data.Split, features: tuple[str, ...], spec: TrainSpec, booster: xgb.Booster) -> _Scored:
-    has_profit = data.PROFIT in export.columns and spec.objective is Objective.BINARY
-    wanted = list(dict.fromkeys([spec.target, *([data.PROFIT] if has_profit else [])]))
-    parts: list[tuple[Any, ...]] = []
-    step = max(1, int(cut.validation.sum()) // _FROZEN_ROWS)
-    for table in data.batches(export, [*features, *wanted], cut.validation):
-        rows = data.numbers(table, features)
-        scores = booster.inplace_predict(rows, missing=np.nan, validate_features=False)
-        profit = table.column(data.PROFIT).to_numpy().astype(np.float64) if has_profit else None
-        parts.append((data.numbers(table, [spec.target])[:, 0], scores, profit, rows[::step]))
-    target, scores, profits, frozen = zip(*parts, strict=True)
-    return _Scored(
-        np.concatenate(target),
-        np.concatenate(scores),
-        np.concatenate(profits) if has_profit else None,
-        np.concatenate(frozen)[:_FROZEN_ROWS],
-    )
-
-
-def _importance(booster: xgb.Booster, features: tuple[str, ...], rows: Table) -> dict[str, float]:
-    """Return the mean of what each feature adds to or takes from the margin of a row (SHAP)."""
-    matrix = xgb.DMatrix(rows[:_EXPLAINED_ROWS], feature_names=list(features), missing=np.nan)
-    shares = np.abs(booster.predict(matrix, pred_contribs=True)).mean(axis=0)[:-1]
-    named = zip(features, (float(share) for share in shares), strict=True)
-    return dict(sorted(named, key=lambda item: -item[1]))
+def _fit(spec: TrainSpec, params: dict[str, Any], material: Material, work: Path, key: str, report: Report) -> tuple[Fitted, Found | None]:
+    train, validation = rows.matrices(material, spec.params.max_bin)
+    found = search(spec, spec.search, params, train, validation, work, key, report) if spec.search else None
+    if found:
+        params.update(found.best.params)
+    return fit(spec, params, train, validation, work, key, report), found
 
 
 def _result(
-    spec: TrainSpec,
-    export: data.Export,
-    features: tuple[str, ...],
-    counts: Counts,
-    cut: data.Split,
-    fitted: Fitted,
-    scored: _Scored,
-    used: str,
-    output: Path,
+    spec: TrainSpec, material: Material, fitted: Fitted, found: Found | None, params: Mapping[str, Any], used: str, output: Path
 ) -> Result:
-    importance = _importance(fitted.booster, features, scored.frozen)
+    scored = score.score(material, fitted.booster)
+    importance = score.importance(fitted.booster, material.features, scored.frozen)
+    figures = score.judge(spec.objective, material, scored, output)
     plots.learning(output / "learning.png", fitted.metric, fitted.history, fitted.best_round)
     plots.importance(output / "importance.png", importance)
-    if spec.objective is Objective.BINARY:
-        figures, curves = metrics.binary(scored.target, scored.scores, scored.profit)
-        plots.binary(output, figures, curves)
-    else:
-        figures = metrics.regression(scored.target, scored.scores)
     model = bytes(fitted.booster.save_raw("ubj"))
     write_atomically(output / MODEL, model)
-    lineage = {
-        "export_manifest_sha256": export.manifest_sha256,
-        "code_version": mev.__version__,
-        "xgboost": xgb.__version__,
-        "spec": spec.model_dump(mode="json"),
-        "seed": spec.seed,
-        "device": used,
-        "resumed_from": fitted.resumed_from,
-    }
-    split = {"cutoff_slot": cut.cutoff_slot, "train": counts.train, "embargo": cut.embargoed, "validation": counts.validation}
+    lineage = _lineage(spec, material, fitted, found, params, used)
+    cut, counts = material.cut, material.counts
     content = {
         "model_sha256": hashlib.sha256(model).hexdigest(),
-        "features": features,
+        "features": material.features,
         "target": spec.target,
         "metrics": figures,
         "importance": importance,
-        "rows": split,
+        "rows": {"cutoff_slot": cut.cutoff_slot, "train": counts.train, "embargo": cut.embargoed, "validation": counts.validation},
         "rounds": len(fitted.history),
         "best_round": fitted.best_round,
         "history": {fitted.metric: fitted.history},
         "lineage": lineage,
     }
+    if found:
+        content["search"] = found.document()
+    if material.grading:
+        content["grades"] = {"edges": material.grading.edges}
     write_atomically(output / RESULT, orjson.dumps(content, option=orjson.OPT_INDENT_2))
     return Result(
         booster=fitted.booster,
-        features=features,
-        feature_schema=export.feature_schema,
-        feature_schema_hash=export.feature_schema_hash,
+        features=material.features,
+        feature_schema=material.export.feature_schema,
+        feature_schema_hash=material.export.feature_schema_hash,
         frozen_rows=scored.frozen,
         figures=figures,
         importance=importance,
@@ -176,3 +150,23 @@ def _result(
         device=used,
         lineage=lineage,
     )
+
+
+def _lineage(
+    spec: TrainSpec, material: Material, fitted: Fitted, found: Found | None, params: Mapping[str, Any], used: str
+) -> dict[str, Any]:
+    lineage = {
+        "export_manifest_sha256": material.export.manifest_sha256,
+        "code_version": mev.__version__,
+        "xgboost": xgb.__version__,
+        "spec": spec.model_dump(mode="json"),
+        "params": dict(params),
+        "seed": spec.seed,
+        "device": used,
+        "resumed_from": fitted.resumed_from,
+        "environment": environment.describe(),
+        **fitted.lineage,
+    }
+    if found:
+        lineage["search"] = {"metric": found.metric, "trials": len(found.trials), "validation_used_for_choosing": True}
+    return lineage

@@ -7,13 +7,20 @@ from typing import Any
 
 import orjson
 
+from mev import settings as settings_module
 from mev.datasets.catalog import DATASETS
 from mev.datasets.errors import ExportNotReadyError
 from mev.datasets.query import checked
 from mev.datasets.service import Exports
 from mev.jobs.model import Job, State
 from mev.jobs.runner import Runner
-from mev.training.errors import TrainingUnavailableError, UnknownTrainingError
+from mev.training.errors import (
+    DistributedUnavailableError,
+    SchedulerNotAllowedError,
+    SearchUnavailableError,
+    TrainingUnavailableError,
+    UnknownTrainingError,
+)
 from mev.training.job import KIND, REGISTERED
 from mev.training.spec import TrainSpec
 
@@ -33,8 +40,7 @@ class Trainings:
 
         :raises MevError: when it cannot be done.
         """
-        if find_spec("xgboost") is None:
-            raise TrainingUnavailableError("XGBoost is not installed; install mev[train]")
+        _can_be_done(training)
         if dataset in DATASETS:
             export = await self._exports.submit(checked(dataset), owner=owner, owner_name=owner_name)
         else:
@@ -70,16 +76,35 @@ class Trainings:
         return model, orjson.loads((folder / _RESULT).read_bytes())
 
     def pictures(self, job_id: str) -> list[str]:
-        """Return the names of a training's pictures."""
+        """Return the names of a training's pictures; each is there as SVG too."""
         if self.get(job_id).state is not State.SUCCEEDED:
             return []
         return sorted(path.name for path in self._runner.output(job_id).glob("*.png"))
 
     def picture(self, job_id: str, name: str) -> Path:
-        """Return the file of a picture.
+        """Return the file of a picture, PNG or SVG.
 
         :raises UnknownTrainingError: when there is none of that name.
         """
-        if name not in self.pictures(job_id):
+        if name.removesuffix(".svg").removesuffix(".png") + ".png" not in self.pictures(job_id):
             raise UnknownTrainingError(f"training {job_id} has no picture {name[:100]!r}")
         return self._runner.output(job_id) / name
+
+
+def _can_be_done(training: TrainSpec) -> None:
+    """Refuse what needs something that is not installed, and to speak to a scheduler that this machine's owner has not named.
+
+    Dask unpickles what a scheduler sends, so whoever may name one could run anything here, beside the key that signs models.
+    """
+    if find_spec("xgboost") is None:
+        raise TrainingUnavailableError("XGBoost is not installed; install mev[train]")
+    if training.search and find_spec("optuna") is None:
+        raise SearchUnavailableError("Optuna is not installed; install mev[search], or leave search out")
+    if training.distributed is None:
+        return
+    if find_spec("distributed") is None or find_spec("dask") is None:
+        raise DistributedUnavailableError("Dask is not installed; install mev[dist], or leave distributed out")
+    if training.distributed.scheduler not in settings_module.load().train_schedulers:
+        raise SchedulerNotAllowedError(
+            f"{training.distributed.scheduler} is not among TRAIN_SCHEDULERS, the schedulers that this machine trusts; add it there"
+        )

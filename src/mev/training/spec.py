@@ -2,22 +2,16 @@
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from mev.training.errors import InvalidTrainingError
+from mev.training.goals import GOALS, Objective
 
 Share = Annotated[float, Field(gt=0, le=1)]
 Penalty = Annotated[float, Field(ge=0, le=1e6)]
 _STRICT = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Objective(StrEnum):
-    """What is learned: how likely something is, or how much of something there will be."""
-
-    BINARY = "binary"
-    REGRESSION = "regression"
 
 
 class Device(StrEnum):
@@ -44,6 +38,61 @@ class Params(BaseModel):
     max_bin: Annotated[int, Field(ge=8, le=1024)] = 256
 
 
+SPACE: Mapping[str, tuple[float, float]] = {
+    "eta": (0.03, 0.3),
+    "max_depth": (3, 9),
+    "min_child_weight": (1, 20),
+    "reg_lambda": (0.1, 10),
+    "subsample": (0.6, 1),
+    "colsample_bytree": (0.6, 1),
+}
+"""What is searched when nothing else is said."""
+
+
+class Search(BaseModel):
+    """A search for good parameters, before the training itself."""
+
+    model_config = _STRICT
+
+    trials: Annotated[int, Field(ge=1, le=1000)] = 20
+    timeout_s: Annotated[float, Field(gt=0, le=7 * 86_400)] = Field(600.0, description="After it no further trial begins.")
+    metric: str | None = Field(None, max_length=16, description="What trials are judged by; what stops the training, without it.")
+    space: dict[str, tuple[float, float]] = Field(
+        dict(SPACE), max_length=8, description="Lowest and highest value of each parameter that is searched."
+    )
+
+    @model_validator(mode="after")
+    def _can_be_searched(self) -> Self:
+        if not self.space:
+            raise ValueError("the space has no parameter")
+        for name, (low, high) in self.space.items():
+            if name not in Params.model_fields or name == "max_bin":
+                known = ", ".join(field for field in Params.model_fields if field != "max_bin")
+                raise ValueError(f"{name[:50]!r} cannot be searched; {known} can")
+            if not low < high:
+                raise ValueError(f"{name}: the lowest value, {low:g}, must be below the highest, {high:g}")
+            for bound in (low, high):
+                try:
+                    Params.model_validate({name: bound})
+                except ValidationError as error:
+                    raise ValueError(f"{name}: {bound:g}: {error.errors()[0]['msg']}") from None
+        return self
+
+
+class Distributed(BaseModel):
+    """Workers of a Dask cluster that train together."""
+
+    model_config = _STRICT
+
+    scheduler: str = Field(pattern=r"^(tcp|tls)://[A-Za-z0-9._\-\[\]:]{1,255}:\d{1,5}$", description="Address of the scheduler.")
+    workers_min: Annotated[int, Field(ge=1, le=1000)] = Field(1, description="With fewer it does not go on.")
+    wait_s: Annotated[float, Field(gt=0, le=3600)] = Field(30.0, description="How long that many workers are waited for.")
+    deadline_s: Annotated[float, Field(gt=0, le=86_400)] = Field(
+        600.0, description="How long the rounds between two checkpoints may take before they are tried again."
+    )
+    losses_max: Annotated[int, Field(ge=0, le=100)] = Field(3, description="How often that may happen.")
+
+
 class TrainSpec(BaseModel):
     """One training."""
 
@@ -65,6 +114,24 @@ class TrainSpec(BaseModel):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     device: Device = Device.AUTO
     checkpoint_every: Annotated[int, Field(ge=0, le=10_000)] = Field(25, description="Rounds between checkpoints; 0: none.")
+    search: Search | None = Field(None, description="Look for good parameters first; those in `params` are kept where it does not look.")
+    distributed: Distributed | None = Field(None, description="Train on several machines.")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.class_weight is not None and self.objective is not Objective.BINARY:
+            raise ValueError(f"class_weight is for objective binary, not {self.objective}")
+        metrics = GOALS[self.objective].metrics
+        if self.search and self.search.metric is not None and self.search.metric not in metrics:
+            raise ValueError(f"search.metric: objective {self.objective} is judged by {', '.join(metrics)}")
+        if self.distributed:
+            if self.search:
+                raise ValueError("search and distributed exclude each other: search on one machine, then train with what it found")
+            if self.objective is Objective.RANKING:
+                raise ValueError("ranking is trained on one machine: leave distributed out")
+            if self.device is Device.CUDA:
+                raise ValueError("distributed trains on the processors of the workers: take device cpu, or auto")
+        return self
 
 
 def parse(content: Mapping[str, Any]) -> TrainSpec:
@@ -77,4 +144,4 @@ def parse(content: Mapping[str, Any]) -> TrainSpec:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
-        raise InvalidTrainingError(f"{place}: {first['msg']}", field=place) from None
+        raise InvalidTrainingError(f"{place}: {first['msg']}" if place else first["msg"], field=place) from None
