@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from mev.agent import Agent, Level, Site
+from mev.agent import Agent, Level, ModelFolder, Site
 from mev.agent.agent import UntrustedKeySetError, read_key_set
 from mev.agent.commands import Places, UnknownAgentError, UnknownModuleError, make_command, status_text
 from mev.agent.strategies.arbitrage import Arbitrage
 from mev.core.errors import MevError, UnavailableError
+from mev.wire.pb.control_pb2 import SHADOW, SwapModel
+from tests.unit.agent.models import Shelf
 from tests.unit.agent.plane import ME, Bench, Clock
 from tests.unit.agent.site import FakeSite
 
@@ -38,6 +40,19 @@ def test_show_prints_what_is_obeyed_and_how_it_was_answered(bench: Bench) -> Non
     assert "ordered   NO_NEW" in shown
     (row,) = [line.split() for line in shown.splitlines() if line.startswith("level:all")]
     assert (row[1], row[-1]) == ("1.1002", "applied")
+
+
+def test_show_names_the_models(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, models=ModelFolder(tmp_path / "models"))
+    shelf = Shelf(tmp_path / "models", bench.plane.key)
+    model = shelf.add(1)
+    bench.send(bench.plane.command(model))
+    bench.send(bench.plane.command(shelf.add(2, SHADOW)))
+    bench.send(bench.plane.command(SwapModel(role=SHADOW)))
+    bench.governor.save(bench.governor.state)
+    shown = invoke(bench.folder, "show", "--id", ME).splitlines()
+    assert f"model     {model.model_id[:12]} version v1, {model.model_path}" in shown
+    assert "shadow    none" in shown
 
 
 def test_an_agent_that_never_ran_is_named(tmp_path: Path) -> None:

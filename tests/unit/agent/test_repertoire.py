@@ -181,3 +181,16 @@ def test_arbitrage_lets_late_and_unallowed_ones_go() -> None:
     assert list(started().on_opportunity(good, None))
     assert not list(started(Level.NO_NEW).on_opportunity(good, None))
     assert started().on_action("cancel_all", {})
+
+
+def test_arbitrage_takes_what_is_scored_enough_and_with_a_bar_nothing_that_is_not() -> None:
+    strategy, good = started(), Opportunity(id="o", expected_profit_lamports=10)
+    assert [len(list(strategy.on_opportunity(good, score))) for score in (None, 0.0, 0.9)] == [1, 1, 1]
+    strategy.on_config("min_score", 0.5)
+    assert [len(list(strategy.on_opportunity(good, score))) for score in (None, 0.0, 0.49, 0.5, 0.9)] == [0, 0, 0, 1, 1]
+    strategy.on_config("min_profit_lamports", 11)
+    assert strategy.min_score == 0.5
+    assert not list(strategy.on_opportunity(good, 0.9))
+    strategy.on_config("min_profit_lamports", 0)
+    strategy.on_config("min_score", 0)
+    assert list(strategy.on_opportunity(good, None))
