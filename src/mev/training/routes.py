@@ -60,8 +60,9 @@ def router(trainings: Trainings, runner: Runner, *, audit: Audit = no_audit) -> 
 
     @routes.get("/jobs/{job_id}/pictures/{name}", summary="Get a picture of a training", response_class=FileResponse)
     async def picture(_: ModelsRead, job_id: str, name: str) -> FileResponse:
-        """ROC, precision by recall, calibration, profit, importance, validation by round."""
-        return FileResponse(trainings.picture(job_id, name), media_type="image/png")
+        """ROC, precision by recall, calibration, profit, importance, validation by round; `.png`, or `.svg` in its place."""
+        path = trainings.picture(job_id, name)
+        return FileResponse(path, media_type="image/svg+xml" if path.suffix == ".svg" else "image/png")
 
     def _training(job: Job) -> TrainingOut:
         result = trainings.result(job.id)
