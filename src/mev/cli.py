@@ -28,6 +28,7 @@ from mev.core.errors import InvalidInputError, MevError
 from mev.core.terminal import print_table
 from mev.core.text import shown
 from mev.datasets.commands import datasets, export
+from mev.deploy import commands as deploy_commands
 from mev.jobs.commands import jobs
 from mev.models.commands import models
 from mev.settings import Settings
@@ -60,6 +61,8 @@ app.add_typer(datasets, name="datasets")
 app.command()(export)
 app.add_typer(jobs, name="jobs")
 app.add_typer(models, name="models")
+app.command()(deploy_commands.deploy)
+app.command()(deploy_commands.deployments)
 _EXIT_GRACE_S = 10.0
 
 

@@ -40,6 +40,9 @@ from mev.core.errors import MevError, UnavailableError
 from mev.datasets import routes as datasets_routes
 from mev.datasets import service as datasets
 from mev.datasets.export import Limits as ExportLimits
+from mev.deploy import routes as deploy_routes
+from mev.deploy import service as deploy
+from mev.deploy.records import Records
 from mev.host import lane as health_lane
 from mev.host import routes as host_routes
 from mev.host.health import Check, Health
@@ -144,6 +147,10 @@ async def running(settings: Settings, *, demo: bool) -> AsyncIterator[System]:
         exports = datasets.Exports(runner, clickhouse, quota)
         control = await _start_control(settings, folder, brokers, orders, audit, hot, stack)
         registry = Registry(settings.model_dir or folder.path / "models", control.book.keys.trust)
+        deployments = deploy.Deployments(
+            Records(folder.path / "deployments"), control, registry, silent_s=3 * settings.report_interval_s, audit=audit.record
+        )
+        await stack.enter_async_context(deploy.running(deployments, interval_s=settings.deploy_watch_s))
         if demo:
             task = asyncio.create_task(demonstrate(Market(now_ns(), DEMO_RATE_PER_S, now_ns()), publisher), name="demo")
             stack.push_async_callback(_cancel, task)
@@ -164,6 +171,7 @@ async def running(settings: Settings, *, demo: bool) -> AsyncIterator[System]:
             training_routes.router(
                 Trainings(runner, exports, model_dir=registry.folder, control_folder=folder.path / "control"), runner, audit=audit.record
             ),
+            deploy_routes.router(deployments),
             models_routes.router(registry, control.book.keys, training_of=KeptTrainings(runner).of, audit=audit.record),
             control_routes.router(control, hot, report_interval_s=settings.report_interval_s),
             audit_routes.router(audit, clickhouse, timeout_s=settings.query_timeout_s),

@@ -1,0 +1,100 @@
+"""Whether what is asked for can be done: which module, which file, which agents."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from mev.control.fleet import CONTROL_PLANE, Fleet
+from mev.deploy import plan
+from mev.deploy.errors import AmbiguousModuleError, ArchivedModelError, FormMissingError, NoAgentsError, StageBackwardsError
+from mev.deploy.model import FORWARD, Artifact, Deployment, Rules, Stage, Step
+from mev.models.registry import Entry
+
+DEFAULT_SHARE = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What somebody asks for. `by` is the person, `actor` who the audit trail names; `rules` those that differ from what they were.
+
+    `key` and `sha256` mark the request: the same one again changes nothing.
+    """
+
+    model: str
+    stage: Stage
+    by: str
+    actor: str
+    module: str | None = None
+    share: float = DEFAULT_SHARE
+    form: str | None = None
+    rules: Mapping[str, float | None] | None = None
+    promote: bool = False
+    reason: str = ""
+    key: str = ""
+    sha256: str = ""
+
+    def rules_after(self, rules: Rules) -> Rules:
+        """Return `rules` with what is asked for."""
+        return replace(rules, **(self.rules or {}))  # type: ignore[arg-type]  # names and types are checked at the edge
+
+    def step(self, at_ns: int, *, skipped: Iterable[Stage] = (), early: bool = False) -> Step:
+        """Return the step that follows, without its orders."""
+        return Step(
+            stage=self.stage,
+            at_ns=at_ns,
+            by=self.by,
+            reason=self.reason,
+            skipped=tuple(skipped),
+            early=early,
+            request_key=self.key,
+            request_sha256=self.sha256,
+        )
+
+
+def module_of(named: str | None, fleet: Fleet) -> str:
+    """Return the module that is meant: the one that was named, or the only one there is.
+
+    :raises AmbiguousModuleError, NoAgentsError: when there is no telling, or nobody.
+    """
+    modules = _modules(fleet)
+    if named is None and len(modules) > 1:
+        raise AmbiguousModuleError(f"module: name one of {', '.join(modules)}", field="module", modules=modules)
+    if named is None and not modules:
+        raise NoAgentsError("the fleet has no agents; start one first")
+    return named or modules[0]
+
+
+def check_agents(module: str, fleet: Fleet) -> None:
+    """Refuse a module that nobody belongs to."""
+    if module not in _modules(fleet):
+        raise NoAgentsError(f"module {module!r} has no agents; there are {', '.join(_modules(fleet)) or 'none yet'}", field="module")
+
+
+def file_of(entry: Entry, form: str | None) -> Artifact:
+    """Return the file of a model that is not archived: in that form, or data only where there is such a one.
+
+    :raises ArchivedModelError, FormMissingError: when there is none to be deployed.
+    """
+    manifest = entry.manifest
+    if entry.archived_at is not None:
+        raise ArchivedModelError(f"model {manifest.model_id} is archived; restore it first")
+    form = form or ("mevt" if manifest.mevt_sha256 else "so")
+    file = plan.artifact(manifest, form)
+    if file is None:
+        raise FormMissingError(f"form: model {manifest.model_id} has no {form} file", field="form")
+    return file
+
+
+def skipped_between(active: Deployment, to: Stage, agent_ids: Iterable[str]) -> tuple[Stage, ...]:
+    """Return the stages that are passed over. A shadow may be set again, and a canary made wider.
+
+    :raises StageBackwardsError: when the deployment is there already, or further.
+    """
+    at, wanted = FORWARD.index(active.stage), FORWARD.index(to)
+    is_wider = to is Stage.CANARY and not set(agent_ids) <= set(active.agent_ids)
+    if wanted < at or (wanted == at and not (is_wider or to is Stage.SHADOW)):
+        raise StageBackwardsError(f"deployment {active.id} is in {active.stage} already; a rollback takes it back", field="stage")
+    return FORWARD[at + 1 : wanted]
+
+
+def _modules(fleet: Fleet) -> list[str]:
+    return sorted({agent.module for agent in fleet.agents.values()} - {CONTROL_PLANE})

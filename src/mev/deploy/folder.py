@@ -1,0 +1,74 @@
+"""The files of deployments, one each. What is written here is whole or not there, also after a crash."""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from mev.core.files import write_atomically
+from mev.deploy.model import Artifact, Deployment, Order, Row, Rules, Stage, State, Step, Verdict
+
+LOG = logging.getLogger(__name__)
+_SUFFIX = ".json"
+
+
+class Folder:
+    """The folder of all deployments."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def write(self, deployment: Deployment) -> None:
+        """Keep a deployment as it is now."""
+        self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_atomically(self._file(deployment.id), orjson.dumps(asdict(deployment), option=orjson.OPT_INDENT_2))
+
+    def remove(self, deployment_id: str) -> None:
+        """Forget a deployment."""
+        self._file(deployment_id).unlink(missing_ok=True)
+
+    def read_all(self) -> Iterator[Deployment]:
+        """Give every deployment, oldest first."""
+        for path in sorted(self.path.glob(f"[!.]*{_SUFFIX}")):
+            try:
+                yield _deployment(orjson.loads(path.read_bytes()))
+            except (OSError, ValueError, TypeError, KeyError) as error:  # one damaged file must not keep the system from starting
+                LOG.error("%s cannot be read and is left alone: %s", path, error, extra={"action": "deployment_unreadable"})
+
+    def _file(self, deployment_id: str) -> Path:
+        return self.path / f"{deployment_id}{_SUFFIX}"
+
+
+def _deployment(content: dict[str, Any]) -> Deployment:
+    known = {
+        "artifact": Artifact(**content["artifact"]),
+        "previous": _artifact(content["previous"]),
+        "stage": Stage(content["stage"]),
+        "state": State(content["state"]),
+        "rules": Rules(**content["rules"]),
+        "agent_ids": tuple(content["agent_ids"]),
+        "base": tuple(content["base"]),
+        "steps": tuple(_step(each) for each in content["steps"]),
+        "rows": tuple(Row(**{**each, "verdict": Verdict(each["verdict"])}) for each in content["rows"]),
+    }
+    return Deployment(**{**content, **known})
+
+
+def _step(content: dict[str, Any]) -> Step:
+    known = {
+        "stage": Stage(content["stage"]),
+        "skipped": tuple(Stage(each) for each in content["skipped"]),
+        "orders": tuple(_order(each) for each in content["orders"]),
+    }
+    return Step(**{**content, **known})
+
+
+def _order(content: dict[str, Any]) -> Order:
+    return Order(**{**content, "artifact": _artifact(content["artifact"]), "agent_ids": tuple(content["agent_ids"])})
+
+
+def _artifact(content: dict[str, Any] | None) -> Artifact | None:
+    return None if content is None else Artifact(**content)

@@ -1,0 +1,163 @@
+"""Crashes: between writing a step and issuing it, and in the middle of a watch; nothing is lost and nothing done twice."""
+
+import pytest
+
+from mev.control.service import Control
+from mev.core.errors import MevError
+from mev.core.files import write_atomically
+from mev.deploy.folder import Folder
+from mev.deploy.model import Deployment, State
+from mev.wire.pb.control_pb2 import SHADOW, Target
+from tests.unit.deploy.plant import MODULE, Plant
+
+RULES: dict[str, float | None] = {"min_scored": 100, "hold_s": 10.0, "ack_timeout_s": 20.0, "max_score_psi": None}
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+def killed_at(monkeypatch: pytest.MonkeyPatch, place: str, call: int) -> None:
+    """End the process before or after a command is issued, or before a file is written, at the given call."""
+    left = [call]
+
+    def here() -> None:
+        left[0] -= 1
+        if left[0] == 0:
+            raise Killed
+
+    issue, write = Control.issue, Folder.write
+
+    async def issuing(self: Control, draft: object) -> object:
+        if place == "before issue":
+            here()
+        issued = await issue(self, draft)  # type: ignore[arg-type]
+        if place == "after issue":
+            here()
+        return issued
+
+    def writing(self: Folder, deployment: Deployment) -> None:
+        if place == "before write":
+            here()
+        write(self, deployment)
+
+    monkeypatch.setattr(Control, "issue", issuing)
+    monkeypatch.setattr(Folder, "write", writing)
+
+
+@pytest.mark.parametrize("place", ["before issue", "after issue", "before write"])
+@pytest.mark.parametrize("call", range(1, 5))
+async def test_production_is_ordered_once_wherever_the_process_ends(
+    plant: Plant, monkeypatch: pytest.MonkeyPatch, place: str, call: int
+) -> None:
+    (agent,) = await plant.enrol("a1")
+    old, new = plant.model("old"), plant.model("new")
+    await plant.swap_directly(old, Target(modules=[MODULE]))
+    await plant.deploy(new, "shadow")
+    await plant.pass_time(1)
+    before = plant.swaps()
+    with monkeypatch.context() as patched:
+        killed_at(patched, place, call)
+        is_killed = False
+        try:
+            await plant.deploy(new, "production")
+        except Killed:
+            is_killed = True
+    await plant.restart()
+    await plant.pass_time(3)
+    ordered = plant.swaps()[len(before) :]
+    if is_killed and (place, call) == ("before write", 1):  # nobody was told anything, and nothing happened
+        assert not ordered
+        return
+    assert ordered == [("production", new, MODULE), ("shadow", "", MODULE)]
+    assert (agent.model(), agent.model(SHADOW)) == (new, "")
+    assert plant.registry.get(new).aliases == ("champion",)
+    assert len(plant.deployments.records.newest()[0].steps) == 2
+
+
+@pytest.mark.parametrize("place", ["before issue", "after issue"])
+async def test_a_rollback_that_was_begun_is_finished(plant: Plant, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    agents = await plant.enrol("a1", "a2")
+    old, new = plant.model("old"), plant.model("new")
+    await plant.swap_directly(old, Target(modules=[MODULE]))
+    deployment = await plant.deploy(new, "production")
+    await plant.pass_time(1)
+    agents[0].figures |= {"failed": 100}
+    with monkeypatch.context() as patched:
+        killed_at(patched, place, 1)
+        with pytest.raises(Killed):
+            await plant.pass_time(1)
+    await plant.restart()
+    await plant.pass_time(2)
+    assert plant.now(deployment).state is State.ROLLED_BACK
+    assert {agent.model() for agent in agents} == {old}
+    assert len(plant.swaps()) == 3
+
+
+async def test_a_watch_goes_on_where_it_was(plant: Plant) -> None:
+    (agent,) = await plant.enrol("a1")
+    agent.figures |= {"scored": 500}
+    deployment = await plant.deploy(plant.model("new"), "canary", rules=RULES, promote=True)
+    await plant.pass_time(5)
+    kept = plant.deployments.records.get(deployment.id)
+    await plant.restart()
+    assert plant.deployments.records.get(deployment.id) == kept
+    await plant.pass_time(4)
+    assert plant.now(deployment).state is State.WATCHING
+    await plant.pass_time(20)
+    assert plant.now(deployment).state is State.DONE
+    assert plant.swaps() == [("production", kept.artifact.model_id, "a1"), ("production", kept.artifact.model_id, MODULE)]
+
+
+async def test_what_cannot_be_issued_now_is_issued_later(plant: Plant) -> None:
+    (agent,) = await plant.enrol("a1")
+    new = plant.model("new")
+    deployment = await plant.deploy(new, "shadow")
+    await plant.pass_time(1)
+    plant.trail.full = True
+    with pytest.raises(MevError, match="disk"):  # what is not written down first is not done
+        await plant.deploy(new, "canary")
+    agent.figures |= {"failed": 100}
+    await plant.pass_time(2)  # but a model that breaks its rules is on its way back
+    assert (plant.now(deployment).state, plant.now(deployment).step.settled, agent.model(SHADOW)) == (State.ROLLED_BACK, False, new)
+    plant.trail.full = False
+    await plant.pass_time(2)
+    assert (plant.now(deployment).step.settled, agent.model(SHADOW)) == (True, "")
+
+
+async def test_orders_that_are_not_out_blame_nobody(plant: Plant) -> None:
+    (agent,) = await plant.enrol("a1")
+    agent.figures |= {"scored": 500}
+    plant.topic.down = True
+    deployment = await plant.deploy(plant.model("new"), "shadow", rules=RULES)
+    await plant.pass_time(40)
+    assert plant.now(deployment).state is State.ROLLING_OUT
+    assert [one.state.value for one in plant.deployments.standings(plant.now(deployment), 0, 0)] == ["NOT_SENT"]
+
+
+async def test_what_gives_way_is_gone_before_what_takes_its_place(plant: Plant) -> None:
+    agents = await plant.enrol("a1", "a2")
+    first, second = plant.model("first"), plant.model("second")
+    await plant.deploy(first, "canary", share=1)
+    await plant.pass_time(1)
+    issue, refused = plant.trail.record, [True]
+
+    async def full_for_control(actor: str, action: str, *rest: object, **more: object) -> int:
+        plant.trail.full = action.startswith("control.") and refused[0]
+        return await issue(actor, action, *rest, **more)  # type: ignore[arg-type]
+
+    plant.trail.record = full_for_control  # type: ignore[method-assign]
+    with pytest.raises(MevError, match="disk"):
+        await plant.deploy(second, "canary", share=1)
+    refused[0] = False
+    await plant.deploy(second, "canary", share=1)
+    await plant.pass_time(3)
+    assert {agent.model() for agent in agents} == {second}
+
+
+async def test_a_damaged_file_keeps_nobody_from_starting(plant: Plant) -> None:
+    await plant.enrol("a1")
+    deployment = await plant.deploy(plant.model("new"), "shadow")
+    write_atomically(plant.folder / "deployments" / "0.json", b"{")
+    await plant.restart()
+    assert [one.id for one in plant.deployments.records.newest()] == [deployment.id]
