@@ -51,6 +51,7 @@ from mev.ingest import routes as ingest_routes
 from mev.ingest.service import Ingest
 from mev.jobs import routes as jobs_routes
 from mev.jobs import runner as jobs
+from mev.jobs.announce import Announcer
 from mev.jobs.model import Kind
 from mev.limits.connections import http_class
 from mev.models import routes as models_routes
@@ -142,7 +143,8 @@ async def running(settings: Settings, *, demo: bool) -> AsyncIterator[System]:
             )
         )
         hot = HotSettings({"batch_window_ms": hub.set_window, "log_level": logging.getLogger().setLevel})
-        runner = await stack.enter_async_context(jobs.running(folder.path / "jobs", [_export_kind(settings, clickhouse), train_kind()]))
+        kinds = [_export_kind(settings, clickhouse), train_kind()]
+        runner = await stack.enter_async_context(jobs.running(folder.path / "jobs", kinds, announce=Announcer(publisher)))
         quota = datasets.Quota(jobs=settings.export_jobs_per_principal, size_bytes=settings.export_bytes_per_principal)
         exports = datasets.Exports(runner, clickhouse, quota)
         control = await _start_control(settings, folder, brokers, orders, audit, hot, stack)

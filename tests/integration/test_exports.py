@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import httpx
 import pyarrow.parquet as pq
 import pytest
+from websockets.sync.client import connect
 
 from mev.datasets.catalog import DATASETS
 from mev.datasets.export import Limits
@@ -174,6 +175,23 @@ def test_a_running_export_has_no_files_and_is_cancelled(http: httpx.Client, syst
     assert [record["actor"] for record in listed(http, f"/api/control/audit-log?action=datasets.export&object={export_id}", 1)] == [
         "master"
     ]
+
+
+def test_progress_comes_over_the_stream_and_says_nothing_of_whose_it_is(http: httpx.Client, system: RunningSystem) -> None:
+    url = system.url.replace("http", "ws", 1) + "/api/realtime/ws"
+    with connect(url, additional_headers=key_of(http, "stream:read")) as stream:
+        stream.send(json.dumps({"op": "subscribe", "id": "jobs", "topics": ["job"]}))
+        assert json.loads(stream.recv(timeout=30))["op"] == "subscribed"
+        export_id = exported(http, type="tick", filter=["simulated == true"])["id"]
+        heard: list[dict[str, Any]] = []
+        while not heard or heard[-1]["state"] != "succeeded":
+            message = json.loads(stream.recv(timeout=30))
+            heard += [each for each in message.get("events", []) if each["id"] == export_id]
+    fields = {"type", "id", "timestamp_ns", "kind", "state", "attempt", "done", "total", "note", "error_code"}
+    assert {name for each in heard for name in each} - {"partition", "offset"} == fields
+    assert [each["state"] for each in heard if each["state"] != "running"] == ["queued", "succeeded"]
+    assert heard[-1]["done"] == heard[-1]["total"] == COUNT
+    assert not {"master", "simulated"} & set(json.dumps(heard).split('"'))
 
 
 def key_of(http: httpx.Client, *scopes: str) -> dict[str, str]:

@@ -91,7 +91,7 @@ class Exports:
             done = [job for job in jobs if job.state is State.SUCCEEDED]
             kept = await asyncio.to_thread(lambda: sum(map(self._size, done)))
             if kept >= self._quota.size_bytes:
-                detail = f"your exports take {kept} bytes, of {self._quota.size_bytes} (EXPORT_BYTES_PER_PRINCIPAL); delete some, or wait"
+                detail = f"your exports take {kept} bytes, of {self._quota.size_bytes} (EXPORT_BYTES_PER_PRINCIPAL); wait until some expire"
                 raise ExportQuotaError(detail, retry_after_s=3600)
             return await self._runner.submit(KIND, query.as_json(), owner=owner, owner_name=owner_name)
 

@@ -5,7 +5,6 @@ with a reason otherwise. What a job has made counts once it has succeeded; until
 """
 
 import asyncio
-import contextlib
 import logging
 import shutil
 from collections import Counter
@@ -18,6 +17,7 @@ from typing import Any
 
 from mev.core.clock import now_ns
 from mev.core.ids import new_id
+from mev.jobs.announce import Announce, no_announcement
 from mev.jobs.errors import InvalidCursorError, JobEndedError, JobLostError, UnknownJobError, UnknownKindError
 from mev.jobs.folder import JobFolders
 from mev.jobs.model import Job, Kind, Progress, Spec, State
@@ -26,13 +26,15 @@ from mev.jobs.worker import ChildWorker, Outcome, Task, ThreadWorker, Worker
 LOG = logging.getLogger(__name__)
 MAX_ATTEMPTS = 3
 _EXPIRY_PAUSE_S = 60.0
+_ANNOUNCE_PAUSE_S = 1.0
 _NS = 1_000_000_000
 
 
 class Runner:
-    """The jobs of a data folder."""
+    """The jobs of a data folder. `announce` hears of every change of a state, and of progress now and then."""
 
-    def __init__(self, path: Path, kinds: Iterable[Kind], *, stop_timeout_s: float = 10.0) -> None:
+    def __init__(self, path: Path, kinds: Iterable[Kind], *, announce: Announce = no_announcement, stop_timeout_s: float = 10.0) -> None:
+        self._announce = announce
         self._folders = JobFolders(path)
         self._kinds = {kind.name: kind for kind in kinds}
         self._stop_timeout_s = stop_timeout_s
@@ -49,6 +51,8 @@ class Runner:
         """Take up what is there."""
         for job in await asyncio.to_thread(lambda: list(self._folders.read_all())):
             self._jobs[job.id] = job
+            if self._is_over(job):
+                await self._forget(job)
             if not job.state.ended:
                 await self._settle(job)
         self._pump()
@@ -72,6 +76,7 @@ class Runner:
         job = Job(id=new_id(), kind=kind, owner=owner, owner_name=owner_name or owner, state=State.QUEUED, created_ns=now_ns())
         await asyncio.to_thread(self._folders.create, job, spec)
         self._jobs[job.id] = job
+        self._announce(job, None)
         self._pump()
         return self._jobs[job.id]
 
@@ -142,15 +147,31 @@ class Runner:
     async def expire(self) -> None:
         """Remove, now and then, what has been there long enough; for ever."""
         while True:
-            now = now_ns()
-            for job in [job for job in self._jobs.values() if job.state.ended and job.expires_ns < now]:
-                await asyncio.to_thread(self._remove, job)
+            for job in [job for job in self._jobs.values() if self._is_over(job)]:
+                await self._forget(job)
             await asyncio.sleep(_EXPIRY_PAUSE_S)
 
-    def _remove(self, job: Job) -> None:
-        self._discard(job)
-        self._folders.remove(job.id)
-        del self._jobs[job.id]
+    async def watch(self) -> None:
+        """Announce the progress of what runs, once a second where there is any; for ever."""
+        told: dict[str, int] = {}
+        while True:
+            await asyncio.sleep(_ANNOUNCE_PAUSE_S)
+            running = [*self._workers]
+            found = await asyncio.to_thread(lambda ids: {job_id: self._folders.progress(job_id) for job_id in ids}, running)
+            for job_id, progress in found.items():
+                job = self._jobs.get(job_id)
+                if job is not None and not job.state.ended and progress is not None and told.get(job_id) != progress.at_ns:
+                    self._announce(job, progress)
+            told = {job_id: progress.at_ns for job_id, progress in found.items() if progress is not None}
+
+    def _is_over(self, job: Job) -> bool:
+        return job.state.ended and job.expires_ns < now_ns()
+
+    async def _forget(self, job: Job) -> None:
+        output = self.output(job.id)
+        del self._jobs[job.id]  # first: nobody is to see half of its files
+        await asyncio.to_thread(shutil.rmtree, output, ignore_errors=True)
+        await asyncio.to_thread(self._folders.remove, job.id)
 
     def _discard(self, job: Job) -> None:
         shutil.rmtree(self.output(job.id), ignore_errors=True)
@@ -190,6 +211,7 @@ class Runner:
         except OSError as error:  # a full disk must not end the runner
             LOG.error("job %s: %s", job.id, error, extra={"action": "job_failed"})
             self._jobs[job.id] = replace(self._jobs[job.id], state=State.FAILED, error={"code": "job_broken", "detail": str(error)})
+            self._announce(self._jobs[job.id], None)
         finally:
             del self._tasks[job.id]
             self._workers.pop(job.id, None)
@@ -238,6 +260,8 @@ class Runner:
         self._jobs[job.id] = job
         async with self._writing:
             await asyncio.to_thread(lambda: self._folders.write(self._jobs[job.id]))
+            progress = await asyncio.to_thread(self._folders.progress, job.id)
+            self._announce(self._jobs[job.id], progress)
         async with self._changed:
             self._changed.notify_all()
 
@@ -248,15 +272,15 @@ def _lost(detail: str) -> Outcome:
 
 
 @asynccontextmanager
-async def running(path: Path, kinds: Iterable[Kind]) -> AsyncIterator[Runner]:
+async def running(path: Path, kinds: Iterable[Kind], *, announce: Announce = no_announcement) -> AsyncIterator[Runner]:
     """Give the runner of the jobs in `path`; stop it at the end."""
-    runner = Runner(path, kinds)
+    runner = Runner(path, kinds, announce=announce)
     await runner.start()
-    expiry = asyncio.create_task(runner.expire(), name="job expiry")
+    beside = [asyncio.create_task(runner.expire(), name="job expiry"), asyncio.create_task(runner.watch(), name="job progress")]
     try:
         yield runner
     finally:
-        expiry.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await expiry
+        for task in beside:
+            task.cancel()
+        await asyncio.gather(*beside, return_exceptions=True)
         await runner.close()

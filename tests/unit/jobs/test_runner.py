@@ -8,16 +8,21 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from mev.bus.kafka import Brokers
+from mev.bus.publisher import Publisher
 from mev.jobs import child
+from mev.jobs.announce import Announcer, event
 from mev.jobs.errors import InvalidCursorError, JobEndedError, UnknownJobError, UnknownKindError
 from mev.jobs.model import Job, Kind, State
 from mev.jobs.runner import MAX_ATTEMPTS, Runner, running
 from mev.jobs.worker import ChildWorker, Task
+from mev.wire.pb import events_pb2
 from tests.unit.jobs import parent, work
 
 ROOT = Path(__file__).parents[3]
@@ -264,6 +269,50 @@ async def test_jobs_are_listed_by_page_newest_first(tmp_path: Path) -> None:
             await runner.submit("nope", {}, owner="a")
 
 
+async def test_changes_and_progress_are_announced_without_whose_job_it_is(tmp_path: Path, gate: Path) -> None:
+    said: list[events_pb2.Job] = []
+    async with running(tmp_path / "jobs", [COUNT], announce=lambda job, progress: said.append(event(job, progress))) as runner:
+        job = await runner.submit("count", {"to": 3, "wait_at": 2, "gate": str(gate)}, owner="user:secret", owner_name="secret")
+        await until(lambda: bool(said) and said[-1].done == 1)
+        lift(gate)
+        await runner.wait(job.id)
+    assert [each.state for each in said] == ["queued", "running", "running", "succeeded"]
+    assert [(each.done, each.total, each.note) for each in said[2:]] == [(1, 3, "counting"), (3, 3, "counting")]
+    assert {(each.id, each.kind) for each in said} == {(job.id, "count")}
+    assert [each.attempt for each in said] == [0, 1, 1, 1]
+    times = [each.timestamp_ns for each in said]
+    assert times == sorted(set(times))
+    assert "secret" not in str(said)
+
+
+async def test_why_a_job_failed_is_announced_as_a_code(tmp_path: Path) -> None:
+    said: list[events_pb2.Job] = []
+    kind = Kind(name="refuse", run=work.refuse)
+    async with running(tmp_path / "jobs", [kind], announce=lambda job, progress: said.append(event(job, progress))) as runner:
+        await runner.wait((await runner.submit("refuse", {}, owner="me")).id)
+    assert (said[-1].state, said[-1].error_code, "meadow" in str(said)) == ("failed", "no_sheep", False)
+
+
+async def test_a_job_is_done_also_when_nobody_can_be_told(tmp_path: Path) -> None:
+    away = Brokers(servers="127.0.0.1:1")
+    with closing(Publisher(away, queue_messages=10, queue_kbytes=100, linger_ms=0, timeout_s=0.3)) as publisher:
+        async with running(tmp_path / "jobs", [COUNT], announce=Announcer(publisher)) as runner:
+            jobs = [await runner.submit("count", {"to": 1}, owner="me") for _ in range(4)]
+            assert [(await runner.wait(job.id)).state for job in jobs] == [State.SUCCEEDED] * 4
+            await until(lambda: publisher.fullness() == 0)
+
+
+async def test_what_was_old_at_the_start_is_never_shown(tmp_path: Path) -> None:
+    kind = replace(COUNT, expires_s=0.0)
+    async with running(tmp_path / "jobs", [kind]) as runner:
+        await runner.wait((await runner.submit("count", {"to": 1}, owner="me")).id)
+    runner = Runner(tmp_path / "jobs", [kind])
+    await runner.start()
+    assert runner.jobs() == []
+    assert list((tmp_path / "jobs").iterdir()) == []
+    await runner.close()
+
+
 async def test_what_is_old_is_removed(tmp_path: Path) -> None:
     kind = replace(COUNT, expires_s=0.0, outputs=tmp_path / "elsewhere")
     async with running(tmp_path / "jobs", [kind]) as runner:
@@ -272,7 +321,7 @@ async def test_what_is_old_is_removed(tmp_path: Path) -> None:
         assert output.parent == tmp_path / "elsewhere"
         assert output.exists()
         expiry = asyncio.create_task(runner.expire())
-        await until(lambda: not runner.jobs())
+        await until(lambda: not list((tmp_path / "jobs").iterdir()))
         expiry.cancel()
+        assert runner.jobs() == []
         assert not output.exists()
-        assert list((tmp_path / "jobs").iterdir()) == []
