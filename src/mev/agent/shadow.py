@@ -15,10 +15,10 @@ from mev.agent.seats import Place
 from mev.agent.thread import in_thread
 from mev.bus.errors import PublishError, QueueFullError
 from mev.wire.pb.events_pb2 import Score
-from mev.wire.registry import EventType, Record
+from mev.wire.registry import EVENT_TYPES, Record
 
 LOG = logging.getLogger(__name__)
-EVENT = EventType(Score)
+EVENT = EVENT_TYPES["score"]
 _WAITING_BATCHES = 64
 
 

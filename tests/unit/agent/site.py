@@ -11,7 +11,6 @@ from confluent_kafka import Producer
 from google.protobuf.message import Message
 
 from mev.agent import Site
-from mev.agent.shadow import EVENT as SCORE
 from mev.bus.batch import Batch
 from mev.bus.embedded import EmbeddedBroker
 from mev.bus.follow import Followed
@@ -29,6 +28,7 @@ from tests.unit.agent.plane import Clock, Plane
 
 TIMEOUT_S = 10.0
 BUNDLES = EVENT_TYPES["bundle"].topic
+SCORES = EVENT_TYPES["score"].topic
 
 
 class FakeSite:
@@ -54,10 +54,10 @@ class FakeSite:
         """Begin, on a new broker and a new port."""
         self._broker = await asyncio.to_thread(EmbeddedBroker, timeout_s=TIMEOUT_S)
         self._offset = 0
-        topics = [CONTROL, REPORT, BUNDLES, SCORE.topic, EVENT_TYPES["opportunity"].topic]
+        topics = [CONTROL, REPORT, BUNDLES, SCORES, EVENT_TYPES["opportunity"].topic]
         await asyncio.to_thread(Cluster(self._broker.brokers, timeout_s=TIMEOUT_S).ensure_topics, topics)
         self._producer = Producer(self._broker.brokers.config(linger_ms=0))
-        self._tail = Tail(self._broker.brokers, [REPORT, BUNDLES, SCORE.topic], self._deliver, timeout_s=TIMEOUT_S)
+        self._tail = Tail(self._broker.brokers, [REPORT, BUNDLES, SCORES], self._deliver, timeout_s=TIMEOUT_S)
         await asyncio.to_thread(self._tail.start)
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
 
@@ -139,7 +139,7 @@ class FakeSite:
         if topic == BUNDLES:
             self.bundles.append(Bundle.FromString(value))
             return
-        if topic == SCORE.topic:
+        if topic == SCORES:
             self.scores.append(Score.FromString(value))
             return
         known = [bytes.fromhex(str(one["public_key"])) for one in self.enrolled.values()]
