@@ -10,8 +10,8 @@ from pathlib import Path
 
 import httpx
 
-_START_S = 40.0
-_STOP_S = 40.0
+_START_S = 90.0
+_STOP_S = 60.0
 MEV = Path(sys.executable).with_name("mev")
 
 
