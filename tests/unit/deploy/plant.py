@@ -6,8 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
-
 from mev.audit.errors import AuditUnavailableError
 from mev.bus.errors import PublishError
 from mev.bus.publisher import Publisher
@@ -23,11 +21,10 @@ from mev.deploy.model import Deployment, Stage
 from mev.deploy.records import Records
 from mev.deploy.service import Deployments
 from mev.models.registry import Registry
-from mev.predict.drift import Baseline
-from mev.predict.manifest import Manifest, Parity
 from mev.wire.orders import is_for, order, subject
 from mev.wire.pb.control_pb2 import PRODUCTION, SHADOW, Command, Enrolment, ModelRole, ModelUse, Report, SwapModel, Target
 from mev.wire.registry import Record
+from tests.services.models import register_bytes
 
 MODULE = "arbitrage"
 SILENT_S = 6.0
@@ -208,29 +205,7 @@ class Plant:
 
     def model(self, name: str, *, so: bool = False) -> str:
         """Register a model and return its id."""
-        files = {form: f"{name} {form}".encode() for form in ("ubj", "mevt", *(["so"] if so else []))}
-        digests = {form: hashlib.sha256(content).hexdigest() for form, content in files.items()}
-        rows, scores = np.zeros((4, 1), np.float32), np.zeros(4, np.float32)
-        manifest = Manifest(
-            model_id=digests["ubj"],
-            created_at="2026-01-01T00:00:00Z",
-            objective="binary:logistic",
-            features=("tip_share",),
-            feature_schema="opportunity",
-            feature_schema_hash="0" * 64,
-            trees=1,
-            mevt_sha256=digests["mevt"],
-            so_sha256=digests.get("so"),
-            cpu="x86_64",
-            parity=Parity(rows=4, max_abs_diff=0.0),
-            metrics={},
-            lineage={},
-            baseline=Baseline.of(rows, scores, ("tip_share",)),
-            golden_rows=rows,
-            golden_scores=scores,
-        )
-        self.registry.add(manifest, files, self.keys.signing)
-        return manifest.model_id
+        return register_bytes(self.registry, name, self.keys.signing, *(["so"] if so else []))
 
     async def deploy(self, model: str, stage: str, **more: Any) -> Deployment:
         """Ask for a stage, as ann."""
