@@ -33,18 +33,18 @@ _METRICS = {
     "r2": ("R²", "share of the variance that is explained"),
 }
 _PICTURES = {
-    "roc.png": "ROC",
-    "precision_recall.png": "Precision by recall",
-    "calibration.png": "Calibration",
-    "profit.png": "Profit by threshold",
-    "learning.png": "Validation by round",
+    "roc": "ROC",
+    "precision_recall": "Precision by recall",
+    "calibration": "Calibration",
+    "profit": "Profit by threshold",
+    "learning": "Validation by round",
 }
-_DRAWN_HERE = frozenset({"importance.png"})
+_DRAWN_HERE = frozenset({"importance"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Training:
-    """The training that made a model, as long as it is there; `result` is all that it left, `pictures` are PNG by name."""
+    """The training that made a model, as long as it is there; `result` is all that it left, `pictures` are by name, each SVG or PNG."""
 
     job_id: str
     owner: str
@@ -76,6 +76,7 @@ def page(entry: Entry, training: Training | None) -> str:
         element("meta", name="viewport", content="width=device-width, initial-scale=1"),
         element("title", f"Model {manifest.model_id[:_SHORT]}"),
         element("link", rel="stylesheet", href=STYLE_PATH),
+        element("link", rel="icon", href="data:,"),  # or browsers ask for one that is not there
     )
     return f"<!DOCTYPE html>\n{element('html', head, element('body', body), lang='en')}\n"
 
@@ -136,8 +137,9 @@ def _pictures(training: Training | None) -> Html | None:
     order = [*(name for name in _PICTURES if name in there), *(name for name in there if name not in _PICTURES)]
     figures = []
     for name in order:
-        caption = _PICTURES.get(name, name.removesuffix(".png").replace("_", " "))
-        source = f"data:image/png;base64,{base64.b64encode(training.pictures[name]).decode()}"
+        caption, content = _PICTURES.get(name, name.replace("_", " ")), training.pictures[name]
+        kind = "image/png" if content.startswith(b"\x89PNG") else "image/svg+xml"  # in an image no script runs, whatever it holds
+        source = f"data:{kind};base64,{base64.b64encode(content).decode()}"
         figures.append(element("figure", element("img", src=source, alt=caption)))
     return _section("Pictures of its training", element("div", *figures, class_="pictures"))
 
@@ -188,7 +190,8 @@ _ROWS = {"train": "to learn from", "embargo": "left out", "validation": "to vali
 
 def _lineage(manifest: Manifest, training: Training | None) -> Iterable[Html]:
     lineage, spec = manifest.lineage, _spec(manifest)
-    environment = {name: value for name, value in lineage.items() if name not in {"spec", "export_manifest_sha256", "rows"}}
+    environment = {name: value for name, value in lineage.items() if name not in {"spec", "params", "export_manifest_sha256"}}
+    params = lineage.get("params") or spec.get("params") or {}
     pairs: list[tuple[str, object]] = [("registered", manifest.created_at[:19].replace("T", " ") + " UTC")]
     if training:
         pairs += [("trained by", training.owner), ("training", element("code", training.job_id)), ("ended", training.ended_at)]
@@ -196,11 +199,13 @@ def _lineage(manifest: Manifest, training: Training | None) -> Iterable[Html]:
         pairs.append(("trained by", "its job is not kept any longer; the audit trail has who asked for it"))
     yield _pairs(pairs)
     yield element("h3", "Environment")
-    yield _pairs((name.replace("_", " "), _plain(value)) for name, value in environment.items())
+    yield _pairs(_flat(environment))
     if spec:
         yield element("h3", "What was asked for")
-        asked = {name: value for name, value in spec.items() if name not in {"params", "features"}} | dict(spec.get("params") or {})
-        yield _pairs((name.replace("_", " "), _plain(value)) for name, value in asked.items())
+        yield _pairs(_flat({name: value for name, value in spec.items() if name not in {"params", "features"}}))
+    if params:
+        yield element("h3", "Parameters of XGBoost")
+        yield _pairs(_flat(params))
 
 
 def _files(manifest: Manifest) -> Iterable[Html]:
@@ -228,6 +233,8 @@ def _limits(manifest: Manifest) -> Html:
     ]
     if manifest.objective == "binary:logistic":
         lines.append("Its scores are probabilities only as far as the calibration says, and only for rows like those it was validated on.")
+    if manifest.lineage.get("search"):
+        lines.append("Its parameters were chosen by the validation that the figures above are of: they are a little too good.")
     if manifest.mevt_sha256 is None:
         lines.append(f"It has no data-only form: agents need processors of kind {manifest.cpu} and run native code.")
     if manifest.lineage.get("resumed_from") is not None:
@@ -264,6 +271,15 @@ def _is_number(value: object) -> bool:
 
 def _shown(name: str, value: float) -> str:
     return f"{value / _SOL:,.3f} SOL" if name.endswith("_lamports") else f"{value:.4g}"
+
+
+def _flat(content: Mapping[str, Any]) -> Iterable[tuple[str, object]]:
+    """Yield names and values, those of an inner object under their own names."""
+    for name, value in content.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value)
+        else:
+            yield name.replace("_", " "), _plain(value)
 
 
 def _plain(value: object) -> str:

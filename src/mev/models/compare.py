@@ -31,7 +31,8 @@ def compare(a: Entry, b: Entry) -> ComparisonOut:
 def _caveats(a: Entry, b: Entry) -> Iterator[str]:
     """Yield why the metrics are of different rows, or of different questions.
 
-    The newest `validation_share` of an export, by slot, validates: the same export and the same share are the same rows.
+    The newest `validation_share` of an export, by slot, validates: the same export and the same share are the same rows. Where they
+    chose the parameters too, they flatter.
     """
     ours, theirs = a.manifest.lineage, b.manifest.lineage
     first, second = ours.get("export_manifest_sha256"), theirs.get("export_manifest_sha256")
@@ -43,17 +44,17 @@ def _caveats(a: Entry, b: Entry) -> Iterator[str]:
         sides = tuple((lineage.get("spec") or {}).get(name) for lineage in (ours, theirs))
         if sides[0] != sides[1]:
             yield f"their {what} differ: {sides[0]} and {sides[1]}"
+    if bool(ours.get("search")) != bool(theirs.get("search")):
+        yield f"the validation chose the parameters of {'a' if ours.get('search') else 'b'} alone: its figures are too good"
 
 
 def _parameters(entry: Entry) -> dict[str, Any]:
     """Return what the training was asked for, flat; features are compared for themselves."""
     lineage = entry.manifest.lineage
-    found: dict[str, Any] = {"trees": entry.manifest.trees}
-    for name, value in (lineage.get("spec") or {}).items():
-        if isinstance(value, Mapping):
-            found |= {f"{name}.{inner}": one for inner, one in value.items()}
-        elif name != "features":
-            found[name] = value
+    spec: Mapping[str, Any] = lineage.get("spec") or {}
+    found: dict[str, Any] = {"trees": entry.manifest.trees} | {name: spec[name] for name in spec if name not in {"features", "params"}}
+    params = lineage.get("params") or spec.get("params") or {}  # those that it was trained with, where they were searched for
+    found |= {f"params.{name}": value for name, value in params.items()}
     return found | {name: lineage[name] for name in ("code_version", "xgboost", "device", "resumed_from") if name in lineage}
 
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 
 import orjson
 
@@ -36,8 +37,12 @@ class KeptTrainings:
                     owner=job.owner_name,
                     ended_at=f"{datetime.fromtimestamp(job.ended_ns / 1e9, UTC):%Y-%m-%d %H:%M:%S} UTC",
                     result=orjson.loads((folder / _RESULT).read_bytes()),
-                    pictures={path.name: path.read_bytes() for path in sorted(folder.glob("*.png"))},
+                    pictures={path.stem: _sharpest(path).read_bytes() for path in sorted(folder.glob("*.png"))},
                 )
             except (OSError, ValueError, KeyError, UnknownJobError):  # its files are removed while it is looked at
                 continue
         return None
+
+
+def _sharpest(picture: Path) -> Path:
+    return drawn if (drawn := picture.with_suffix(".svg")).exists() else picture

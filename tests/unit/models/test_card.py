@@ -55,7 +55,7 @@ def training(**changes: Any) -> Training:
         "owner": "ada",
         "ended_at": "2026-08-01 UTC",
         "result": result,
-        "pictures": {"roc.png": b"PNG", "extra.png": b"P"},
+        "pictures": {"extra": b"<svg/>", "roc": b"\x89PNG"},
     }
     return Training(**{**given, **changes})
 
@@ -70,12 +70,28 @@ def card(made: Made, training: Training | None = None, **changes: Any) -> Reader
 
 def test_a_card_says_what_is_known(original: Made) -> None:
     manifest = original.manifest
-    lineage = {"export_manifest_sha256": "e" * 64, "code_version": "9.9", "spec": {"target": "landed", "params": {"eta": 0.17}}}
+    lineage = {"export_manifest_sha256": "e" * 64, "environment": {"packages": {"numpy": "9.9"}}, "search": {"trials": 41}}
+    lineage |= {"spec": {"target": "landed", "params": {"eta": 0.3}}, "params": {"eta": 0.17}}
     metrics = {"auc": 0.8125, "best_profit_lamports": 2.5e9, "calibration_error": 0.03125, "precision_at_k": 0.5}
     spread = Baseline.of(rows(500, 3), rows(500, 3)[:, 0], manifest.features)
     read = card(original, training(), lineage=lineage, metrics=metrics, baseline=spread)
     for text in (
-        *(manifest.model_id, manifest.model_id[:12], "champion", "best", "landed", "e" * 64, "9.9", "eta", "0.17", "ada", "job-1"),
+        *(
+            manifest.model_id,
+            manifest.model_id[:12],
+            "champion",
+            "best",
+            "landed",
+            "e" * 64,
+            "numpy",
+            "9.9",
+            "41",
+            "eta",
+            "0.17",
+            "too good",
+            "ada",
+            "job-1",
+        ),
         *("0.8125", "2.500 SOL", "0.03125", "precision at k", "1,120 to learn from", "600 to validate with", "77", "1,000 rows"),
         *(manifest.feature_schema_hash, *manifest.features, "0.25", "Bots seen after the same opportunity."),
         *(digest for form in ("mevt", "so", "ubj") if (digest := manifest.digest(form))),
@@ -83,9 +99,9 @@ def test_a_card_says_what_is_known(original: Made) -> None:
         assert text in read.text, text
     hrefs = {value for name, value in read.attributes if name == "href"}
     files = {f"files/{manifest.digest(form)}.{form}" for form in ("mevt", "so", "ubj")}
-    assert hrefs == {STYLE_PATH, f"files/{manifest.model_id}.manifest.json", *files}
+    assert hrefs == {STYLE_PATH, "data:,", f"files/{manifest.model_id}.manifest.json", *files}
     sources = [value for name, value in read.attributes if name == "src"]
-    assert sources == ["data:image/png;base64,UE5H", "data:image/png;base64,UA=="]
+    assert sources == ["data:image/png;base64,iVBORw==", "data:image/svg+xml;base64,PHN2Zy8+"]
 
 
 def test_without_its_training_a_card_says_so(original: Made) -> None:

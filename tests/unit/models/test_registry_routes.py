@@ -138,12 +138,14 @@ async def test_a_comparison_of_the_same_rows(made: Made, http: httpx.AsyncClient
         ("e" * 64, {"target": "tip_lamports", "validation_share": 0.2}, "targets differ"),
         ("e" * 64, {"target": "landed", "validation_share": 0.2, "objective": "regression"}, "objectives differ"),
         (None, {"target": "landed", "validation_share": 0.2}, "not known"),
+        ("e" * 64, {"target": "landed", "validation_share": 0.2, "searched": True}, "the parameters of b alone"),
     ],
 )
 async def test_a_comparison_of_other_rows_says_so(
     made: Made, http: httpx.AsyncClient, export: str | None, spec: dict[str, Any], caveat: str
 ) -> None:
-    a, b = add(made, 0), add(made, 1, lineage={"export_manifest_sha256": export, "spec": spec})
+    search = {"trials": 20} if spec.pop("searched", False) else None
+    a, b = add(made, 0), add(made, 1, lineage={"export_manifest_sha256": export, "spec": spec, "search": search})
     found = (await http.get(f"{URL}/compare", params={"a": a, "b": b})).json()
     assert found["same_validation"] is False
     assert [caveat in each for each in found["caveats"]] == [True]
