@@ -166,7 +166,7 @@ def _features(manifest: Manifest, importance: Mapping[str, float]) -> Html:
 
 
 def _bar(share: float, text: str) -> Html:
-    rect = element("rect", width=f"{max(1, round(share * 100))}", height="8", rx="2")
+    rect = element("rect", width=f"{round(share * 100)}", height="8", rx="2")
     return element("span", element("svg", rect, viewBox="0 0 100 8", width="100", height="8", aria_hidden="true"), text, class_="bar")
 
 
