@@ -15,6 +15,7 @@ from bench.rows import (
     latency,
     predict,
     publish,
+    seat,
     sink,
     websocket,
     webtransport,
@@ -37,5 +38,6 @@ _ALL = (
     *crypto.ROWS,
     control.ROW,
     *predict.ROWS,
+    *seat.ROWS,
 )
 ROWS: dict[str, Row] = {row.name: row for row in _ALL}
