@@ -10,9 +10,12 @@ import pytest
 from mev.agent import Decision, Level, ModelFolder, Strategy, fetch_from
 from mev.agent.commands import status_text
 from mev.agent.shadow import is_chosen
+from mev.crypto.envelope import seal
 from mev.crypto.keys import SigningKey
+from mev.crypto.trust import COMMAND, ROOT
 from mev.predict.predictor import Rows, Scores
 from mev.wire.pb.control_pb2 import ACK, NACK, PRODUCTION, SHADOW, Report, SwapModel
+from mev.wire.pb.envelope_pb2 import KeySet
 from mev.wire.pb.events_pb2 import Bundle, Opportunity
 from tests.integration.test_agent import activate, held, running, until
 from tests.unit.agent.models import Gate, Shelf, opportunities, scores
@@ -139,6 +142,26 @@ async def test_keys_that_are_rotated_while_a_model_loads_vouch_for_neither_order
         assert (await site.answer(ordered)).reason_code == "unknown_key"
         assert bot.session is not None
         assert bot.session.seats.model_id(PRODUCTION) == ""
+
+
+async def test_a_model_that_was_loaded_under_keys_that_no_longer_count_is_loaded_again(
+    site: FakeSite, shelf: Shelf, gate: Gate, tmp_path: Path
+) -> None:
+    plane, registrar = site.plane, SigningKey.generate("registrar")
+    keys = [plane.root.trusted_for(ROOT), plane.key.trusted_for(COMMAND)]
+    first = KeySet(epoch=1, issued_at_ns=plane.clock(), keys=[*keys, registrar.trusted_for(COMMAND)])
+    plane.key_set = seal(first, plane.root).SerializeToString()
+    model = shelf.add(1, key=registrar)
+    opened = gate.shut(model)
+    async with running(site, tmp_path, models=gate):
+        ordered = await site.order(plane.command(model))
+        await until(lambda: bool(gate.loads))
+        plane.key_set = seal(KeySet(epoch=2, issued_at_ns=plane.clock(), keys=keys), plane.root).SerializeToString()
+        await site.send_bytes(plane.key_set)
+        await site.until(lambda report: report.running.key_epoch == 2)
+        opened.set()
+        assert (await site.answer(ordered)).reason_code == "unsigned_manifest"
+        assert gate.loads == [model.model_id, model.model_id]
 
 
 async def test_a_refused_swap_is_not_tried_again_by_every_snapshot(site: FakeSite, shelf: Shelf, gate: Gate, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from mev.agent.scoring import score
 from mev.crypto.keys import SigningKey
 from mev.wire.features import OPPORTUNITY
 from mev.wire.pb.control_pb2 import PRODUCTION, SHADOW, Command, ModelUse, SwapModel, Target
-from tests.unit.agent.models import Shelf, opportunities, scores
+from tests.unit.agent.models import Gate, Shelf, opportunities, scores
 from tests.unit.agent.plane import Bench
 from tests.unit.agent.test_crash import die
 
@@ -172,12 +172,13 @@ def test_the_keys_in_force_vouch_for_a_model(bench: Bench, shelf: Shelf) -> None
 
 
 def test_of_several_swaps_in_a_snapshot_the_newest_of_each_role_is_loaded(bench: Bench, shelf: Shelf) -> None:
+    gate = bench.models = Gate(bench.models)
     models = [shelf.add(1), shelf.add(2), shelf.add(3, SHADOW), shelf.add(4, SHADOW)]
-    (shelf.folder / models[0].model_path).unlink()
     commands = [bench.plane.command(model) for model in models]
     commands.append(bench.plane.command(SwapModel(role=SHADOW)))
     assert bench.send(bench.plane.snapshot(*reversed(commands))) == ["", ""]
     assert running(bench) == [models[1].model_id, ""]
+    assert gate.loads == [models[1].model_id]
 
 
 def answers(bench: Bench) -> list[tuple[str, str]]:
@@ -254,6 +255,9 @@ def test_what_a_model_has_done_is_counted(bench: Bench, shelf: Shelf) -> None:
     assert isinstance(use, ModelUse)
     assert (use.scored, use.failed, use.since_ns) == (101, 2, bench.clock())
     assert use.latency_p99_us > 0
+    swap(bench, shelf.add(2))
+    (use,) = bench.governor.running().models
+    assert (use.scored, use.failed) == (0, 0)
 
 
 def test_drift_is_reported_feature_by_feature(bench: Bench, shelf: Shelf) -> None:
