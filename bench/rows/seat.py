@@ -16,7 +16,7 @@ from bench.harness import Clock, Figures, Row, Setting, Sides, SkippedError, rat
 from mev.core.clock import now_ns
 from mev.crypto.keys import SigningKey
 from mev.crypto.trust import COMMAND, TrustStore
-from mev.predict.drift import Baseline
+from mev.predict.drift import Baseline, Drift
 from mev.predict.engine import Engine
 from mev.predict.load import load, read_manifest
 from mev.predict.predictor import Predictor
@@ -40,8 +40,10 @@ def _added(_: Setting, *, batch: int) -> Iterator[Sides]:
     engine = _engine()
     predictor = Predictor(engine, model_id="bench", digest="bench", features=OPPORTUNITY.names)
     held_back = _table(_FROZEN, 3)
-    seat = Seat(OPPORTUNITY, now_ns)
-    seat.put(predictor, Baseline.of(held_back, engine.predict(held_back), OPPORTUNITY.names))
+    baseline = Baseline.of(held_back, engine.predict(held_back), OPPORTUNITY.names)
+    seat, drift = Seat(OPPORTUNITY, now_ns), Drift(baseline)
+    seat.put(predictor, baseline)
+    scores = engine.predict(held_back)[:batch]
     batches = _batches(batch)
     calls = min(2_000, len(batches))
 
@@ -54,7 +56,11 @@ def _added(_: Setting, *, batch: int) -> Iterator[Sides]:
 
         return rate(work, calls * batch, clock=Clock.CPU)
 
-    yield Sides(lambda: side(predictor.predict), lambda: side(seat.score))
+    def notes(figures: Figures) -> list[str]:
+        watched, scored = side(lambda rows: drift.add(rows, scores)), statistics.median(figures.baseline)
+        return [f"drift alone: {batch / watched * 1e6:.1f} us a call, {scored / watched:.1%} of what scoring takes"]
+
+    yield Sides(lambda: side(predictor.predict), lambda: side(seat.score), notes)
 
 
 @contextmanager
