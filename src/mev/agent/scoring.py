@@ -45,5 +45,6 @@ def score(place: Place, opportunities: Sequence[Opportunity]) -> Scored:
 def _rows(opportunities: Sequence[Opportunity]) -> tuple[NDArray[np.intp], Rows]:
     """Return which opportunities carry the features that models know, and these features."""
     fit = [index for index, one in enumerate(opportunities) if one.feature_schema == OPPORTUNITY.name and len(one.features) == _WIDTH]
-    rows = np.array([opportunities[index].features for index in fit], np.float32).reshape(-1, _WIDTH)
+    # As lists: numpy takes ten times as long to read the numbers of a message one by one.
+    rows = np.array([opportunities[index].features[:] for index in fit], np.float32).reshape(-1, _WIDTH)
     return np.array(fit, np.intp), rows
