@@ -151,7 +151,9 @@ def test_a_model_that_is_not_as_it_was_is_not(place: Place, spoil: Callable[[Pla
 
 def test_the_manifest_of_another_model_is_not(place: Place) -> None:
     other = place.models / f"{'1' * 64}.manifest.json"
-    other.write_bytes(place.path.read_bytes())
+    content = place.path.read_bytes()
+    other.write_bytes(content)
     place.rotate()
     with pytest.raises(BadManifestError, match="under the name"):
         place.registry.sign("1" * 64, place.keys)
+    assert other.read_bytes() == content
