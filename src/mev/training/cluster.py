@@ -9,7 +9,7 @@ import hashlib
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
@@ -52,6 +52,7 @@ except ImportError:
 LOG = logging.getLogger(__name__)
 _CONNECT_S = 10.0
 _ANSWER_S = 10.0
+_SILENT_S = 300.0
 _LOOK_S = 0.25
 
 
@@ -135,6 +136,8 @@ class Cluster:
         report: Report,
     ) -> None:
         """Grow the trees up to the next checkpoint, or count a loss."""
+        if report.is_cancelled():
+            raise CancelledJobError
         workers = await self._workers(client, report)
         done = len(run.history)
         rounds = min(spec.checkpoint_every or spec.rounds, spec.rounds - done)
@@ -224,7 +227,7 @@ class Cluster:
     def _named(self) -> Iterator[None]:
         try:
             yield
-        except (OSError, TimeoutError, ValueError) as error:
+        except (OSError, TimeoutError, TypeError, ValueError) as error:  # a TypeError: tls:// without certificates
             raise self._away(error) from None
 
     def _client(self) -> "_Connection":
@@ -246,8 +249,13 @@ class _Connection:
         self._open: Any = None
 
     async def __aenter__(self) -> Any:
+        self._open = self._client()
         with self._named:
-            self._open = await self._client()
+            try:
+                await self._open
+            except BaseException:
+                await self._open.close()
+                raise
         return self._open
 
     async def __aexit__(self, *_: object) -> None:
@@ -267,13 +275,18 @@ def connected(asked: Distributed) -> Iterator[Cluster]:
 
 
 async def _answering(client: Any, workers: Sequence[str]) -> list[str]:
-    """Return those that answer: one that was stopped or cut off stays on the scheduler's list for minutes."""
+    """Return those that do a task: one that was cut off stays on the scheduler's list for minutes, and one that has lost another may
+    wait for it in XGBoost, deaf to Dask, until `_SILENT_S` are over."""
 
     async def one(address: str) -> str | None:
-        with suppress(OSError, TimeoutError):
-            await asyncio.wait_for(client.run(_nothing, workers=[address]), _ANSWER_S)
-            return address
-        return None
+        task = client.submit(_nothing, workers=[address], pure=False)
+        try:
+            await asyncio.wait_for(task.result(), _ANSWER_S)
+        except (OSError, TimeoutError, KilledWorker):
+            return None
+        finally:
+            task.release()
+        return address
 
     return [address for address in await asyncio.gather(*(one(address) for address in workers)) if address]
 
@@ -321,7 +334,7 @@ async def _segment(
         evals=[(validation, "validation")],
         xgb_model=booster,
         verbose_eval=False,
-        coll_cfg=collective.Config(retry=3, timeout=max(1, math.ceil(asked.deadline_s))),
+        coll_cfg=collective.Config(retry=3, timeout=math.ceil(min(_SILENT_S, asked.deadline_s))),
     )
     trained: xgb.Booster = result["booster"]
     return trained, {name: list(values) for name, values in result["history"]["validation"].items()}

@@ -1,0 +1,178 @@
+"""Training on the workers of a real Dask cluster: like on one machine, and on when one of them is killed."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from mev.jobs.errors import CancelledJobError
+from mev.training import cluster as subject
+from mev.training.errors import (
+    DistributedUnavailableError,
+    InvalidTrainingError,
+    SchedulerUnavailableError,
+    TooFewWorkersError,
+    UnequalWorkersError,
+    WorkersLostError,
+)
+from mev.training.fit import CHECKPOINT
+from mev.training.rows import prepare
+from mev.training.run import run
+from mev.training.spec import Distributed, parse
+from tests.unit.training.exports import Watcher, write_export
+from tests.unit.training.workers import Cluster, cluster
+
+SPEC: dict[str, Any] = {
+    "rounds": 30,
+    "params": {"max_depth": 3, "eta": 0.2},
+    "device": "cpu",
+    "early_stopping_rounds": 0,
+    "checkpoint_every": 15,
+}
+
+
+@pytest.fixture(scope="module")
+def dask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with cluster(tmp_path_factory.mktemp("dask"), workers=2) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def export(table: pa.Table, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_export(tmp_path_factory.mktemp("cluster") / "export", table.slice(0, 4000))
+
+
+def asked(dask: Cluster, **fields: object) -> dict[str, Any]:
+    return {**SPEC, "distributed": {"scheduler": dask.address, "wait_s": 10, "deadline_s": 20, **fields}}
+
+
+def test_it_learns_what_one_machine_learns(dask: Cluster, export: Path, tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    one = run(SPEC, export, tmp_path / "one", Watcher())
+    watcher = Watcher()
+    result = run(asked(dask, workers_min=2), export, tmp_path, watcher)
+    assert result.figures["auc"] == pytest.approx(one.figures["auc"], abs=0.02)
+    assert result.figures["log_loss"] == pytest.approx(one.figures["log_loss"], abs=0.02)
+    assert result.figures["base_rate"] == one.figures["base_rate"]
+    assert result.lineage["distributed"] == {"workers": 2, "losses": 0}
+    assert result.booster.num_boosted_rounds() == result.rounds == 30
+    assert [told[0] for told in watcher.told if "logloss" in told[3]] == [15, 30]
+    assert not (tmp_path / CHECKPOINT).exists()
+
+
+def test_every_row_is_read_once(export: Path) -> None:
+    material = prepare(export, parse(SPEC))
+    for keep, shares in zip((material.cut.train, material.cut.validation), subject.shares(material), strict=True):
+        pieces = [piece for share in shares for piece in subject._divide(share, 700)]
+        read = [subject.read(piece) for piece in pieces]
+        assert [len(rows) for rows in read] == [piece.rows for piece in pieces]
+        assert max(map(len, read)) <= 700
+        assert sum(map(len, read)) == keep.sum()
+    assert np.concatenate(read).shape == (keep.sum(), len(material.features) + 1)
+
+
+def test_it_stops_early_and_goes_on_from_its_checkpoint(dask: Cluster, export: Path, tmp_path: Path) -> None:
+    spec = {**asked(dask), "rounds": 300, "params": {"eta": 0.5}, "early_stopping_rounds": 3, "checkpoint_every": 3}
+    with pytest.raises(CancelledJobError):
+        run(spec, export, tmp_path, Watcher(cancel_after=3))
+    assert (tmp_path / CHECKPOINT).exists()
+    result = run(spec, export, tmp_path, Watcher())
+    assert result.resumed_from == 3
+    assert result.rounds == result.best_round + 3 < 300
+    assert result.booster.num_boosted_rounds() == result.best_round
+
+
+class Kills(Watcher):
+    """Kills a worker while trees are grown from the first checkpoint on."""
+
+    def __init__(self, worker: "subprocess.Popen[bytes]", sign: signal.Signals) -> None:
+        super().__init__()
+        self._worker, self._sign = worker, sign
+        self._looks = 0
+
+    def is_cancelled(self) -> bool:
+        if any("logloss" in told[3] for told in self.told):
+            self._looks += 1
+            if self._looks == 3:  # the first was before the rounds began
+                os.kill(self._worker.pid, self._sign)
+        return False
+
+
+def test_a_worker_that_is_killed_costs_the_rounds_since_the_checkpoint(
+    dask: Cluster, export: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subject, "_LOOK_S", 0.02)
+    dask.add_worker()
+    killer = Kills(dask.workers[-1], signal.SIGKILL)
+    result = run({**asked(dask), "rounds": 160, "checkpoint_every": 80}, export, tmp_path, killer)
+    assert result.lineage["distributed"] == {"workers": 3, "losses": 1}
+    assert [told[0] for told in killer.told if "logloss" in told[3]] == [80, 160]
+    assert "rounds 81 to 160 are begun again" in caplog.text
+    assert result.booster.num_boosted_rounds() == 160
+    assert result.figures["auc"] > 0.7
+
+
+def test_a_worker_that_hangs_is_left_to_itself_after_the_deadline(
+    dask: Cluster, export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subject, "_ANSWER_S", 1.0)
+    monkeypatch.setattr(subject, "_LOOK_S", 0.02)
+    stopper = Kills(dask.add_worker(), signal.SIGSTOP)
+    spec = {**asked(dask, deadline_s=7, losses_max=0), "rounds": 200, "checkpoint_every": 4}
+    with pytest.raises(WorkersLostError, match=r"not done within 7 s; [1-9]\d* rounds are kept"):
+        run(spec, export, tmp_path, stopper)
+    os.kill(dask.workers[-1].pid, signal.SIGKILL)
+
+
+def test_what_workers_must_have_is_named(dask: Cluster, export: Path, tmp_path: Path) -> None:
+    spec = parse(asked(dask))
+    assert spec.distributed
+    here = tmp_path / "export"
+    here.mkdir()
+    for path in export.iterdir():
+        (here / path.name).write_bytes(path.read_bytes())
+    material = prepare(here, spec)
+    here.rename(tmp_path / "elsewhere")
+    with pytest.raises(UnequalWorkersError, match="has nothing as export"), subject.connected(spec.distributed) as found:
+        found.fit(spec, {}, material, tmp_path, "key", Watcher())
+
+
+def test_too_few_workers(dask: Cluster, tmp_path: Path) -> None:
+    with pytest.raises(TooFewWorkersError, match="and 50 are wanted"):
+        run(asked(dask, workers_min=50, wait_s=0.1), tmp_path / "nowhere", tmp_path, Watcher())
+
+
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:1", "tls://127.0.0.1:1"])
+def test_a_scheduler_that_is_away_is_named_before_anything_else(tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subject, "_CONNECT_S", 0.5)
+    with pytest.raises(SchedulerUnavailableError, match="does not answer"):
+        run({**SPEC, "distributed": {"scheduler": address}}, tmp_path / "nowhere", tmp_path, Watcher())
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"distributed": {"scheduler": "http://127.0.0.1:1"}}, "distributed.scheduler"),
+        ({"distributed": {"scheduler": "tcp://a:1", "workers_min": 0}}, "workers_min"),
+        ({"objective": "ranking"}, "ranking is trained on one machine"),
+        ({"search": {"trials": 3}}, "exclude each other"),
+        ({"device": "cuda"}, "processors of the workers"),
+    ],
+)
+def test_requests_that_make_no_sense_are_refused(fields: dict[str, Any], reason: str) -> None:
+    with pytest.raises(InvalidTrainingError, match=reason):
+        parse({**SPEC, "distributed": Distributed(scheduler="tcp://a:1").model_dump(), **fields})
+
+
+def test_without_dask_it_says_what_to_install(export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "mev.training.cluster")
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(DistributedUnavailableError, match=r"mev\[dist\]"):
+        run({**SPEC, "distributed": {"scheduler": "tcp://127.0.0.1:1"}}, export, tmp_path, Watcher())
