@@ -10,7 +10,7 @@ from mev.predict.drift import Baseline
 from mev.predict.manifest import Manifest, Parity
 
 
-def register_bytes(registry: Registry, name: str, key: SigningKey, *forms: str) -> str:
+def register_bytes(registry: Registry, name: str, key: SigningKey, *forms: str, baseline: bool = True) -> str:
     """Register a model made of its name, in `forms` beside the data-only one, and return its id. It cannot be loaded."""
     files = {form: f"{name} {form}".encode() for form in ("ubj", "mevt", *forms)}
     digests = {form: hashlib.sha256(content).hexdigest() for form, content in files.items()}
@@ -29,7 +29,7 @@ def register_bytes(registry: Registry, name: str, key: SigningKey, *forms: str) 
         parity=Parity(rows=4, max_abs_diff=0.0),
         metrics={},
         lineage={},
-        baseline=Baseline.of(rows, scores, ("tip_share",)),
+        baseline=Baseline.of(rows, scores, ("tip_share",)) if baseline else None,
         golden_rows=rows,
         golden_scores=scores,
     )

@@ -126,6 +126,10 @@ class ScriptedAgent:
         said = [] if self.mute else [self._report(command, result, code) for command, result, code in self._answers()]
         return [*said, self._report(None, "STATUS", "")]
 
+    def miss(self) -> None:
+        """Never hear of what it has not heard yet."""
+        self._read = len(self._topic.messages)
+
     def model(self, role: ModelRole = PRODUCTION) -> str:
         """Return the model it has in a role."""
         return self.held[role].model_id if role in self.held else ""
@@ -203,9 +207,9 @@ class Plant:
         self.hear()
         return [self.agents[name] for name in names]
 
-    def model(self, name: str, *, so: bool = False) -> str:
+    def model(self, name: str, *, so: bool = False, baseline: bool = True) -> str:
         """Register a model and return its id."""
-        return register_bytes(self.registry, name, self.keys.signing, *(["so"] if so else []))
+        return register_bytes(self.registry, name, self.keys.signing, *(["so"] if so else []), baseline=baseline)
 
     async def deploy(self, model: str, stage: str, **more: Any) -> Deployment:
         """Ask for a stage, as ann."""
@@ -240,10 +244,10 @@ class Plant:
             for command in found
         ]
 
-    async def swap_directly(self, model_id: str, target: Target, by: str = "bob") -> None:
+    async def swap_directly(self, model_id: str, target: Target, by: str = "bob", key: str = "") -> None:
         """Swap a model without a deployment."""
         draft = Command(model=SwapModel(model_id=model_id, model_path="x.mevt", version="1"), target=target, priority=5)
-        draft.issuer.principal = by
+        draft.issuer.principal, draft.idempotency_key = by, key
         draft.request_sha256 = hashlib.sha256(model_id.encode()).digest()
         await self.control.issue(draft)
 

@@ -125,6 +125,19 @@ async def test_what_cannot_be_issued_now_is_issued_later(plant: Plant) -> None:
     assert (plant.now(deployment).step.settled, agent.model(SHADOW)) == (True, "")
 
 
+async def test_what_can_never_be_issued_fails_and_is_taken_back(plant: Plant) -> None:
+    (agent,) = await plant.enrol("a1")
+    new = plant.model("new")
+    deployment = await plant.deploy(new, "shadow")
+    await plant.pass_time(1)
+    await plant.swap_directly("x", Target(modules=["other"]), by="ann", key=f"deployment:{deployment.id}:1:0")
+    failed = await plant.deploy(new, "canary")
+    assert (failed.state, failed.because.partition(":")[0]) == (State.FAILED, "idempotency_conflict")
+    await plant.pass_time(2)
+    assert (agent.model(), agent.model(SHADOW)) == ("", "")
+    assert (await plant.deploy(new, "shadow")).id != deployment.id  # and nothing stands in the way of another
+
+
 async def test_orders_that_are_not_out_blame_nobody(plant: Plant) -> None:
     (agent,) = await plant.enrol("a1")
     agent.figures |= {"scored": 500}

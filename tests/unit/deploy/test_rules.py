@@ -158,6 +158,14 @@ async def test_drift_that_nobody_can_tell_yet_is_waited_for_and_a_bound_can_be_t
     assert plant.now(deployment).rules.hold_s == 5.0
 
 
+async def test_a_model_without_a_baseline_has_no_drift(plant: Plant) -> None:
+    await plant.enrol("a1")
+    plant.agents["a1"].figures |= {"scored": 500}
+    deployment = await plant.deploy(plant.model("new", baseline=False), "shadow", rules=RULES)
+    await plant.pass_time(8)
+    assert (plant.now(deployment).state, plant.verdict(deployment, "max_score_psi")) == (State.READY, "off")
+
+
 async def test_numbers_that_are_none_are_left_out(plant: Plant) -> None:
     deployment = await begun(plant, "shadow")
     plant.agents["a1"].figures |= {"latency_p99_us": float("nan"), "score_psi": float("inf"), "feature_psi": {"x": float("nan")}}

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from mev.control.errors import IdempotencyConflictError
+from mev.control.keys import rotation
 from mev.core.errors import MevError
 from mev.deploy.errors import (
     AlreadyDeployedError,
@@ -134,6 +135,31 @@ async def test_a_canary_is_made_wider_and_never_narrower(plant: Plant) -> None:
         await plant.deploy(new, "canary", share=0.2)
 
 
+async def test_a_canary_that_is_away_when_others_join_it_is_taken_back_too(plant: Plant) -> None:
+    await plant.enrol(*(f"a{number}" for number in range(4)))
+    new = plant.model("new")
+    (first,) = (await plant.deploy(new, "canary", share=0.25)).agent_ids
+    await plant.pass_time(1)
+    plant.agents[first].alive = False
+    await plant.pass_time(SILENT_S)
+    wider = await plant.deploy(new, "canary", share=0.5)
+    assert first in wider.agent_ids
+    await plant.deploy(new, "rollback")
+    plant.agents[first].alive = True
+    await plant.pass_time(1)
+    assert {agent.model() for agent in plant.agents.values()} == {""}
+
+
+async def test_an_alias_that_another_module_has_taken_stays_there(plant: Plant) -> None:
+    await plant.enrol("a1")
+    await plant.enrol("o1", module="other")
+    new, theirs = plant.model("new"), plant.model("theirs")
+    await plant.deploy(new, "shadow", module=MODULE)
+    await plant.deploy(theirs, "shadow", module="other")
+    await plant.deploy(new, "rollback", module=MODULE)
+    assert plant.registry.get("shadow").manifest.model_id == theirs
+
+
 async def test_another_model_takes_the_place_and_leaves_nothing_of_the_first(plant: Plant) -> None:
     agents = await plant.enrol("a1", "a2", "a3", "a4")
     old, first, second = plant.model("old"), plant.model("first"), plant.model("second")
@@ -164,16 +190,16 @@ async def test_a_direct_swap_ends_a_deployment_and_its_trial(plant: Plant) -> No
     assert sorted(agent.model() for agent in agents) == sorted(["", "", direct])
 
 
-async def test_keys_that_are_rotated_end_nothing(plant: Plant) -> None:
-    from mev.control.keys import rotation
-
+@pytest.mark.parametrize("stage", ["shadow", "canary"])
+async def test_keys_that_are_rotated_end_nothing(plant: Plant, stage: str) -> None:
     agents = await plant.enrol("a1", "a2", "a3")
     old, new = plant.model("old"), plant.model("new")
     await plant.swap_directly(old, Target(modules=[MODULE]))
-    deployment = await plant.deploy(new, "canary", share=0.3, rules=QUICK)
-    await plant.control.adopt_key_set(rotation(plant.folder / "control", plant.clock()), "ann")
+    deployment = await plant.deploy(new, stage, share=0.3, rules=QUICK)
     for agent in agents:
         agent.figures |= WELL
+        agent.miss()  # it learns of the order under the new key only
+    await plant.control.adopt_key_set(rotation(plant.folder / "control", plant.clock()), "ann")
     await plant.pass_time(10)
     assert plant.now(deployment).state is State.READY
     await plant.swap_directly("direct", Target(modules=[MODULE]))
