@@ -213,14 +213,15 @@ class Registry:
         except UnsignedManifestError:
             model_id = self._read().aliases.get(name, name)
         path = self.folder / f"{model_id}{MANIFEST}"
+        data = vault.read(self.folder, path.name)
+        manifest = resign.vouched(data, path.lstat().st_ctime_ns, notary.retired())
+        if manifest.model_id != model_id:
+            raise BadManifestError(f"the manifest of model {manifest.model_id} lies under the name of model {model_id}")
+        resign.check_files(self.folder, manifest)  # takes its time: nobody waits for it who moves an alias
         with self._writing():
-            data = vault.read(self.folder, path.name)
-            manifest = resign.vouched(data, path.lstat().st_ctime_ns, notary.retired())
-            if manifest.model_id != model_id:
-                raise BadManifestError(f"the manifest of model {manifest.model_id} lies under the name of model {model_id}")
-            resign.check_files(self.folder, manifest)
-            write_atomically(path, resign.signed_again(data, notary.signer()))
-            path.chmod(0o400)
+            if vault.read(self.folder, path.name) == data:  # else somebody else has signed it meanwhile, or it is refused below
+                write_atomically(path, resign.signed_again(data, notary.signer()))
+                path.chmod(0o400)
         return self.get(model_id)
 
     def _keep(self, name: str, content: bytes) -> None:
