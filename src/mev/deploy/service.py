@@ -88,14 +88,13 @@ class Deployments:
                     await self._look(self.records.get(deployment.id))
                 except (MevError, OSError) as error:
                     LOG.warning("deployment %s waits: %s", deployment.id, error, extra={"action": "deployment_waits"})
+                except Exception:  # whatever it is, the others are watched on, and this one is looked at again
+                    LOG.exception("deployment %s is not watched", deployment.id, extra={"action": "deployment_failed"})
 
     async def run(self, interval_s: float) -> None:
         """Look again and again, until cancelled."""
         while True:
-            try:
-                await self.tick()
-            except Exception:  # whatever it is, it is tried again: a task that ended unseen would watch nothing
-                LOG.exception("deployments are not watched", extra={"action": "deployment_failed"})
+            await self.tick()
             await asyncio.sleep(interval_s)
 
     def standings(self, deployment: Deployment, step: int, number: int) -> list[Standing]:

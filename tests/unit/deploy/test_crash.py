@@ -2,9 +2,12 @@
 
 import pytest
 
+from mev.control.book import Book
+from mev.control.ledger import Issued
 from mev.control.service import Control
 from mev.core.errors import MevError
 from mev.core.files import write_atomically
+from mev.deploy import plan
 from mev.deploy.folder import Folder
 from mev.deploy.model import Deployment, State
 from mev.wire.pb.control_pb2 import SHADOW, Target
@@ -166,6 +169,23 @@ async def test_what_gives_way_is_gone_before_what_takes_its_place(plant: Plant) 
     await plant.deploy(second, "canary", share=1)
     await plant.pass_time(3)
     assert {agent.model() for agent in agents} == {second}
+
+
+async def test_one_that_cannot_be_looked_at_keeps_no_other_from_being_watched(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
+    await plant.enrol("a1")
+    await plant.enrol("o1", module="other")
+    broken = await plant.deploy(plant.model("new"), "shadow", module=MODULE)
+    whole = await plant.deploy(plant.model("theirs"), "shadow", module="other")
+    look = plan.intruder
+
+    def looking(deployment: Deployment, book: Book) -> Issued | None:
+        if deployment.id == broken.id:
+            raise ZeroDivisionError
+        return look(deployment, book)
+
+    monkeypatch.setattr(plan, "intruder", looking)
+    await plant.pass_time(1)
+    assert (plant.now(broken).state, plant.now(whole).state) == (State.ROLLING_OUT, State.WATCHING)
 
 
 async def test_a_damaged_file_keeps_nobody_from_starting(plant: Plant) -> None:
