@@ -1,10 +1,13 @@
 """Exports and jobs of a running system, over HTTP and by the commands."""
 
+import base64
 import hashlib
 import json
 import select
+import shutil
 import socket
 import socketserver
+import subprocess
 import threading
 import time
 import uuid
@@ -120,6 +123,37 @@ def test_an_export_is_estimated_made_listed_and_downloaded_in_pieces(http: httpx
     assert 0.1 * COUNT < landed < 0.9 * COUNT
     again = exported(http, **body)["manifest"]
     assert again["parts"] == manifest["parts"]
+
+
+def test_a_download_that_broke_off_goes_on_and_is_verified_by_its_digest(http: httpx.Client, system: RunningSystem) -> None:
+    found = exported(http, type="opportunity", format="ndjson")
+    path, (part,) = found["files"][1], found["manifest"]["parts"]
+    with system.client() as broken, broken.stream("GET", path) as answer:
+        etag, digest = answer.headers["etag"], answer.headers["repr-digest"]
+        content = next(answer.iter_raw())  # and the connection is closed before the rest has come
+    assert 0 < len(content) < part["bytes"]
+    onward = {"Range": f"bytes={len(content)}-"}
+    rest = http.get(path, headers={**onward, "If-Range": etag})
+    assert (rest.status_code, rest.headers["content-range"]) == (206, f"bytes {len(content)}-{part['bytes'] - 1}/{part['bytes']}")
+    assert (rest.headers["etag"], rest.headers["repr-digest"]) == (etag, digest)
+    whole = hashlib.sha256(content + rest.content).digest()
+    assert (whole.hex(), f"sha-256=:{base64.b64encode(whole).decode()}:") == (part["sha256"], digest)
+    other = http.get(path, headers={**onward, "If-Range": '"of another file"'})
+    assert (other.status_code, len(other.content)) == (200, part["bytes"])
+    past = http.get(path, headers={"Range": f"bytes={part['bytes']}-"})
+    assert (past.status_code, past.headers["content-range"]) == (416, f"bytes */{part['bytes']}")
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl")
+def test_curl_goes_on_with_half_a_file_and_leaves_a_whole_one(http: httpx.Client, system: RunningSystem, tmp_path: Path) -> None:
+    found = exported(http, type="opportunity", format="csv")
+    whole = http.get(found["files"][1]).content
+    (tmp_path / "file").write_bytes(whole[:1_000])
+    command = ["curl", "-s", "-C", "-", "-H", f"X-API-Key: {system.key}", "-o", str(tmp_path / "file"), system.url + found["files"][1]]
+    subprocess.run(command, check=True, timeout=60)
+    assert (tmp_path / "file").read_bytes() == whole
+    subprocess.run(command, check=False, timeout=60)  # what it says of 416 depends on its version
+    assert (tmp_path / "file").read_bytes() == whole
 
 
 def test_files_that_are_not_in_the_manifest_are_not_given(http: httpx.Client, system: RunningSystem) -> None:
