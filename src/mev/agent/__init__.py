@@ -8,6 +8,7 @@ from mev.agent.agent import Agent as Agent
 from mev.agent.enrolment import Site as Site
 from mev.agent.fetch import fetch_from as fetch_from
 from mev.agent.level import Level as Level
+from mev.agent.model import Loaded as Loaded
 from mev.agent.model import ModelFolder as ModelFolder
 from mev.agent.strategy import Decision as Decision
 from mev.agent.strategy import Desk as Desk

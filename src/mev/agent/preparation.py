@@ -17,12 +17,11 @@ from mev.agent.clock import Clock
 from mev.agent.judge import Prepared, Wanted
 from mev.agent.model import Loaded, ModelSource
 from mev.agent.refusal import FailedError, ModelLoadTimeoutError, RolledBackError
+from mev.agent.seats import Seats
 from mev.agent.thread import in_thread
 from mev.core.errors import MevError
 from mev.crypto.trust import TrustStore
 from mev.predict.errors import BadManifestError
-from mev.predict.seat import Seat
-from mev.wire.features import OPPORTUNITY
 from mev.wire.orders import order, subject
 from mev.wire.pb.control_pb2 import Command, SwapModel
 
@@ -145,10 +144,12 @@ class Preparations:
 
 
 def _check(swap: SwapModel, loaded: Loaded, clock: Clock) -> None:
-    """Check that a model will sit in its place: after the order was accepted it is too late to refuse."""
+    """Check that a model will sit in its place and can be reported: after the order was accepted it is too late to refuse."""
     if loaded.predictor.model_id != swap.model_id:
         raise BadManifestError(f"model {loaded.predictor.model_id} was loaded for model {swap.model_id}")
-    Seat(OPPORTUNITY, clock).put(loaded.predictor, loaded.baseline)
+    trial = Seats(clock)
+    trial.put(swap, loaded)
+    trial.uses()
 
 
 def _version(wanted: Wanted) -> tuple[int, int]:

@@ -1,5 +1,6 @@
 """Opportunities as rows of numbers, and what the model that decides says of them: all of a batch at once."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from mev.predict.predictor import Rows, Scores
 from mev.wire.features import OPPORTUNITY
 from mev.wire.pb.events_pb2 import Opportunity
 
+LOG = logging.getLogger(__name__)
 MOST_ROWS = 256
 _WIDTH = len(OPPORTUNITY.names)
 
@@ -34,11 +36,18 @@ def score(place: Place, opportunities: Sequence[Opportunity]) -> Scored:
     if place.seat.model is None or not opportunities:
         return Scored(opportunities, scores)
     fit, rows = _rows(opportunities)
-    found = place.seat.score(rows) if len(rows) else None
     place.unfit += len(opportunities) - len(rows)
-    if found is None:
+    try:
+        found = place.seat.score(rows) if len(rows) else None
+        if found is None:
+            return Scored(opportunities, scores)
+        scores[fit] = found.scores
+    except Exception:  # whatever a model of somebody's own does must not end the agent
+        place.unfit += len(rows)
+        if not place.broken:  # the first time says it
+            place.broken = True
+            LOG.exception("a model does not score", extra={"action": "model_failed"})
         return Scored(opportunities, scores)
-    scores[fit] = found.scores
     return Scored(opportunities, scores, found.model_id)
 
 

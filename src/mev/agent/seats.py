@@ -13,10 +13,11 @@ _SHOWN = 12
 
 @dataclass(slots=True)
 class Place:
-    """A seat; `unfit` counts what its model could not be shown, because it carried other features."""
+    """A seat; `unfit` counts what its model got no score for outside of it: other features, above all."""
 
     seat: Seat
     unfit: int = 0
+    broken: bool = False
     share: float = 1.0
 
 
@@ -34,7 +35,7 @@ class Seats:
             place.seat.put(None)
             return "no model"
         place.share = swap.share if swap.role == SHADOW else 1.0
-        place.unfit = 0
+        place.unfit, place.broken = 0, False
         place.seat.put(loaded.predictor, loaded.baseline)
         name = swap.model_id[:_SHOWN]
         return f"model {name} scores {swap.share:.3g} of the opportunities" if swap.role == SHADOW else f"model {name} decides"

@@ -260,6 +260,16 @@ def test_what_a_model_has_done_is_counted(bench: Bench, shelf: Shelf) -> None:
     assert (use.scored, use.failed) == (0, 0)
 
 
+def test_a_model_that_gives_nonsense_gives_no_score_and_ends_nothing(bench: Bench, shelf: Shelf) -> None:
+    swap(bench, shelf.add(1))
+    predictor = bench.seats.production.seat.model
+    assert predictor is not None
+    predictor.predict = lambda rows: np.zeros(len(rows) + 1, np.float32)  # type: ignore[method-assign]
+    assert score(bench.seats.production, opportunities(3)).each() == [None] * 3
+    (use,) = bench.governor.running().models
+    assert use.failed >= 3
+
+
 def test_drift_is_reported_feature_by_feature(bench: Bench, shelf: Shelf) -> None:
     swap(bench, shelf.add(1))
     seen = opportunities(600)

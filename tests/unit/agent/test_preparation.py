@@ -3,7 +3,9 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from mev.agent.judge import Prepared, Wanted
@@ -11,7 +13,7 @@ from mev.agent.model import Loaded, ModelFolder
 from mev.agent.preparation import Preparations
 from mev.core.errors import MevError
 from mev.crypto.trust import COMMAND, TrustStore
-from mev.predict.load import load, read_manifest
+from mev.predict.predictor import Predictor, Rows, Scores
 from mev.wire.pb.control_pb2 import SHADOW, SwapModel
 from mev.wire.pb.envelope_pb2 import Envelope, KeySet
 from tests.unit.agent.models import Gate, Shelf
@@ -123,22 +125,41 @@ async def test_what_was_refused_a_moment_ago_is_refused_again_without_loading(de
     assert len(desk.gate.loads) == 1
 
 
-class Broken(ModelFolder):
-    """A source that raises what no source should, and one that brings the wrong model."""
+class Own:
+    """A source of somebody's own, which brings what it was given for whatever is asked."""
 
-    def __init__(self, shelf: Shelf, other: SwapModel | None) -> None:
-        super().__init__(shelf.folder)
-        self._folder = shelf.folder
-        self._other = other
+    def __init__(self, predictor: Predictor | None) -> None:
+        self._predictor = predictor
 
     def load(self, swap: SwapModel, trust: TrustStore, at_ns: int) -> Loaded:
-        if self._other is None:
+        if self._predictor is None:
             raise ZeroDivisionError
-        return Loaded(predictor=load(self._folder / self._other.model_path, read_manifest(self._folder, self._other.model_id, trust)))
+        return Loaded(predictor=self._predictor)
 
 
-async def test_a_source_that_fails_or_brings_another_model_is_answered(desk: Desk, shelf: Shelf) -> None:
-    desk.gate.source = Broken(shelf, None)
-    assert code(await desk.outcome(desk.begin(shelf.add(1)))) == "failed"
-    desk.gate.source = Broken(shelf, shelf.add(2))
-    assert code(await desk.outcome(desk.begin(shelf.add(1)))) == "bad_manifest"
+class Half:
+    """A model in a form of its own."""
+
+    width = 1
+
+    def predict(self, rows: Rows, *, margin: bool = False) -> Scores:
+        return np.full(len(rows), 0.5, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, ""),
+        ({"model_id": "another"}, "bad_manifest"),
+        ({"features": ("luck",)}, "wrong_feature_schema"),
+        ({"digest": "no digest"}, "failed"),
+        (None, "failed"),
+    ],
+)
+async def test_what_a_source_of_somebodys_own_brings_is_checked(
+    desk: Desk, shelf: Shelf, fields: dict[str, Any] | None, expected: str
+) -> None:
+    swap = shelf.add(1)
+    given = {"model_id": swap.model_id, "digest": "00" * 32, "features": ("rivals",)}
+    desk.gate.source = Own(None if fields is None else Predictor(Half(), **given | fields))
+    assert code(await desk.outcome(desk.begin(swap))) == expected
