@@ -277,6 +277,8 @@ def test_the_commands_export_download_and_look_at_jobs(system: RunningSystem, tm
     assert first.read_bytes() == whole
     assert export["id"] in system.run("jobs", "list", "--kind", "export").stdout
     assert json.loads(system.run("jobs", "show", export["id"], "--json").stdout)["state"] == "succeeded"
+    followed = system.run("jobs", "follow", export["id"])
+    assert ("succeeded" in followed.stdout, "100%" in followed.stdout) == (True, True)
     assert "rows in" in system.run("jobs", "log", export["id"]).stdout
     assert "training_examples" in system.run("datasets", "list").stdout
     assert "tip_share" in system.run("datasets", "schema", "training_examples").stdout

@@ -2,12 +2,14 @@
 
 import json as json_module
 import time
+from collections.abc import Callable, Sequence
+from datetime import timedelta
 from typing import Annotated, Any
 from urllib.parse import urlencode
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 from mev.core.errors import MevError
 from mev.core.terminal import print_table
@@ -16,7 +18,8 @@ from mev.wiring import ask_api
 
 Json = Annotated[bool, typer.Option("--json", help="Print the API's answer as it is.")]
 jobs = typer.Typer(help="Work that takes its time: exports, training.", no_args_is_help=True)
-_COLUMNS = ("id", "kind", "state", "owner", "created_at", "progress", "note")
+_COLUMNS = ("id", "kind", "state", "owner", "created_at", "progress", "left", "note")
+_BAR_CELLS = 12
 _ENDED = frozenset({"succeeded", "failed", "cancelled"})
 _POLL_S = 0.3
 
@@ -73,25 +76,55 @@ def cancel(job_id: str) -> None:
     typer.echo(ask_api("DELETE", f"/api/jobs/{job_id}").json()["state"])
 
 
+@jobs.command("follow")
+def follow_some(job_ids: Annotated[list[str] | None, typer.Argument(help="Jobs; without any, all that wait or run.")] = None) -> None:
+    """Show how far jobs are until they have ended."""
+    wanted = job_ids or [job["id"] for state in ("running", "cancelling", "queued") for job in _jobs(state)]
+    ended = _until_ended(wanted, _name)
+    print_table(_COLUMNS, [_row(job) for job in ended])
+    if any(job["state"] != "succeeded" for job in ended):
+        raise typer.Exit(1)
+
+
 def follow(job_id: str) -> dict[str, Any]:
     """Show how far a job is until it has succeeded, and return it.
 
     :raises JobNotDoneError: when it ends otherwise.
     """
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("waiting", total=1.0)
-        while True:
-            job: dict[str, Any] = ask_api("GET", f"/api/jobs/{job_id}").json()
-            progress = job["progress"] or {"share": 0.0, "note": ""}
-            bar.update(task, completed=progress["share"], description=shown(progress["note"] or job["state"]))
-            if job["state"] in _ENDED:
-                break
-            time.sleep(_POLL_S)
+    (job,) = _until_ended([job_id], lambda _: "")
     if job["state"] != "succeeded":
         why = job["error"]["detail"] if job["error"] else f"it was {job['state']}"
         raise JobNotDoneError(f"job {job_id}: {why}")
     return job
+
+
+def _jobs(state: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = ask_api("GET", f"/api/jobs?{urlencode({'state': state, 'limit': 1000})}").json()["items"]
+    return found
+
+
+def _name(job: dict[str, Any]) -> str:
+    return f"{job['kind']} {job['id'][-6:]}  "
+
+
+def _until_ended(job_ids: Sequence[str], name: Callable[[dict[str, Any]], str]) -> list[dict[str, Any]]:
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[left]}"))
+    ended: dict[str, dict[str, Any]] = {}
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        tasks = {job_id: bars.add_task("waiting", total=1.0, left="") for job_id in job_ids}
+        while len(ended) < len(tasks):
+            for job_id, task in tasks.items():
+                if job_id in ended:
+                    continue
+                job: dict[str, Any] = ask_api("GET", f"/api/jobs/{job_id}").json()
+                progress = job["progress"] or {"share": 0.0, "note": ""}
+                said = shown(progress["note"] if progress["note"] and job["state"] == "running" else job["state"])
+                bars.update(task, completed=progress["share"], description=f"{name(job)}{said}", left=_left(job))
+                if job["state"] in _ENDED:
+                    ended[job_id] = job
+            if len(ended) < len(tasks):
+                time.sleep(_POLL_S)
+    return [ended[job_id] for job_id in tasks]
 
 
 def print_job(job: dict[str, Any], *, json: bool) -> None:
@@ -104,5 +137,19 @@ def print_job(job: dict[str, Any], *, json: bool) -> None:
 
 def _row(job: dict[str, Any]) -> tuple[object, ...]:
     progress = job["progress"]
-    share = f"{progress['share']:.0%}" if progress else ""
-    return (*(job[name] for name in _COLUMNS[:4]), job["created_at"][:19], share, progress["note"] if progress else "")
+    note = progress["note"] if progress else ""
+    why = job["error"]["code"] if job["error"] else note
+    return (*(job[name] for name in _COLUMNS[:4]), job["created_at"][:19], _bar(job), _left(job), why)
+
+
+def _bar(job: dict[str, Any]) -> str:
+    if not job["progress"]:
+        return ""
+    share = job["progress"]["share"]
+    full = int(share * _BAR_CELLS)  # rounded down: a full bar is for what is done
+    return f"{'━' * full}{'─' * (_BAR_CELLS - full)} {int(share * 100):3d}%"
+
+
+def _left(job: dict[str, Any]) -> str:
+    seconds = (job["progress"] or {}).get("remaining_s")
+    return "" if seconds is None or job["state"] in _ENDED else f"~{timedelta(seconds=round(seconds))}"

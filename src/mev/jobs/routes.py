@@ -121,7 +121,7 @@ def shown(runner: Runner, job: Job, *, spec: dict[str, Any] | None = None) -> Jo
 def _progress(progress: Progress | None, job: Job) -> ProgressOut | None:
     if progress is None:
         return None
-    share = min(1.0, progress.done / progress.total) if progress.total else 0.0
+    share = min(1.0, progress.done / progress.total) if progress.total else float(job.state is State.SUCCEEDED)
     remaining_s = None
     if job.state is State.RUNNING and 0 < share < 1:
         remaining_s = round((now_ns() - job.started_ns) / _NS * (1 - share) / share, 1)
