@@ -112,7 +112,7 @@ def test_some_features_are_missing(sample: list[tuple[Tick, Opportunity, Bundle]
 
 
 def test_batches_hold_what_the_market_makes_in_order() -> None:
-    found = list(batches(Market(5, 100.0), 23))
+    found = list(batches(Market(5, 100.0), 23, paced=True))
     steps = make(5, 23)
     for index, name in enumerate(("tick", "opportunity", "bundle")):
         event = EVENT_TYPES[name]
@@ -121,7 +121,7 @@ def test_batches_hold_what_the_market_makes_in_order() -> None:
 
 
 def test_batches_without_a_count_have_no_end() -> None:
-    assert len(list(islice(batches(Market(5, 1.0), None), 100))) == 100
+    assert len(list(islice(batches(Market(5, 1.0), None, paced=True), 100))) == 100
 
 
 def test_a_dry_run_prints_the_same_events_each_time() -> None:

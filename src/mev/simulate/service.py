@@ -12,13 +12,14 @@ from mev.simulate.model import Market
 from mev.wire.registry import EVENT_TYPES, EventType, Record
 
 _BATCHES_PER_S = 20
+_UNPACED = 1000
 _TYPES: dict[str, EventType] = {event.descriptor.full_name: event for event in EVENT_TYPES.values()}
 _PAUSE_S = 0.2
 
 
-def batches(market: Market, opportunities: int | None) -> Iterator[dict[EventType, list[Record]]]:
-    """Yield records by event type, a twentieth of a second of `market` at a time, up to `opportunities` in all."""
-    size = max(1, round(market.rate_per_s / _BATCHES_PER_S))
+def batches(market: Market, opportunities: int | None, *, paced: bool) -> Iterator[dict[EventType, list[Record]]]:
+    """Yield records by event type, up to `opportunities` in all: a twentieth of a second of `market` at a time when `paced`, else many."""
+    size = max(1, round(market.rate_per_s / _BATCHES_PER_S)) if paced else _UNPACED
     steps = islice(iter(market), opportunities)
     while chunk := list(islice(steps, size)):
         records: dict[EventType, list[Record]] = defaultdict(list)
@@ -32,7 +33,7 @@ def batches(market: Market, opportunities: int | None) -> Iterator[dict[EventTyp
 def publish(market: Market, publisher: Publisher, opportunities: int | None, *, paced: bool, progress: Callable[[int], None]) -> None:
     """Publish `market` from a thread, in real time when `paced`; `progress` hears how many opportunities are acknowledged."""
     started, done = time.monotonic(), 0
-    for records in batches(market, opportunities):
+    for records in batches(market, opportunities, paced=paced):
         for event, batch in records.items():
             publisher.publish_and_wait(event.topic, batch)
         done += len(records[EVENT_TYPES["opportunity"]])
@@ -44,7 +45,7 @@ def publish(market: Market, publisher: Publisher, opportunities: int | None, *, 
 async def demonstrate(market: Market, publisher: Publisher) -> None:
     """Publish `market` in real time until cancelled; what the brokers do not take is left out."""
     started, done = time.monotonic(), 0
-    for records in batches(market, None):
+    for records in batches(market, None, paced=True):
         try:
             await asyncio.gather(*(publisher.publish(event.topic, batch) for event, batch in records.items()))
         except UnavailableError:
