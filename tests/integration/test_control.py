@@ -176,6 +176,14 @@ def test_a_model_path_stays_in_its_folder(http: httpx.Client, path: str) -> None
     assert (answer.status_code, answer.json()["field"]) == (422, "model_path")
 
 
+def test_who_may_deploy_puts_no_model_in_production_by_a_direct_swap(system: RunningSystem, http: httpx.Client) -> None:
+    swap = {"model_id": "m", "model_path": "m.mevt", "version": "1"}
+    for scopes, status in ((["models:deploy"], 403), (["models:deploy", "control:raise"], 202)):
+        key = http.post("/api/auth/keys", json={"name": "ml", "scopes": scopes, "days": 1}).raise_for_status().json()["key"]
+        answer = httpx.post(f"{system.url}/api/control/model-swap", json=swap, headers={"X-API-Key": key})
+        assert answer.status_code == status, answer.text
+
+
 def test_an_agents_name_belongs_to_its_key(http: httpx.Client) -> None:
     enrolled(http, "named-1")
     body = {"agent_id": "named-1", "module": "arbitrage", "public_key": SigningKey.generate().public_key.hex()}
