@@ -3,9 +3,11 @@ import {
   AgentMetricsSchema,
   ArbitrageSchema,
   BundleSchema,
+  JobSchema,
   LiquidationSchema,
   OpportunitySchema,
   SandwichSchema,
+  ScoreSchema,
   TickSchema,
 } from "./gen/mev/v1/events_pb.js";
 import { FrameSchema } from "./gen/mev/v1/stream_pb.js";
@@ -15,9 +17,11 @@ export const EVENT_SCHEMAS = {
   agent_metrics: AgentMetricsSchema,
   arbitrage: ArbitrageSchema,
   bundle: BundleSchema,
+  job: JobSchema,
   liquidation: LiquidationSchema,
   opportunity: OpportunitySchema,
   sandwich: SandwichSchema,
+  score: ScoreSchema,
   tick: TickSchema,
 } as const;
 
