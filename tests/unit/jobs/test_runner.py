@@ -1,6 +1,7 @@
 """Jobs in real processes: how they end, what is left of them, what a crash of the work or of the runner does to them."""
 
 import asyncio
+import gc
 import json
 import os
 import signal
@@ -294,12 +295,17 @@ async def test_why_a_job_failed_is_announced_as_a_code(tmp_path: Path) -> None:
 
 
 async def test_a_job_is_done_also_when_nobody_can_be_told(tmp_path: Path) -> None:
+    errors: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: errors.append(context))
     away = Brokers(servers="127.0.0.1:1")
     with closing(Publisher(away, queue_messages=10, queue_kbytes=100, linger_ms=0, timeout_s=0.3)) as publisher:
         async with running(tmp_path / "jobs", [COUNT], announce=Announcer(publisher)) as runner:
             jobs = [await runner.submit("count", {"to": 1}, owner="me") for _ in range(4)]
             assert [(await runner.wait(job.id)).state for job in jobs] == [State.SUCCEEDED] * 4
             await until(lambda: publisher.fullness() == 0)
+    await asyncio.sleep(0)
+    gc.collect()  # what a task raises that nobody asks is told when it goes
+    assert errors == []
 
 
 async def test_what_was_old_at_the_start_is_never_shown(tmp_path: Path) -> None:
