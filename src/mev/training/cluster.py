@@ -201,7 +201,7 @@ class Cluster:
     async def _workers(self, client: Any, report: Report | None = None) -> list[str]:
         """Return the workers that answer, in a fixed order, once they are enough."""
         asked, loop = self._asked, asyncio.get_running_loop()
-        deadline_s = loop.time() + asked.wait_s
+        deadline_s, alive = loop.time() + asked.wait_s, list[str]()
         while True:
             known = await self._known(client)
             if len(known) >= asked.workers_min:
@@ -212,7 +212,8 @@ class Cluster:
                 raise CancelledJobError
             if loop.time() > deadline_s:
                 raise TooFewWorkersError(
-                    f"{asked.scheduler} has {len(known)} workers after {asked.wait_s:g} s, and {asked.workers_min} are wanted; "
+                    f"{asked.scheduler} has {len(known)} workers after {asked.wait_s:g} s, {len(alive)} of them do tasks, "
+                    f"and {asked.workers_min} are wanted; "
                     f"start more with `dask worker {asked.scheduler}`, or make workers_min smaller"
                 )
             await asyncio.sleep(_LOOK_S)
