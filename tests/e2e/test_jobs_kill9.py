@@ -8,6 +8,7 @@ import hashlib
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,8 @@ from tests.services.system import RunningSystem
 COUNT = 2_000
 EXPORT = "/api/datasets/export"
 TRAIN = "/api/training"
-QUERY = {"type": "opportunity", "format": "ndjson", "compression": "gzip", "part_rows": 10}
-TRAINING = {"rounds": 400, "early_stopping_rounds": 0, "checkpoint_every": 20, "device": "cpu"}
+QUERY = {"type": "opportunity", "format": "ndjson", "compression": "gzip", "part_rows": 20}
+TRAINING = {"rounds": 250, "early_stopping_rounds": 0, "checkpoint_every": 20, "device": "cpu"}
 
 
 def trainers(data_dir: Path, job_id: str) -> set[int]:
@@ -74,7 +75,7 @@ class Watcher:
             self._check(shown["files"] == [], shown)
             # Between the two questions it may have been finished.
             whole = answer.is_success and http.get(f"{EXPORT}/{export_id}").json()["manifest"] is not None
-            self._check(whole or answer.json()["code"] == "export_not_ready", answer.text[:300])
+            self._check(whole or answer.status_code == httpx.codes.CONFLICT, answer.status_code)
             self.seen["absent"] += 1
             return
         parts = shown["manifest"]["parts"]
@@ -109,8 +110,13 @@ def has_come(http: httpx.Client, job_id: str, done: int, attempts: int = 1) -> b
     return found["attempts"] == attempts and found["state"] == "running" and so_far >= done
 
 
-def is_over(http: httpx.Client, job_id: str) -> bool:
-    return job(http, job_id)["state"] in {"succeeded", "failed", "cancelled"}
+def ended(http: httpx.Client, job_id: str) -> dict[str, Any]:
+    """Return a job when it has ended; on a machine with much else to do that takes a while."""
+    deadline = time.monotonic() + 120
+    while (found := job(http, job_id))["state"] not in {"succeeded", "failed", "cancelled"}:
+        assert time.monotonic() < deadline, found
+        time.sleep(0.05)
+    return found
 
 
 def files(http: httpx.Client, export_id: str) -> dict[str, bytes]:
@@ -137,7 +143,7 @@ def system(tmp_path: Path) -> Iterator[RunningSystem]:
     running.kill()
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(300)
 def test_jobs_go_on_after_kills_of_their_process_and_of_everything(system: RunningSystem) -> None:
     watcher = Watcher(system)
     with watcher.watching():
@@ -145,10 +151,10 @@ def test_jobs_go_on_after_kills_of_their_process_and_of_everything(system: Runni
             fill(system, http)
             whole = submit(http, EXPORT, QUERY)
             watcher.exports.append(whole)
-            until(lambda: is_over(http, whole))
+            assert ended(http, whole)["state"] == "succeeded"
             expected = files(http, whole)
             examples = submit(http, EXPORT, {"type": "training_examples"})
-            until(lambda: is_over(http, examples))
+            assert ended(http, examples)["state"] == "succeeded"
 
             training = submit(http, f"{TRAIN}/train", {**TRAINING, "dataset": examples})
             watcher.trainings.append(training)
@@ -166,17 +172,17 @@ def test_jobs_go_on_after_kills_of_their_process_and_of_everything(system: Runni
             assert trainers(system.data_dir, training) == {second}
             system.kill()
         made = len(list((system.data_dir / "jobs" / cut / "output").glob("part-*")))
-        assert 0 < made < COUNT // 10
+        assert 0 < made < COUNT // 20
         until(lambda: not trainers(system.data_dir, training))
 
         system.start()
         with system.client() as http:
-            until(lambda: is_over(http, cut))
-            until(lambda: is_over(http, training))
-            assert (job(http, cut)["state"], job(http, cut)["attempts"]) == ("succeeded", 2)
+            gone_on = ended(http, cut)
+            assert (gone_on["state"], gone_on["attempts"]) == ("succeeded", 2)
             assert files(http, cut) == expected
+            trained = ended(http, training)
+            assert (trained["state"], trained["attempts"]) == ("succeeded", 3), trained["error"]
             done = http.get(f"{TRAIN}/jobs/{training}").json()
-            assert (done["job"]["state"], done["job"]["attempts"]) == ("succeeded", 3), done["job"]["error"]
             assert done["result"]["lineage"]["resumed_from"] >= 60
             assert first != second
     assert system.stop() == 0
