@@ -8,11 +8,13 @@ from bench.rows import (
     codec,
     control,
     crypto,
+    distributed,
     export,
     filters,
     health,
     idle,
     latency,
+    onnx,
     predict,
     publish,
     seat,
@@ -38,6 +40,8 @@ _ALL = (
     *crypto.ROWS,
     control.ROW,
     *predict.ROWS,
+    *onnx.ROWS,
+    *distributed.ROWS,
     *seat.ROWS,
 )
 ROWS: dict[str, Row] = {row.name: row for row in _ALL}

@@ -27,12 +27,11 @@ _CALLS = 2_000
 @contextmanager
 def _score(_: Setting, *, batch: int, compiled: bool) -> Iterator[Sides]:
     """Ours: one form; the baseline: XGBoost in place, on one thread."""
-    xgb = _xgboost()
-    booster = _booster(xgb)
-    booster.set_param({"nthread": 1})
-    ours = _native(booster) if compiled else _engine(booster)
-    table = _table(_ROWS, 2)
-    batches = [table[start : start + batch] for start in range(0, _ROWS - batch + 1, batch)]
+    model = booster()
+    model.set_param({"nthread": 1})
+    ours = _native(model) if compiled else engine(model)
+    rows = table(_ROWS, 2)
+    batches = [rows[start : start + batch] for start in range(0, _ROWS - batch + 1, batch)]
     baseline_times: list[float] = []
     our_times: list[float] = []
 
@@ -55,7 +54,7 @@ def _score(_: Setting, *, batch: int, compiled: bool) -> Iterator[Sides]:
             for name, (p50, p99) in _percentiles(ours=our_times, xgboost=baseline_times)
         ]
 
-    predict = partial(booster.inplace_predict, missing=np.nan)
+    predict = partial(model.inplace_predict, missing=np.nan)
     yield Sides(lambda: side(predict, baseline_times), lambda: side(ours.predict, our_times), notes)
 
 
@@ -67,9 +66,9 @@ def _train(setting: Setting) -> Iterator[Sides]:
     from mev.training.spec import parse  # noqa: PLC0415 - as above
 
     cut = _LEARNED * 4 // 5
-    table, target = _table(_LEARNED, 3), _target(_LEARNED, 3)
-    matrix = xgb.QuantileDMatrix(table[:cut], target[:cut])
-    validation = xgb.QuantileDMatrix(table[cut:], target[cut:], ref=matrix)
+    rows, wanted = table(_LEARNED, 3), target(_LEARNED, 3)
+    matrix = xgb.QuantileDMatrix(rows[:cut], wanted[:cut])
+    validation = xgb.QuantileDMatrix(rows[cut:], wanted[cut:], ref=matrix)
     params = {"max_depth": _DEPTH, "eta": 0.1, "nthread": 1}
     spec = parse({"rounds": _LEARNED_TREES, "early_stopping_rounds": 0})
     report = SimpleNamespace(progress=lambda *_, **__: None, is_cancelled=lambda: False)
@@ -97,7 +96,8 @@ def _xgboost() -> Any:
     return xgboost
 
 
-def _engine(booster: Any) -> Engine:
+def engine(booster: Any) -> Engine:
+    """Return the data-only form of `booster`."""
     from mev.models.pack import pack  # noqa: PLC0415 - needs the extra
 
     return Engine(pack(booster))
@@ -118,20 +118,27 @@ def _native(booster: Any) -> Native:
         return Native(path, width=_FEATURES, model_id=model_id)
 
 
-def _booster(xgb: Any) -> Any:
-    matrix = xgb.QuantileDMatrix(_table(_LEARNED, 1), _target(_LEARNED, 1))
+def booster() -> Any:
+    """Return the model that is scored with.
+
+    :raises SkippedError: when XGBoost is not installed.
+    """
+    xgb = _xgboost()
+    matrix = xgb.QuantileDMatrix(table(_LEARNED, 1), target(_LEARNED, 1))
     return xgb.train({"objective": "binary:logistic", "max_depth": _DEPTH}, matrix, _TREES)
 
 
-def _table(rows: int, seed: int) -> Any:
+def table(rows: int, seed: int) -> Any:
+    """Return rows of which some numbers are missing, the same at every call."""
     draw = np.random.default_rng(seed)
-    table = draw.standard_normal((rows, _FEATURES), np.float32)
-    table[draw.random(table.shape) < 0.05] = np.nan
-    return table
+    made = draw.standard_normal((rows, _FEATURES), np.float32)
+    made[draw.random(made.shape) < 0.05] = np.nan
+    return made
 
 
-def _target(rows: int, seed: int) -> Any:
-    known = np.nan_to_num(_table(rows, seed))
+def target(rows: int, seed: int) -> Any:
+    """Return what is learned of them."""
+    known = np.nan_to_num(table(rows, seed))
     noise = np.random.default_rng(seed + 100).standard_normal(rows)
     return (known[:, 0] * known[:, 1] + known[:, 2] + noise > 0).astype(np.float32)
 
