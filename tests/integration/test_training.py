@@ -36,16 +36,37 @@ def test_a_model_is_trained_registered_and_listed_by_the_command(system: Running
     assert http.get("/api/training/models/champion").json()["code"] == "unknown_model"
     for path in done["pictures"]:
         assert http.get(path).content.startswith(b"\x89PNG")
+        drawn = http.get(path.replace(".png", ".svg"))
+        assert (drawn.headers["content-type"], drawn.content[:5]) == ("image/svg+xml", b"<?xml")
     assert http.get(f"/api/training/jobs/{done['id']}/pictures/model.ubj").json()["code"] == "unknown_training"
-    shown = system.run("train", "--rounds", "5").stdout
-    assert shown.startswith("model ")
-    assert "log_loss" in shown
+    assert model["lineage"]["environment"]["packages"]["numpy"]
+
+
+def test_parameters_are_searched_and_a_rank_is_registered(system: RunningSystem) -> None:
+    searched = system.run("train", "--rounds", "5", "--params", "max_depth=3", "--search", "2", "--search-space", "eta=0.1:0.5").stdout
+    assert searched.startswith("model ")
+    assert "log_loss" in searched
+    assert "best of 2 trials" in searched
+    ranked = json.loads(system.run("train", "--rounds", "5", "--objective", "ranking", "--target", "profit_lamports", "--json").stdout)
+    assert {"ndcg_5", "best_first", "first_profit_lamports"} <= ranked["result"]["metrics"].keys()
+    assert ranked["result"]["lineage"]["spec"]["objective"] == "ranking"
 
 
 def test_a_training_that_cannot_succeed_says_why(system: RunningSystem, http: httpx.Client) -> None:
     assert http.post(TRAIN, json={"rounds": 0}).status_code in {400, 422}
     assert http.post(TRAIN, json={"dataset": "nothing"}).status_code == 404
     assert http.get("/api/training/jobs/nothing").status_code == 404
+    refused = http.post(TRAIN, json={"distributed": {"scheduler": "tcp://127.0.0.1:1"}})
+    assert (refused.status_code, refused.json()["code"]) == (403, "scheduler_not_allowed")
+    assert "TRAIN_SCHEDULERS" in refused.json()["detail"]
+    for options, reason in (
+        (("--params", "eta=0.1", "--params", "max_depth=deep"), "'deep' is no number"),
+        (("--distributed", "tcp://127.0.0.1:1"), "TRAIN_SCHEDULERS"),
+        (("--class-weight", "balanced", "--objective", "regression"), "class_weight is for objective binary"),
+    ):
+        failed = system.run("train", *options, check=False)
+        assert failed.returncode != 0
+        assert reason in failed.stderr
     failed = system.run("train", "--features", "rivals,luck", check=False)
     assert failed.returncode == 1
     assert "no column 'luck'" in failed.stderr

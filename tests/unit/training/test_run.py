@@ -1,5 +1,6 @@
 """A training from the files of an export to a model: what it learns, what it leaves, what it refuses."""
 
+import hashlib
 import json
 import multiprocessing
 import time
@@ -53,6 +54,12 @@ def test_the_landing_of_bundles_is_learned(export: Path, tmp_path: Path) -> None
     names = {"learning", "importance", "roc", "precision_recall", "calibration", "profit"}
     assert {path.stem for path in tmp_path.glob("*.png")} == names
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in tmp_path.glob("*.png"))
+    assert {path.stem for path in tmp_path.glob("*.svg")} == names
+    made_with = written["lineage"]["environment"]
+    assert (made_with["packages"]["pyarrow"], made_with["threads"]) == (pa.__version__, 1)
+    assert made_with["processor"]
+    assert (written["lineage"]["params"]["max_depth"], written["lineage"]["params"]["eta"]) == (4, 0.1)
+    assert written["lineage"]["export_manifest_sha256"] == hashlib.sha256((export / "manifest.json").read_bytes()).hexdigest()
     assert not (tmp_path / CHECKPOINT).exists()
     rounds = [told for told in watcher.told if "logloss" in told[3]]
     assert [told[0] for told in rounds] == list(range(1, result.rounds + 1))
