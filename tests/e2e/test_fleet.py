@@ -78,7 +78,7 @@ def test_orders_reach_the_fleet_and_silence_is_not_success(system: RunningSystem
 
         refused = issue(http, "/api/control/model-swap", {"model_id": "m", "model_path": "m/1.so", "version": "1"})
         errors = eventually(http, refused, lambda command: command["states"]["ERROR"] == 3)["deliveries"]
-        assert {delivery["reason_code"] for delivery in errors} == {"unsupported"}
+        assert {delivery["reason_code"] for delivery in errors} == {"unsafe_model_path"}
         reported = [delivery["reported_at"] for delivery in errors]
         eventually(http, "/api/control/agents", lambda page: len(online(page)) == 3)
         assert [delivery["reported_at"] for delivery in http.get(refused).json()["deliveries"]] == reported  # not pushed again
