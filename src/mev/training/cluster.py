@@ -152,7 +152,7 @@ class Cluster:
             if run.losses > self._asked.losses_max:
                 raise WorkersLostError(
                     f"workers were lost, or took too long, {run.losses} times, the last time because {error}; "
-                    f"{done} rounds are kept: look at the workers' logs, and train again"
+                    f"{done} rounds were done: look at the workers' logs, and train again"
                 ) from None
             return
         run.booster = booster

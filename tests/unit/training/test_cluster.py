@@ -152,7 +152,7 @@ def test_after_too_many_losses_it_fails_and_keeps_what_it_has(
 ) -> None:
     monkeypatch.setattr(subject, "_LOOK_S", 0.02)
     spec = {**asked(dask, losses_max=0), "rounds": 120, "checkpoint_every": 60}
-    with third_worker(dask) as worker, pytest.raises(WorkersLostError, match="60 rounds are kept"):
+    with third_worker(dask) as worker, pytest.raises(WorkersLostError, match="60 rounds were done"):
         run(spec, export, tmp_path, Kills(worker, signal.SIGKILL))
     assert run(spec, export, tmp_path, Watcher()).resumed_from == 60
 
@@ -202,3 +202,12 @@ def test_without_dask_it_says_what_to_install(export: Path, tmp_path: Path, monk
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(DistributedUnavailableError, match=r"mev\[dist\]"):
         run({**SPEC, "distributed": {"scheduler": "tcp://127.0.0.1:1"}}, export, tmp_path, Watcher())
+
+
+def test_a_scheduler_that_dies_in_the_middle_is_named(export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subject, "_ANSWER_S", 2.0)
+    monkeypatch.setattr(subject, "_LOOK_S", 0.02)
+    with cluster(tmp_path, workers=1) as dask:
+        spec = {**asked(dask, losses_max=1), "rounds": 120, "checkpoint_every": 60}
+        with pytest.raises(SchedulerUnavailableError, match="does not answer"):
+            run(spec, export, tmp_path, Kills(dask.scheduler, signal.SIGKILL))

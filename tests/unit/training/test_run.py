@@ -210,6 +210,10 @@ def null_target(table: pa.Table) -> pa.Table:
     return replaced(table, "landed", pc.if_else(table.column("landed"), True, None))
 
 
+def nan_target(table: pa.Table) -> pa.Table:
+    return replaced(table, "landed", pa.array(np.where(np.arange(table.num_rows) == 5, np.nan, 1.0)))
+
+
 def three_classes(table: pa.Table) -> pa.Table:
     return replaced(table, "landed", pa.array(np.arange(table.num_rows) % 3))
 
@@ -227,6 +231,7 @@ def infinite(table: pa.Table) -> pa.Table:
         (one_class, OneClassError, "landed is 1 in every row that is learned from"),
         (new_class, OneClassError, "every row that is validated with"),
         (null_target, MissingTargetError, "landed is missing"),
+        (nan_target, MissingTargetError, "landed is missing or infinite in 1 rows"),
         (three_classes, MissingTargetError, "regression"),
         (infinite, InfiniteFeatureError, "rivals"),
         (lambda table: table.slice(0, 0), EmptyExportError, "no rows"),
