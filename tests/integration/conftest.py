@@ -11,7 +11,7 @@ from tests.services.system import RunningSystem
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningSystem]:
     """Run everything embedded, once for a module."""
-    running = RunningSystem(tmp_path_factory.mktemp("mev") / "data")
+    running = RunningSystem(tmp_path_factory.mktemp("mev") / "data", IP_RATE_BURST="1000")
     running.start()
     yield running
     assert running.stop() == 0, running.log.read_text()

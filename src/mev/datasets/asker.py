@@ -61,6 +61,17 @@ class Asker:
 
         self._ask(write)
 
+    def wait(self, seconds: float, why: str) -> None:
+        """Wait, and say so.
+
+        :raises CancelledJobError: as soon as the job is not wanted.
+        """
+        deadline = time.monotonic() + seconds
+        self._context.remark(why)
+        while (left := deadline - time.monotonic()) > 0:
+            self._context.check()
+            time.sleep(min(_LOOK_S, left))
+
     def close(self) -> None:
         """Let the other thread go."""
         self._calls.put(None)
@@ -78,7 +89,7 @@ class Asker:
                 if not away_s:
                     self._context.log.warning("%s; waiting until it answers", error.detail)
                 pause_s = next(pauses, pause_s)
-                self._wait(min(pause_s, self._retry_s - away_s))
+                self.wait(min(pause_s, self._retry_s - away_s), "waiting for ClickHouse")
                 away_s += time.monotonic() - started
             else:
                 if away_s:
@@ -96,13 +107,6 @@ class Asker:
                 self._context.check()
         self._context.check()  # rather than what a killed query says
         return future.result()
-
-    def _wait(self, seconds: float) -> None:
-        deadline = time.monotonic() + seconds
-        self._context.remark("waiting for ClickHouse")
-        while (left := deadline - time.monotonic()) > 0:
-            self._context.check()
-            time.sleep(min(_LOOK_S, left))
 
     def _answer(self) -> None:
         while (found := self._calls.get()) is not None:

@@ -23,16 +23,20 @@ from mev.store.clickhouse import ClickHouse
 
 KIND = "export"
 _PLAN = "plan.json"
-_TRIES = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Bounds of one export; `retry_s` is how long it waits for a ClickHouse that went away."""
+    """Bounds of one export.
+
+    `retry_s` is how long it waits for a ClickHouse that went away, `rests_s` how long before each further try at a part in whose range
+    events came meanwhile.
+    """
 
     memory_bytes: int = 1 << 30
     size_bytes: int = 1 << 40
     retry_s: float = 600.0
+    rests_s: tuple[float, ...] = (0.1, 0.2, 0.5, 1.0, 2.0, 4.0, 4.0, 4.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +114,7 @@ class _Export:
         """Return the part that ends at `last`, None when it has no rows."""
         count = self._statements.count(plan.last, last)
         rows = int(self._asker.rows(count)[0][0])
-        for _ in range(_TRIES):
+        for rest_s in self._limits.rests_s:
             raw = self._context.output / ".part"
             if rows:
                 self._write_rows(raw, plan, last, rows)
@@ -118,7 +122,7 @@ class _Export:
             if rows == before:
                 return self._keep(raw, plan, rows) if rows else None
             raw.unlink(missing_ok=True)
-            self._context.check()
+            self._asker.wait(rest_s, "waiting until no event comes in the range")
         raise StillChangingError("events keep arriving in the range; let it end a little earlier, or try again when they have settled")
 
     def _write_rows(self, raw: Path, plan: Plan, last: Key, rows: int) -> None:

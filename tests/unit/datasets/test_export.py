@@ -253,7 +253,7 @@ def test_an_event_that_arrives_meanwhile_is_in_the_rows_and_in_their_number_or_i
     assert manifest["rows"] == len(parquet(tmp_path, manifest)) == COUNT + 2
     busy.arriving = 1_000
     with pytest.raises(StillChangingError, match="end a little earlier"):
-        export(busy, tmp_path / "again", checked("bundle", part_rows=10_000))
+        export(busy, tmp_path / "again", checked("bundle", part_rows=10_000), limits=Limits(rests_s=(0.0, 0.1, 0.1)))
     assert files(tmp_path / "again") == {}
     busy.close()
 
