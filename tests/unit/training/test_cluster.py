@@ -15,6 +15,7 @@ import pytest
 
 from mev.jobs.errors import CancelledJobError
 from mev.training import cluster as subject
+from mev.training import data
 from mev.training.errors import (
     DistributedUnavailableError,
     InvalidTrainingError,
@@ -68,15 +69,16 @@ def test_it_learns_what_one_machine_learns(dask: Cluster, export: Path, tmp_path
     assert not (tmp_path / CHECKPOINT).exists()
 
 
-def test_every_row_is_read_once(export: Path) -> None:
-    material = prepare(export, parse(SPEC))
+def test_every_row_is_read_once_in_whatever_order_it_is(table: pa.Table, tmp_path: Path) -> None:
+    shuffled = table.take(np.random.default_rng(1).permutation(4000))
+    material = prepare(write_export(tmp_path / "export", shuffled), parse(SPEC))
+    names = (*material.features, "landed")
     for keep, shares in zip((material.cut.train, material.cut.validation), subject.shares(material), strict=True):
         pieces = [piece for share in shares for piece in subject._divide(share, 700)]
         read = [subject.read(piece) for piece in pieces]
         assert [len(rows) for rows in read] == [piece.rows for piece in pieces]
         assert max(map(len, read)) <= 700
-        assert sum(map(len, read)) == keep.sum()
-    assert np.concatenate(read).shape == (keep.sum(), len(material.features) + 1)
+        np.testing.assert_array_equal(np.concatenate(read), data.numbers(shuffled.filter(pa.array(keep)), names))
 
 
 def test_it_stops_early_and_goes_on_from_its_checkpoint(dask: Cluster, export: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from mev.models.pack import pack
 from mev.predict.engine import Engine
 from mev.training import data, ranking
 from mev.training.errors import MissingTargetError, NoGroupsError, UnsortedExportError
+from mev.training.rows import matrices, prepare
 from mev.training.run import run
 from mev.training.spec import TrainSpec, parse
 from tests.unit.training.exports import Watcher, write_export
@@ -89,6 +90,14 @@ def test_slots_are_not_divided_between_batches() -> None:
         assert pa.concat_tables(given).equals(whole)
         edges = [(part.column("slot")[0].as_py(), part.column("slot")[-1].as_py()) for part in given]
         assert all(before[1] < after[0] for before, after in pairwise(edges))
+
+
+def test_the_groups_are_the_slots(table: pa.Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data, "_BATCH_ROWS", 700)
+    material = prepare(write_export(tmp_path / "export", table.slice(0, 3000)), parse(SPEC))
+    for matrix, keep in zip(matrices(material, 64), (material.cut.train, material.cut.validation), strict=True):
+        counts = np.unique(table.column("slot").to_numpy()[:3000][keep], return_counts=True)[1]
+        assert np.diff(matrix.get_uint_info("group_ptr")).tolist() == counts.tolist()
 
 
 def test_the_best_of_a_slot_is_learned_and_packs(export: Path, tmp_path: Path) -> None:
