@@ -66,7 +66,7 @@ def _orders(control: Control, hot: HotSettings) -> APIRouter:
 
     @routes.post("/model-swap", status_code=202, summary="Load a model into running agents")
     async def model_swap(who: ModelsDeploy, request: Request, body: ModelSwapIn, idempotency_key: IdempotencyKey = "") -> Json:
-        """The path is below the agents' MODEL_DIR. The model decides at once, which needs control:raise beside; a deployment goes by stages."""
+        """The path is below the agents' MODEL_DIR. The model decides at once, which needs control:raise beside."""
         if not who.may(Permission.CONTROL_RAISE):
             raise ForbiddenError(f"a model that decides needs the permission {Permission.CONTROL_RAISE}")
         draft = _signed_by(who, drafts.model_swap(body, book.fleet), request, body, idempotency_key)
