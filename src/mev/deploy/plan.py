@@ -105,11 +105,12 @@ def is_ours(deployment: Deployment, command: Command) -> bool:
     )
 
 
-def is_repeated(found: Issued, ledger: Ledger) -> bool:
-    """Say whether a command is an older one, ordered again because the keys were rotated."""
+def is_repeated(deployment: Deployment, found: Issued, ledger: Ledger) -> bool:
+    """Say whether a command is one that the deployment found, ordered again because the keys were rotated."""
     command = found.command
     return any(
-        one.command.version.epoch < command.version.epoch
+        version_of(one.command.version) <= deployment.base
+        and one.command.version.epoch < command.version.epoch
         and one.command.request_sha256 == command.request_sha256
         and one.command.issuer.principal == command.issuer.principal
         and one.command.target == command.target

@@ -214,7 +214,7 @@ class Deployments:
             state = State.DONE if judged.stage is Stage.PRODUCTION else State.READY
             await self._end_or_keep(replace(judged, state=state))
             LOG.info("deployment %s: %s %s", judged.id, judged.stage, state, extra={"action": "deployment"})
-        elif judged.state is State.READY and judged.promote:
+        elif judged.state is State.READY and judged.promote and watch.passed(judged.rows):  # they may all be away by now
             await self._go_on(judged)
 
     async def _go_on(self, deployment: Deployment) -> None:
@@ -232,7 +232,7 @@ class Deployments:
         found = plan.intruder(deployment, self.book)
         if found is None:
             return False
-        if plan.is_repeated(found, self.book.ledger):
+        if plan.is_repeated(deployment, found, self.book.ledger):
             await self.records.save(replace(deployment, base=version_of(found.command.version)))
             return False
         await self._supersede(deployment, f"{found.command.issuer.principal} swapped the model by command {found.command.id}", SYSTEM)

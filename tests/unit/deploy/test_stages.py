@@ -117,6 +117,24 @@ async def test_where_everybody_is_away_nothing_is_taken_for_granted(plant: Plant
     assert plant.now(deployment).state is State.ROLLING_OUT
 
 
+async def test_nothing_goes_on_by_itself_once_everybody_is_away(plant: Plant) -> None:
+    agents = await plant.enrol("a1", "a2")
+    for agent in agents:
+        agent.figures |= WELL
+    deployment = await plant.deploy(plant.model("new"), "canary", share=0.5, rules=QUICK, promote=True)
+    while plant.now(deployment).state is not State.READY:
+        await plant.pass_time(1)
+    for agent in agents:
+        agent.alive = False
+    plant.clock.advance(SILENT_S)
+    await plant.deployments.tick()
+    assert plant.now(deployment).stage is Stage.CANARY
+    for agent in agents:
+        agent.alive = True
+    await plant.pass_time(2)
+    assert plant.now(deployment).stage is Stage.PRODUCTION
+
+
 async def test_a_stage_that_is_skipped_or_left_early_is_recorded(plant: Plant) -> None:
     await plant.enrol("a1", "a2")
     new = plant.model("new")
