@@ -113,16 +113,7 @@ class Control:
         async with self._issuing:
             if (known := self._repeat(draft)) is not None:
                 return known
-            command, envelope = self._sign(draft)
-            who, action = command.issuer.principal, f"control.{command.WhichOneof('body')}"
-            await self._audit.record(who, action, _about(command), correlation_id=command.id)
-            try:
-                await self._append(envelope)
-            except JournalError as error:
-                self._audit.record_later(who, action, _about(command), error.code, correlation_id=command.id)
-                raise
-            issued = self.book.take(command, envelope)
-            self._races.begin(command)
+            issued = await self._enter(draft)
         await self._settle(self._publish(issued))
         return issued
 
@@ -213,11 +204,7 @@ class Control:
         await self._publisher.publish(CONTROL, [_record("key-set", envelope)], partition=0)
         enrolments = [agent.enrolment for agent in self.book.fleet.agents.values()]  # a replica to come knows the new key only
         await self._publisher.publish(CONTROL, [_record(topic_key(one), self._seal(one)) for one in enrolments], partition=0)
-        for issued in self.book.ledger.in_force(now_ns()):
-            again = Command.FromString(issued.command.SerializeToString())
-            again.idempotency_key = ""
-            del again.issuer.approvers[:]  # what stepped down since was not approved to rise
-            await self.issue(again)
+        await self._order_all_again()
 
     def snapshot(self) -> bytes:
         """Return everything a joining agent must know, signed now."""
@@ -328,6 +315,36 @@ class Control:
             )
         return known
 
+    async def _enter(self, draft: Command) -> Issued:
+        """Sign a command, audit it, keep it and put it in force; nothing else is issued meanwhile."""
+        command, envelope = self._sign(draft)
+        who, action = command.issuer.principal, f"control.{command.WhichOneof('body')}"
+        await self._audit.record(who, action, _about(command), correlation_id=command.id)
+        try:
+            await self._append(envelope)
+        except JournalError as error:
+            self._audit.record_later(who, action, _about(command), error.code, correlation_id=command.id)
+            raise
+        issued = self.book.take(command, envelope)
+        self._races.begin(command)
+        return issued
+
+    async def _order_all_again(self) -> None:
+        """Order again what is in force. Whoever issues something waits; a stop does not, and is not undone."""
+        publishing, ledger = [], self.book.ledger
+        async with self._issuing:  # what was being issued under the keys before is in force by now
+            in_force = [issued.command for issued in ledger.in_force(now_ns())]
+            known = {command.id for command in in_force}
+            for command in in_force:
+                latest = [ledger.latest(subject(command), scope) for scope in scopes(command.target)]
+                if any(one is not None and one.command.id not in known for one in latest):
+                    continue
+                issued = await self._enter(_again(command))
+                known.add(issued.command.id)
+                publishing.append(self._later(self._publish(issued)))
+        if publishing:
+            await self._settle(*publishing)
+
     def _sign(self, draft: Command) -> tuple[Command, bytes]:
         command = Command.FromString(draft.SerializeToString())
         now = now_ns()
@@ -426,6 +443,13 @@ class Control:
         in_force = {issued.command.id for issued in self.book.ledger.in_force(now_ns())}
         for issued in self.book.ledger.commands.values():
             issued.published = issued.command.id not in in_force
+
+
+def _again(command: Command) -> Command:
+    draft = Command.FromString(command.SerializeToString())
+    draft.idempotency_key, draft.expires_at_ns = "", 0
+    del draft.issuer.approvers[:]  # what stepped down since was not approved to rise
+    return draft
 
 
 def _check_size(size_bytes: int) -> None:

@@ -1,0 +1,101 @@
+"""Keys that are rotated while people give orders: what came meanwhile stays, and what came before is not taken for what was there."""
+
+import asyncio
+from asyncio import Task
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from mev.control.keys import rotation
+from mev.deploy.model import State
+from mev.wire.pb.control_pb2 import ACTIVE, HALTED, Command, Level, SetLevel, Target
+from tests.unit.deploy.plant import MODULE, Plant
+
+Give = Callable[[], Coroutine[Any, Any, object]]
+
+
+def level(value: Level) -> Command:
+    draft = Command(target=Target(all=True), level=SetLevel(level=value, reason="asked for"), priority=9)
+    draft.issuer.principal = "ann"
+    return draft
+
+
+async def rotate(plant: Plant) -> None:
+    await plant.control.adopt_key_set(rotation(plant.folder / "control", plant.clock()), "ann")
+
+
+def when_ordered_again(plant: Plant, monkeypatch: pytest.MonkeyPatch, give: Give) -> list[Task[object]]:
+    """Give an order while the first one is ordered again; return the task of it."""
+    record, given = plant.trail.record, list[Task[object]]()
+
+    async def recording(actor: str, action: str, *rest: Any, **more: Any) -> int:
+        if plant.keys.trust.epoch > 1 and action.startswith("control.") and action != "control.key-set" and not given:
+            given.append(asyncio.create_task(give()))
+            await asyncio.sleep(0)
+        return await record(actor, action, *rest, **more)
+
+    monkeypatch.setattr(plant.trail, "record", recording)
+    return given
+
+
+async def test_a_stop_that_comes_meanwhile_is_not_undone(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
+    await plant.enrol("a1")
+    await plant.swap_directly("old", Target(modules=[MODULE]))
+    await plant.control.raise_level(level(ACTIVE))
+    given = when_ordered_again(plant, monkeypatch, lambda: plant.control.lower(level(HALTED)))
+    await rotate(plant)
+    await given[0]
+    ledger = plant.control.book.ledger
+    assert ledger.ordered_level("all", plant.clock()) == HALTED
+    assert [issued.command.WhichOneof("body") for issued in ledger.in_force(plant.clock())] == ["model", "level"]
+
+
+async def test_a_model_that_comes_meanwhile_stays(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
+    (agent,) = await plant.enrol("a1")
+    await plant.swap_directly("theirs", Target(modules=[MODULE]))
+    await plant.swap_directly("old", Target(agent_ids=["a1"]))
+    given = when_ordered_again(plant, monkeypatch, lambda: plant.swap_directly("new", Target(modules=[MODULE])))
+    await rotate(plant)
+    await given[0]
+    plant.hear()
+    assert agent.model() == "new"
+
+
+async def test_what_is_being_ordered_under_the_old_key_is_ordered_again(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
+    await plant.enrol("a1")
+    signed, go_on, append = asyncio.Event(), asyncio.Event(), plant.control._append
+
+    async def appending(envelope: bytes) -> None:
+        signed.set()
+        await go_on.wait()
+        await append(envelope)
+
+    monkeypatch.setattr(plant.control, "_append", appending)
+    ordering = asyncio.create_task(plant.swap_directly("new", Target(modules=[MODULE])))
+    await signed.wait()
+    rotating = asyncio.create_task(rotate(plant))
+    while plant.keys.trust.epoch < 2:  # noqa: ASYNC110 - a file is written
+        await asyncio.sleep(0.001)
+    go_on.set()
+    await asyncio.gather(ordering, rotating)
+    assert [issued.command.version.epoch for issued in plant.control.book.ledger.in_force(plant.clock())] == [2]
+
+
+async def test_what_is_ordered_again_long_after_is_not_too_old_to_be_obeyed(plant: Plant) -> None:
+    await plant.enrol("a1")
+    await plant.swap_directly("old", Target(modules=[MODULE]))
+    plant.clock.advance(3600)
+    await rotate(plant)
+    (again,) = plant.control.book.ledger.in_force(plant.clock())
+    assert again.command.expires_at_ns > plant.clock()
+
+
+async def test_a_direct_swap_just_before_ends_a_deployment_all_the_same(plant: Plant) -> None:
+    await plant.enrol("a1", "a2", "a3")
+    deployment = await plant.deploy(plant.model("new"), "canary", share=0.3)
+    await plant.pass_time(1)
+    await plant.swap_directly("direct", Target(modules=[MODULE]))
+    await rotate(plant)
+    await plant.pass_time(1)
+    assert plant.now(deployment).state is State.SUPERSEDED
