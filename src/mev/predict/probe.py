@@ -1,6 +1,7 @@
 """Trying a file of a model in a process that may die: ``python -I -m mev.predict.probe`` scores rows with it and ends."""
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -30,7 +31,9 @@ def probe(path: Path, rows: Rows, *, model_id: str, timeout_s: float = _TIMEOUT_
         np.save(table, rows)
         command = [sys.executable, "-I", "-m", "mev.predict.probe", str(path), model_id, str(table), str(scores)]
         try:
-            done = subprocess.run(command, capture_output=True, timeout=timeout_s, check=False)  # noqa: S603 - our own program
+            done = subprocess.run(  # noqa: S603 - our own program
+                command, stdin=subprocess.DEVNULL, capture_output=True, env=_environment(), timeout=timeout_s, check=False
+            )
         except subprocess.TimeoutExpired:
             raise ProbeError(f"{path.name} did not score {len(rows)} rows within {timeout_s:g} s") from None
         if done.returncode == _REFUSED:
@@ -41,6 +44,11 @@ def probe(path: Path, rows: Rows, *, model_id: str, timeout_s: float = _TIMEOUT_
             raise ProbeError(f"the process that tried {path.name} ended with {how}")
         result: Scores = np.load(scores)
         return result
+
+
+def _environment() -> dict[str, str]:
+    """Return what the process needs to start: native code is tried there, and the environment of this one may hold secrets."""
+    return {"LC_ALL": "C.UTF-8"} | {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
 
 
 def difference(expected: Scores, found: Scores) -> float:

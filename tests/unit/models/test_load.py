@@ -212,6 +212,18 @@ def test_a_library_that_does_not_score_is_refused(made: Made) -> None:
         load(*kept(made, library("return -1;", made.manifest)))
 
 
+def test_a_library_sees_nothing_of_the_environment(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CTRL_SIGN_SK_HEX", "5" * 64)
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/nowhere")
+    declared = "extern char *getenv(const char *);"
+    secret = library(f'{declared} if (getenv("CTRL_SIGN_SK_HEX")) return -1; __builtin_trap(); return 0;', made.manifest)
+    with pytest.raises(ProbeError, match="signal"):
+        load(*kept(made, secret))
+    needed = library(f'{declared} if (getenv("LD_LIBRARY_PATH")) __builtin_trap(); return -1;', made.manifest)
+    with pytest.raises(ProbeError, match="signal"):
+        load(*kept(made, needed))
+
+
 def library(body: str, manifest: Manifest) -> bytes:
     """Return a library that says what it must, and does `body` when it is asked to score."""
     source = f"""
