@@ -33,12 +33,14 @@ FAILED = 1
 _LOCK = "lock"
 _LOCK_WAIT_S = 10.0
 _BEAT_S = 1.0
+_NICENESS = 10
 
 
 def main() -> None:
     """Do the work; the exit code says how it ended, ``error.json`` why."""
     folder, output, entry = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
     lifeline.end_with(int(sys.argv[4]))
+    os.nice(_NICENESS)  # the process that started it serves the kill switch
     cancelled = threading.Event()
     threading.Thread(target=_listen, args=(cancelled,), daemon=True).start()
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")

@@ -135,6 +135,13 @@ async def test_a_killed_process_fails_its_job_with_the_signal_or_is_taken_up_aga
         assert "counting from 2" in runner.log(again.id).read_text()
 
 
+async def test_work_gives_way_to_the_process_that_serves(tmp_path: Path) -> None:
+    async with running(tmp_path / "jobs", [Kind(name="nice", run=work.show_priority)]) as runner:
+        job = await runner.wait((await runner.submit("nice", {}, owner="me")).id)
+        expected = min(os.nice(0) + 10, 19)
+        assert (runner.output(job.id) / "niceness").read_text() == f"{expected} {expected}"
+
+
 async def test_work_that_always_dies_is_given_up(tmp_path: Path) -> None:
     async with running(tmp_path / "jobs", [Kind(name="die", run=work.die, resumable=True)]) as runner:
         job = await runner.wait((await runner.submit("die", {}, owner="me")).id)

@@ -28,6 +28,11 @@ def count(context: Context) -> None:
         context.progress(number + 1, context.spec["to"], "counting", per_s=1.5)
 
 
+def show_priority(context: Context) -> None:
+    own, child = os.nice(0), subprocess.run(["nice"], capture_output=True, check=True).stdout
+    (context.output / "niceness").write_text(f"{own} {int(child)}")
+
+
 def wait(context: Context) -> None:
     while not Path(context.spec["gate"]).exists():
         context.check()
