@@ -87,7 +87,7 @@ class Registry:
     def add(self, manifest: Manifest, files: Mapping[str, bytes], *keys: Signer) -> Entry:
         """Keep a model: `files` by form (``ubj``, ``mevt``, ``so``), each with the digest in `manifest`, which `keys` sign.
 
-        A model that is there already keeps its manifest.
+        A model that is there already keeps its manifest, unless no key that counts signed that one.
 
         :raises BadModelDigestError: when a file is not the one that the manifest names.
         """
@@ -97,7 +97,10 @@ class Registry:
         with self._writing():
             for form, content in files.items():
                 self._keep(f"{manifest.digest(form)}.{form}", content)
-            self._keep(f"{manifest.model_id}{MANIFEST}", seal(manifest, *keys))
+            try:
+                read_manifest(self.folder, manifest.model_id, self.trust)
+            except (ModelMissingError, UnsignedManifestError):
+                self._put(f"{manifest.model_id}{MANIFEST}", seal(manifest, *keys))
         return self.get(manifest.model_id)
 
     def get(self, name: str) -> Entry:
@@ -220,14 +223,15 @@ class Registry:
         resign.check_files(self.folder, manifest)  # takes its time: nobody waits for it who moves an alias
         with self._writing():
             if vault.read(self.folder, path.name) == data:  # else somebody else has signed it meanwhile, or it is refused below
-                write_atomically(path, resign.signed_again(data, notary.signer()))
-                path.chmod(0o400)
+                self._put(path.name, resign.signed_again(data, notary.signer()))
         return self.get(model_id)
 
     def _keep(self, name: str, content: bytes) -> None:
+        if not (self.folder / name).exists():  # else of the same content, or one that is refused; a file in use is never written over
+            self._put(name, content)
+
+    def _put(self, name: str, content: bytes) -> None:
         path = self.folder / name
-        if path.exists():  # of the same content, or one that is refused when it is read; a file in use is never written over
-            return
         write_atomically(path, content)
         path.chmod(0o400)
 

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -107,6 +108,17 @@ def test_without_the_key_sets_of_before_nothing_is(place: Place) -> None:
     (place.control / "key-set.1").unlink()
     with pytest.raises(UnsignedManifestError, match="none"):
         place.sign()
+
+
+def test_one_that_nobody_vouches_for_can_be_trained_again(place: Place) -> None:
+    place.rotate()
+    (place.control / "key-set.1").unlink()
+    files = {form: (place.models / f"{place.original.digest(form)}.{form}").read_bytes() for form in ("ubj", "mevt", "so")}
+    again = replace(place.original, created_at="2026-02-02T00:00:00Z")
+    for key, kept in ((STRANGER, None), (place.keys.signing, again)):
+        with nullcontext() if kept else pytest.raises(UnsignedManifestError):
+            assert place.registry.add(again, files, key).manifest == kept
+    assert place.registry.add(place.original, files, place.keys.signing).manifest == again  # that one is trusted, and stays
 
 
 def test_a_changed_manifest_is_not(place: Place) -> None:
