@@ -18,7 +18,7 @@ from typing import Any
 from mev.core.clock import now_ns
 from mev.core.ids import new_id
 from mev.jobs.announce import Announce, no_announcement
-from mev.jobs.errors import InvalidCursorError, JobEndedError, JobLostError, UnknownJobError, UnknownKindError
+from mev.jobs.errors import InvalidCursorError, JobBrokenError, JobEndedError, JobLostError, UnknownJobError, UnknownKindError
 from mev.jobs.folder import JobFolders
 from mev.jobs.model import Job, Kind, Progress, Spec, State
 from mev.jobs.worker import ChildWorker, Outcome, Task, ThreadWorker, Worker
@@ -208,9 +208,10 @@ class Runner:
     async def _run(self, job: Job, kind: Kind) -> None:
         try:
             await self._attempt(job, kind)
-        except OSError as error:  # a full disk must not end the runner
-            LOG.error("job %s: %s", job.id, error, extra={"action": "job_failed"})
-            self._jobs[job.id] = replace(self._jobs[job.id], state=State.FAILED, error={"code": "job_broken", "detail": str(error)})
+        except Exception as error:  # whatever it is, a full disk above all: who asked hears of it, and the next job has its turn
+            LOG.exception("job %s", job.id, extra={"action": "job_failed"})
+            why: dict[str, object] = {"code": JobBrokenError.code, "detail": f"{type(error).__name__}: {error}"}
+            self._jobs[job.id] = self._ended(self._jobs[job.id], Outcome(state=State.FAILED, error=why))
             self._announce(self._jobs[job.id], None)
         finally:
             del self._tasks[job.id]
@@ -247,14 +248,15 @@ class Runner:
         return ThreadWorker(task, self._executor) if kind.in_thread else ChildWorker(task)
 
     async def _end(self, job: Job, outcome: Outcome) -> None:
-        now = now_ns()
-        kind = self._kinds.get(job.kind)
-        expires_s = kind.expires_s if kind else 0.0
         if outcome.state is not State.SUCCEEDED:
             await asyncio.to_thread(self._discard, job)
-        ended = replace(job, state=outcome.state, ended_ns=now, expires_ns=now + int(expires_s * _NS), error=outcome.error)
-        await self._write(ended)
+        await self._write(self._ended(job, outcome))
         LOG.info("job %s (%s) %s", job.id, job.kind, outcome.state, extra={"action": "job_ended"})
+
+    def _ended(self, job: Job, outcome: Outcome) -> Job:
+        now, kind = now_ns(), self._kinds.get(job.kind)
+        expires_ns = now + int((kind.expires_s if kind else 0.0) * _NS)
+        return replace(job, state=outcome.state, ended_ns=now, expires_ns=expires_ns, error=outcome.error)
 
     async def _write(self, job: Job) -> None:
         self._jobs[job.id] = job

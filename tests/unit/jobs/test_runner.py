@@ -117,6 +117,21 @@ async def test_a_job_that_fails_says_why_and_leaves_no_output(tmp_path: Path, in
         assert "work.py" in runner.log(broken.id).read_text()
 
 
+async def test_a_job_whose_request_cannot_be_read_fails_and_keeps_no_other_waiting(tmp_path: Path, gate: Path) -> None:
+    async with running(tmp_path / "jobs", [COUNT]) as runner:
+        first, damaged, last = [
+            await runner.submit("count", {"to": 1, "wait_at": number, "gate": str(gate)}, owner="me") for number in (0, 5, 5)
+        ]
+        await waiting(runner, first)
+        runner.log(damaged.id).with_name("spec.json").write_bytes(b"{")
+        lift(gate)
+        assert (await runner.wait(last.id)).state is State.SUCCEEDED
+        failed = await runner.wait(damaged.id)
+        assert failed.error is not None
+        assert (failed.state, failed.error["code"]) == (State.FAILED, "job_broken")
+        assert failed.created_ns < failed.ended_ns < failed.expires_ns  # it is shown as long as any other
+
+
 async def test_a_killed_process_fails_its_job_with_the_signal_or_is_taken_up_again(tmp_path: Path, gate: Path) -> None:
     async with running(tmp_path / "jobs", [COUNT, STEADY]) as runner:
         jobs = [await runner.submit(kind, {"to": 3, "wait_at": 2, "gate": str(gate)}, owner="me") for kind in ("count", "steady")]
