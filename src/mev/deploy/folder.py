@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ class Folder:
     def write(self, deployment: Deployment) -> None:
         """Keep a deployment as it is now."""
         self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
-        write_atomically(self._file(deployment.id), orjson.dumps(asdict(deployment), option=orjson.OPT_INDENT_2))
+        write_atomically(self._file(deployment.id), _content(deployment))
 
     def remove(self, deployment_id: str) -> None:
         """Forget a deployment."""
@@ -40,6 +40,14 @@ class Folder:
 
     def _file(self, deployment_id: str) -> Path:
         return self.path / f"{deployment_id}{_SUFFIX}"
+
+
+def _content(deployment: Deployment) -> bytes:
+    try:
+        return orjson.dumps(asdict(deployment), option=orjson.OPT_INDENT_2)
+    except orjson.JSONEncodeError as error:  # what agents reported must not keep a step from being written
+        LOG.error("deployment %s is kept without what its rules said: %s", deployment.id, error, extra={"action": "deployment_rows"})
+        return orjson.dumps(asdict(replace(deployment, rows=())), option=orjson.OPT_INDENT_2)
 
 
 def _deployment(content: dict[str, Any]) -> Deployment:

@@ -19,6 +19,7 @@ PATH = "/api/training"
 IdempotencyKey = Annotated[str, Header(alias="Idempotency-Key", max_length=128)]
 Limit = Annotated[int, Query(ge=1, le=1000)]
 Bound = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=0, le=1_000_000_000)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
 
@@ -27,7 +28,7 @@ class RulesIn(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    min_scored: Annotated[int, Field(ge=0)] = Field(1000, description="Opportunities the model has scored, at all agents together.")
+    min_scored: Count = Field(1000, description="Opportunities the model has scored, at all agents together.")
     max_error_rate: Annotated[float, Field(ge=0, le=1)] | None = Field(0.01, description="Opportunities it could not score, of all.")
     max_latency_p99_us: Bound | None = Field(5000.0, description="99th percentile of a call, at the slowest agent.")
     max_score_psi: Bound | None = Field(0.25, description="Drift of its scores against training, at the worst agent.")

@@ -244,7 +244,7 @@ class Deployments:
         :raises MevError: when the trial cannot be ended now, but later.
         """
         LOG.info("deployment %s is superseded: %s", deployment.id, why, extra={"action": "deployment"})
-        ended = replace(self.judged(deployment), state=State.SUPERSEDED, since_ns=self._clock(), because=why)
+        ended = replace(self._judged_at_last(deployment), state=State.SUPERSEDED, since_ns=self._clock(), because=why)
         orders = plan.withdrawal(deployment, self.book.ledger)
         step = Step(stage=Stage.ROLLBACK, at_ns=self._clock(), by=by, reason=why, orders=orders)
         await self._settle(await self._end_or_keep(replace(ended, steps=(*ended.steps, step))))
@@ -257,9 +257,17 @@ class Deployments:
         await note(self._audit, SYSTEM, "training.rollback", model_id, DONE, **about)
 
     async def _roll_back(self, deployment: Deployment, step: Step, why: str) -> Deployment:
-        ended = replace(self.judged(deployment), state=State.ROLLED_BACK, since_ns=self._clock(), because=why)
+        ended = replace(self._judged_at_last(deployment), state=State.ROLLED_BACK, since_ns=self._clock(), because=why)
         steps = (*ended.steps, replace(step, orders=plan.backward(deployment, self.book.ledger)))
         return await self._settled(await self._end_or_keep(replace(ended, steps=steps)))
+
+    def _judged_at_last(self, deployment: Deployment) -> Deployment:
+        """Return a deployment that ends, with what its rules say, where that can be said: nothing must keep it from being taken back."""
+        try:
+            return self.judged(deployment)
+        except Exception:
+            LOG.exception("deployment %s ends unjudged", deployment.id, extra={"action": "deployment_unjudged"})
+            return deployment
 
     async def _advance(self, deployment: Deployment, step: Step, share: float) -> Deployment:
         """Write down a step forward, then issue its commands."""

@@ -13,6 +13,7 @@ from mev.deploy.model import Deployment, Row, Stage, State, Verdict
 from mev.wire.pb.control_pb2 import PRODUCTION, SHADOW, ModelUse
 
 _NS = 1_000_000_000
+_MOST = 1 << 53  # an agent may say more than a file or a program that reads JSON can hold
 # The agent was late or had other keys, and says nothing of the model; it learns of it again with everything that is in force.
 _LATE = frozenset({"expired", "rolled_back", "unknown_epoch", "unknown_key"})
 
@@ -66,8 +67,8 @@ def figures(uses: Iterable[ModelUse]) -> Figures:
     worst_psi, worst_feature = max(features, default=(None, ""))
     return Figures(
         agents=len(uses),
-        scored=sum(use.scored for use in uses),
-        failed=sum(use.failed for use in uses),
+        scored=min(_MOST, sum(use.scored for use in uses)),
+        failed=min(_MOST, sum(use.failed for use in uses)),
         latency_p50_us=max((use.latency_p50_us for use in uses if math.isfinite(use.latency_p50_us)), default=0.0),
         latency_p99_us=max((use.latency_p99_us for use in uses if math.isfinite(use.latency_p99_us)), default=0.0),
         score_psi=max((use.score_psi for use in uses if use.HasField("score_psi") and math.isfinite(use.score_psi)), default=None),

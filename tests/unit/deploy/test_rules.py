@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from mev.deploy.model import Deployment, Stage, State
+from mev.deploy import watch
+from mev.deploy.model import Deployment, Row, Stage, State, Verdict
 from mev.wire.pb.control_pb2 import SHADOW, Target
 from tests.unit.deploy.plant import MODULE, Plant
 
@@ -183,3 +184,40 @@ async def test_figures_of_another_file_or_role_do_not_count(plant: Plant) -> Non
     await plant.pass_time(20)
     assert plant.now(deployment).state is State.WATCHING
     assert plant.verdict(deployment, "min_scored") == "waiting"
+
+
+async def test_figures_beyond_any_number_are_cut_and_hide_no_breach(plant: Plant) -> None:
+    deployment = await begun(plant, "production")
+    plant.agents["a1"].figures |= {"scored": 2**64 - 1}
+    await plant.pass_time(1)
+    assert max(row.value or 0 for row in plant.now(deployment).rows) <= 2**53
+    plant.agents["a2"].figures |= {"latency_p99_us": 99_999.0}
+    await plant.pass_time(1)
+    assert plant.now(deployment).because.startswith("max_latency_p99_us: ")
+    await plant.restart()
+    assert plant.now(deployment).state is State.ROLLED_BACK
+
+
+async def test_a_breach_that_cannot_be_written_down_takes_the_model_back_all_the_same(
+    plant: Plant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deployment = await begun(plant, "production")
+    broken = Row(rule="min_scored", value=2**64, bound=0, verdict=Verdict.BREACHED)
+    monkeypatch.setattr(watch, "judge", lambda *_: (broken,))
+    await plant.pass_time(1)
+    await plant.restart()
+    await plant.pass_time(1)
+    ended = plant.now(deployment)
+    assert (ended.state, ended.rows, plant.agents["a1"].model()) == (State.ROLLED_BACK, (), ended.previous and ended.previous.model_id)
+
+
+async def test_what_cannot_be_judged_is_taken_back_by_a_person_and_gives_way(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
+    deployment = await begun(plant, "canary")
+    with monkeypatch.context() as patched:
+        patched.setattr(watch, "judge", lambda *_: 1 / 0)
+        await plant.pass_time(1)
+        second = await plant.deploy(plant.model("second"), "shadow")
+        back = await plant.deploy(second.artifact.model_id, "rollback")
+    assert (plant.now(deployment).state, back.state, back.because) == (State.SUPERSEDED, State.ROLLED_BACK, "asked for")
+    await plant.pass_time(1)
+    assert len({agent.model() for agent in plant.agents.values()}) == 1
