@@ -109,15 +109,15 @@ def judge(deployment: Deployment, found: list[Standing], unanswered_s: float, no
     sums = figures(one.use for one in living if one.use is not None)
     refusals = [one for one in found if one.refused]
     running = sum(one.use is not None and one.state is ledger_module.State.SYNCED for one in living)
-    enough = sums.scored + sums.failed >= rules.min_scored
+    enough, counted = sums.scored + sums.failed >= rules.min_scored, _counted(living, rules.min_scored)
     held_s = (now_ns - deployment.since_ns) / _NS if deployment.state is not State.ROLLING_OUT else 0.0
     drifts = deployment.has_baseline
     return (
         Row(rule="agents", value=running, bound=len(living), verdict=_reached(running, max(1, len(living)))),
         _refused(refusals),
         _unanswered(unanswered_s, rules.ack_timeout_s, waiting=running < len(living)),
-        Row(rule="min_scored", value=sums.scored, bound=rules.min_scored, verdict=_reached(sums.scored, rules.min_scored)),
-        _errors(sums, rules.max_error_rate, rules.min_scored),
+        Row(rule="min_scored", value=counted, bound=rules.min_scored, verdict=_reached(counted, rules.min_scored)),
+        _errors(living, sums, rules.max_error_rate, rules.min_scored),
         _bounded("max_latency_p99_us", sums.latency_p99_us if sums.scored else None, rules.max_latency_p99_us, enough=enough),
         _bounded("max_score_psi", sums.score_psi, rules.max_score_psi if drifts else None, enough=enough),
         _bounded("max_feature_psi", sums.feature_psi, rules.max_feature_psi if drifts else None, enough=enough, detail=sums.feature),
@@ -179,15 +179,25 @@ def _unanswered(seconds: float, bound: float, *, waiting: bool) -> Row:
     return Row(rule="ack_timeout_s", value=round(seconds, 3), bound=bound, verdict=verdict)
 
 
-def _errors(sums: Figures, bound: float | None, min_scored: int) -> Row:
-    total = sums.scored + sums.failed
+def _counted(living: list[Standing], min_scored: int) -> int:
+    """Return how many scored opportunities count: of one agent only so many that it takes more than half of them to reach the bound."""
+    part = math.ceil(min_scored / (len(living) // 2 + 1))
+    return sum(min(one.use.scored, part) for one in living if one.use is not None)
+
+
+def _errors(living: list[Standing], sums: Figures, bound: float | None, min_scored: int) -> Row:
+    """Judge the worst agent, whose failures no other can hide, and all together."""
+    each = [(one.use.failed, one.use.scored, one.agent_id) for one in living if one.use is not None]
+    everybody = [(sums.failed, sums.scored, ""), *each]
+    # Of `min_scored` at least: what is above the bound stays there even if all that is still wanted succeeds.
+    rate, worst = max(((failed / max(failed + scored, min_scored, 1), name) for failed, scored, name in everybody), key=lambda one: one[0])
     if bound is None:
         verdict = Verdict.OFF
-    elif sums.failed > bound * max(total, min_scored):  # more than there may be, even if all that is still wanted succeeds
+    elif rate > bound:
         verdict = Verdict.BREACHED
     else:
-        verdict = _reached(total, min_scored)
-    return Row(rule="max_error_rate", value=sums.error_rate, bound=bound, verdict=verdict)
+        verdict = _reached(sums.scored + sums.failed, min_scored)
+    return Row(rule="max_error_rate", value=rate if sums.scored + sums.failed else None, bound=bound, verdict=verdict, detail=worst)
 
 
 def _bounded(rule: str, value: float | None, bound: float | None, *, enough: bool, detail: str = "") -> Row:

@@ -221,3 +221,25 @@ async def test_what_cannot_be_judged_is_taken_back_by_a_person_and_gives_way(pla
     assert (plant.now(deployment).state, back.state, back.because) == (State.SUPERSEDED, State.ROLLED_BACK, "asked for")
     await plant.pass_time(1)
     assert len({agent.model() for agent in plant.agents.values()}) == 1
+
+
+async def test_one_agent_hides_no_failures_of_another(plant: Plant) -> None:
+    deployment = await begun(plant, "production")
+    plant.agents["a1"].figures |= {"scored": 10**9}
+    plant.agents["a2"].figures |= {"scored": 500, "failed": 30}
+    await plant.pass_time(1)
+    ended = plant.now(deployment)
+    assert ended.state is State.ROLLED_BACK
+    assert (ended.because.partition(":")[0], "(a2)" in ended.because) == ("max_error_rate", True)
+
+
+async def test_one_agent_has_not_scored_for_all(plant: Plant) -> None:
+    deployment = await begun(plant, "shadow")
+    plant.agents["a1"].figures |= {"scored": 10**9}
+    for idle in ("a2", "a3"):
+        plant.agents[idle].figures |= {"scored": 0}
+    await plant.pass_time(10)
+    assert (plant.now(deployment).state, plant.verdict(deployment, "min_scored")) == (State.WATCHING, "waiting")
+    plant.agents["a2"].figures |= {"scored": 50}  # two of three have
+    await plant.pass_time(1)
+    assert plant.now(deployment).state is State.READY
