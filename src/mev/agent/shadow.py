@@ -64,6 +64,8 @@ class Shadow:
         if not chosen:
             return []
         beside = score(self._place, [decided.opportunities[index] for index in chosen])
+        if not beside.model_id:  # it has left its place meanwhile
+            return []
         now_ns = self._clock()
         return [EVENT.record(self._event(decided, index, beside, at, now_ns)) for at, index in enumerate(chosen)]
 
