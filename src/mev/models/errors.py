@@ -9,6 +9,13 @@ class UnsupportedModelError(InvalidInputError):
     code = "unsupported_model"
 
 
+class ModelTooLargeError(InvalidInputError):
+    """Agents would refuse a file of that size."""
+
+    code = "model_too_large"
+    status = 413
+
+
 class CompilerMissingError(MevError):
     """There is no C compiler here."""
 

@@ -18,7 +18,7 @@ from mev.crypto.envelope import Signer
 from mev.models.compile import compile_model
 from mev.models.errors import UnsupportedModelError
 from mev.models.pack import pack
-from mev.models.registry import Entry, Registry
+from mev.models.registry import Entry, Registry, check_size
 from mev.predict import probe
 from mev.predict.drift import Baseline
 from mev.predict.manifest import Manifest, Parity
@@ -44,11 +44,13 @@ def register(registry: Registry, trained: Trained, *keys: Signer, compiled: bool
     """Make the data-only form and, when `compiled` or where there is no such form, the compiled one; compare them, sign, keep.
 
     :raises UnsupportedModelError: when the model has no form that scores.
+    :raises ModelTooLargeError: when agents would refuse a file for its size; nothing is kept then.
     :raises ParityError: when a form does not score the frozen rows as XGBoost does; nothing is kept then.
     """
     if not len(trained.frozen_rows):
         raise InvalidInputError("a model is compared on frozen rows, and there are none")
     ubj = bytes(trained.booster.save_raw("ubj"))
+    check_size("ubj", len(ubj))  # before the forms are made, which takes its time
     model_id = hashlib.sha256(ubj).hexdigest()
     booster = xgb.Booster(model_file=bytearray(ubj))  # what was saved, not what is in memory, is what agents get
     forms = _forms(booster, model_id, compiled=compiled)
@@ -89,6 +91,7 @@ def _forms(booster: xgb.Booster, model_id: str, *, compiled: bool) -> dict[str, 
     forms = {}
     try:
         forms["mevt"] = pack(booster)
+        check_size("mevt", len(forms["mevt"]))
     except UnsupportedModelError:
         compiled = True
     if compiled:

@@ -23,9 +23,10 @@ from mev.core.files import write_atomically
 from mev.crypto.envelope import Signer
 from mev.crypto.trust import TrustStore
 from mev.models import resign
-from mev.models.errors import ModelInUseError, UnknownModelError, UnknownModelFileError
+from mev.models.errors import ModelInUseError, ModelTooLargeError, UnknownModelError, UnknownModelFileError
 from mev.models.resign import Notary
 from mev.models.seen import MANIFEST, Manifests
+from mev.predict import manifest as manifests
 from mev.predict import vault
 from mev.predict.errors import (
     BadManifestError,
@@ -40,6 +41,8 @@ from mev.predict.manifest import Manifest, seal
 from mev.predict.predictor import Predictor
 
 _ALIAS = re.compile(r"[a-z][a-z0-9_-]{0,31}")
+_ID = re.compile(r"[0-9a-f]{64}")
+_AGENTS_FILE = re.compile(r"[0-9a-f]{64}\.(mevt|so|manifest\.json)")
 DEPLOYED = frozenset({"champion", "challenger", "shadow"})
 """Aliases that say what agents run, and that deployments move."""
 
@@ -90,17 +93,21 @@ class Registry:
         A model that is there already keeps its manifest, unless no key that counts signed that one.
 
         :raises BadModelDigestError: when a file is not the one that the manifest names.
+        :raises ModelTooLargeError: when agents would refuse a file for its size.
         """
         for form, content in files.items():
             if hashlib.sha256(content).hexdigest() != manifest.digest(form):
                 raise BadModelDigestError(f"the {form} file is not the one that the manifest names")
+            check_size(form, len(content))
+        sealed = seal(manifest, *keys)
+        check_size("manifest", len(sealed))
         with self._writing():
             for form, content in files.items():
                 self._keep(f"{manifest.digest(form)}.{form}", content)
             try:
                 read_manifest(self.folder, manifest.model_id, self.trust)
             except (ModelMissingError, UnsignedManifestError):
-                self._put(f"{manifest.model_id}{MANIFEST}", seal(manifest, *keys))
+                self._put(f"{manifest.model_id}{MANIFEST}", sealed)
         return self.get(manifest.model_id)
 
     def get(self, name: str) -> Entry:
@@ -116,7 +123,7 @@ class Registry:
         except ModelMissingError:
             raise UnknownModelError(f"there is no model {name[:100]!r}") from None
         except ModelError:
-            if not re.fullmatch(r"[0-9a-f]{64}", model_id):
+            if not _ID.fullmatch(model_id):
                 raise UnknownModelError(f"there is no model {name[:100]!r}") from None
             raise
 
@@ -182,6 +189,18 @@ class Registry:
                 state.archived[model_id] = datetime.now(UTC).isoformat(timespec="seconds")
             self._write(state)
         return self.get(model_id)
+
+    def agents_file(self, model_id: str, file_name: str) -> File:
+        """Return a file of a model for a machine that runs agents: by the id, archived or not, what they load and nothing else.
+
+        :raises UnknownModelFileError: when it is none of those; it does not say which there are.
+        """
+        try:
+            if _AGENTS_FILE.fullmatch(file_name) and _ID.fullmatch(model_id):
+                return self.file(model_id, file_name)
+        except (UnknownModelError, UnknownModelFileError):
+            pass
+        raise UnknownModelFileError("no such file for agents: they get .mevt, .so and .manifest.json of a model, by its id")
 
     def file(self, name: str, file_name: str) -> File:
         """Return a file of the model with that id or alias, by its name in the folder.
@@ -255,6 +274,20 @@ class Registry:
     def _write(self, state: _State) -> None:
         content = {"aliases": state.aliases, "archived": state.archived}
         write_atomically(self.folder / "registry.json", orjson.dumps(content, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS))
+
+
+def check_size(form: str, size: int) -> None:
+    """Refuse a file that agents would not read.
+
+    :raises ModelTooLargeError: when it is larger than that.
+    """
+    most = manifests.MAX_BYTES if form == "manifest" else vault.MAX_BYTES
+    if size > most:
+        raise ModelTooLargeError(
+            f"the {form} file has {size} bytes, and agents take {most}: train fewer or smaller trees (rounds, max_depth)",
+            form=form,
+            bytes=size,
+        )
 
 
 def _entry(manifest: Manifest, state: _State) -> Entry:

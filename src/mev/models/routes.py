@@ -10,7 +10,7 @@ from fastapi.responses import FileResponse, HTMLResponse
 
 from mev.auth.audit import DONE, REFUSED, Audit, no_audit, note
 from mev.auth.dependencies import ModelsDeploy, ModelsFetch, ModelsRead
-from mev.auth.model import Principal
+from mev.auth.model import Permission, Principal
 from mev.core.errors import MevError
 from mev.models import card, views
 from mev.models.card import Training
@@ -83,9 +83,12 @@ def _reading(registry: Registry, training_of: TrainingOf) -> APIRouter:
         return HTMLResponse(await asyncio.to_thread(card.page, entry, training), headers={"Cache-Control": "no-cache"})
 
     @routes.get("/{name}/files/{file}", summary="Download a file of a model", response_class=FileResponse)
-    async def file(_: ModelsFetch, name: str, file: str, if_none_match: Annotated[str, Header(alias="If-None-Match")] = "") -> Response:
-        """`<sha256>.mevt`, `.so`, `.ubj` and `<id>.manifest.json`; takes `Range`. `ETag` is the SHA-256 of the whole file."""
-        found = await asyncio.to_thread(registry.file, name, file)
+    async def file(who: ModelsFetch, name: str, file: str, if_none_match: Annotated[str, Header(alias="If-None-Match")] = "") -> Response:
+        """`<sha256>.mevt`, `.so`, `.ubj` and `<id>.manifest.json`; takes `Range`. `ETag` is the SHA-256 of the whole file.
+
+        With `agents:enrol` alone, no `.ubj`, and only by the model's id.
+        """
+        found = await asyncio.to_thread(registry.file if who.may(Permission.MODELS_READ) else registry.agents_file, name, file)
         changes = file.endswith(".json")  # when it is signed again
         headers = {
             "ETag": f'"{found.sha256}"',

@@ -19,6 +19,7 @@ from mev.wire.pb.envelope_pb2 import Envelope, Signature
 
 PAYLOAD_TYPE: Final = "application/vnd.mev.model+json"
 ABI: Final = 1
+MAX_BYTES: Final = 2 * MAX_ENVELOPE_BYTES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +91,7 @@ def unseal(data: bytes, trust: TrustStore, now_ns: int) -> Manifest:
 
 
 def _envelope(data: bytes) -> Envelope:
-    if len(data) > 2 * MAX_ENVELOPE_BYTES:
+    if len(data) > MAX_BYTES:
         raise BadManifestError(f"a manifest of {len(data)} bytes")
     try:
         outer = orjson.loads(data)

@@ -10,7 +10,8 @@ from pathlib import Path
 from mev.predict.errors import BadModelDigestError, ModelMissingError, UnsafeModelFileError, UnsafeModelPathError
 
 _NAME = re.compile(r"[0-9a-f]{64}\.(mevt|so|ubj|manifest\.json)")
-_MAX_BYTES = 256 << 20
+MAX_BYTES = 256 << 20
+"""What a file of a model may have; agents fetch no more either."""
 
 
 def read(folder: Path, name: str) -> bytes:
@@ -42,7 +43,7 @@ def read(folder: Path, name: str) -> bytes:
         os.close(descriptor)
         raise
     with os.fdopen(descriptor, "rb") as file:
-        return file.read(_MAX_BYTES + 1)
+        return file.read(MAX_BYTES + 1)
 
 
 def read_signed(folder: Path, name: str, sha256: str | None) -> bytes:
@@ -65,5 +66,5 @@ def _check(name: str, status: os.stat_result) -> None:
         raise UnsafeModelFileError(f"{name} belongs to another user, or others may write it")
     if status.st_nlink != 1:
         raise UnsafeModelFileError(f"{name} has a second name")
-    if status.st_size > _MAX_BYTES:
-        raise UnsafeModelFileError(f"{name} has {status.st_size} bytes; {_MAX_BYTES} are allowed")
+    if status.st_size > MAX_BYTES:
+        raise UnsafeModelFileError(f"{name} has {status.st_size} bytes; {MAX_BYTES} are allowed")

@@ -10,11 +10,11 @@ import xgboost as xgb
 
 from mev.core.errors import InvalidInputError
 from mev.models import register as register_module
-from mev.models.errors import CompilerMissingError, ModelInUseError, UnknownModelError
+from mev.models.errors import CompilerMissingError, ModelInUseError, ModelTooLargeError, UnknownModelError
 from mev.models.pack import pack
 from mev.models.register import register, score
 from mev.models.registry import Registry
-from mev.predict import probe
+from mev.predict import manifest, probe, vault
 from mev.predict.drift import Baseline
 from mev.predict.errors import BadModelDigestError, ParityError
 from mev.predict.mevt import NODE
@@ -37,6 +37,25 @@ def test_the_baseline_is_of_the_rows_as_they_were(original: Made) -> None:
     assert baseline is not None
     assert max(spread.missing for spread in baseline.features.values()) < 0.1  # a third is, in the rows that parity is tried with
     assert baseline.scores.missing == 0
+
+
+@pytest.mark.parametrize("form", ["ubj", "mevt", "manifest"])
+def test_a_model_that_agents_would_refuse_for_its_size_is_not_registered(
+    original: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    files = {"ubj": f"{original.manifest.model_id}.ubj", "mevt": original.path("mevt").name, "manifest": "*.manifest.json"}
+    sizes = {name: next(original.folder.glob(pattern)).stat().st_size for name, pattern in files.items()}
+    assert sizes["mevt"] < sizes["ubj"]
+    module, bound = (manifest, sizes[form] // 2) if form == "manifest" else (vault, sizes[form] - 1)
+    if form == "mevt":
+        monkeypatch.setattr(register_module, "pack", lambda booster: pack(booster) + bytes(sizes["ubj"]))
+        bound = sizes["ubj"]
+    monkeypatch.setattr(module, "MAX_BYTES", bound)
+    registry = Registry(tmp_path / "models", TRUST)
+    with pytest.raises(ModelTooLargeError, match=f"the {form} file has .* smaller trees") as caught:
+        register(registry, original.trained, KEY)
+    assert (caught.value.code, caught.value.status) == ("model_too_large", 413)
+    assert not registry.folder.exists()
 
 
 def test_the_same_model_is_registered_once(made: Made) -> None:

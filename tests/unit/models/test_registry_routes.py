@@ -287,6 +287,34 @@ async def test_who_may_what(made: Made, keys: Keys, trail: Trail, tmp_path: Path
             assert found == expected["changes"]
 
 
+async def test_machines_get_what_agents_load_by_its_id_and_hear_of_nothing_else(
+    made: Made, keys: Keys, trail: Trail, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model_id = made.manifest.model_id
+    other = add(made, 0)
+    made.registry.archive(other)
+    made.registry.point("best", model_id)
+    names = {form: f"{made.manifest.digest(form)}.{form}" for form in ("mevt", "so", "ubj")} | {"manifest": f"{model_id}.manifest.json"}
+    who = Principal(id=MASTER.id, name="somebody", kind=Kind.KEY, permissions=frozenset({Permission.AGENTS_ENROL}))
+    monkeypatch.setattr("mev.auth.authenticator.MASTER", who)
+    async with serving(made, keys, trail, tmp_path) as http:
+        for form in ("mevt", "so", "manifest"):
+            assert (await http.get(f"{URL}/{model_id}/files/{names[form]}")).status_code == 200
+        # What is in force may have left the list.
+        assert (await http.get(f"{URL}/{other}/files/{other}.manifest.json")).status_code == 200
+        for path in (
+            f"{model_id}/files/{names['ubj']}",
+            f"best/files/{names['mevt']}",
+            f"best/files/{names['manifest']}",
+            f"{model_id}/files/{'0' * 64}.mevt",
+            f"{model_id}/files/registry.json",
+            f"{'0' * 64}/files/{'0' * 64}.manifest.json",
+        ):
+            answer = await http.get(f"{URL}/{path}")
+            assert (answer.status_code, answer.json()["code"]) == (404, "unknown_model_file")
+            assert not any(name in answer.text for name in names.values())
+
+
 async def test_a_browser_is_asked_for_a_key_where_a_person_opens_a_page(made: Made, http: httpx.AsyncClient) -> None:
     del http.headers["X-API-Key"]
     card = await http.get(f"{URL}/{made.manifest.model_id}/card")
