@@ -38,7 +38,9 @@ def test_a_model_is_trained_registered_and_listed_by_the_command(system: Running
         assert http.get(path).content.startswith(b"\x89PNG")
         drawn = http.get(path.replace(".png", ".svg"))
         assert (drawn.headers["content-type"], drawn.content[:5]) == ("image/svg+xml", b"<?xml")
-    assert http.get(f"/api/training/jobs/{done['id']}/pictures/model.ubj").json()["code"] == "unknown_training"
+    for name in ("model.ubj", "roc", "roc.png.svg", "roc.svg.png", "nothing.png"):
+        refused = http.get(f"/api/training/jobs/{done['id']}/pictures/{name}")
+        assert (refused.status_code, refused.json()["code"]) == (404, "unknown_training"), name
     assert model["lineage"]["environment"]["packages"]["numpy"]
 
 

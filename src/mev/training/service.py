@@ -86,9 +86,11 @@ class Trainings:
 
         :raises UnknownTrainingError: when there is none of that name.
         """
-        if name.removesuffix(".svg").removesuffix(".png") + ".png" not in self.pictures(job_id):
+        there = {each for png in self.pictures(job_id) for each in (png, f"{png.removesuffix('.png')}.svg")}
+        path = self._runner.output(job_id) / name
+        if name not in there or not path.is_file():
             raise UnknownTrainingError(f"training {job_id} has no picture {name[:100]!r}")
-        return self._runner.output(job_id) / name
+        return path
 
 
 def _can_be_done(training: TrainSpec) -> None:
