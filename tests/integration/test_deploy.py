@@ -241,7 +241,7 @@ def test_production_is_for_those_who_may_raise(deploying: RunningSystem, api: ht
     body = {"name": "trainer", "scopes": ["models:deploy", "models:read"], "days": 1}
     key = api.post("/api/auth/keys", json=body).raise_for_status().json()["key"]
     with httpx.Client(base_url=deploying.url, headers={"X-API-Key": key}) as trainer:
-        for wanted in ({"stage": "production"}, {"stage": "shadow", "promote": True}):
+        for wanted in ({"stage": "production"}, {"stage": "shadow", "promote": True}, {"stage": "canary", "share": 1}):
             refused = trainer.post(f"/api/training/models/{model}/deploy", json=wanted)
             assert (refused.status_code, refused.json()["permission"]) == (403, "control:raise")
         assert trainer.get("/api/training/deployments").status_code == 200

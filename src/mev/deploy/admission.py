@@ -1,8 +1,10 @@
-"""Whether what is asked for can be done: which module, which file, which agents."""
+"""Whether what is asked for can be done, and by whom: which module, which file, which agents."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
+from mev.auth.errors import ForbiddenError
+from mev.auth.model import Permission
 from mev.control.fleet import CONTROL_PLANE, Fleet
 from mev.deploy import plan
 from mev.deploy.errors import AmbiguousModuleError, ArchivedModelError, FormMissingError, NoAgentsError, StageBackwardsError
@@ -10,19 +12,22 @@ from mev.deploy.model import FORWARD, Artifact, Deployment, Rules, Stage, Step
 from mev.models.registry import Entry
 
 DEFAULT_SHARE = 0.1
+RAISE = Permission.CONTROL_RAISE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """What somebody asks for. `by` is the person, `actor` who the audit trail names; `rules` those that differ from what they were.
 
-    `key` and `sha256` mark the request: the same one again changes nothing.
+    `permissions` are those that somebody has beside the one to deploy. `key` and `sha256` mark the request: the same one again changes
+    nothing.
     """
 
     model: str
     stage: Stage
     by: str
     actor: str
+    permissions: frozenset[Permission] = frozenset()
     module: str | None = None
     share: float = DEFAULT_SHARE
     form: str | None = None
@@ -48,6 +53,24 @@ class Request:
             request_key=self.key,
             request_sha256=self.sha256,
         )
+
+
+def check_may(request: Request, what: str, *any_of: Permission) -> None:
+    """Refuse `what` to somebody who has none of these permissions.
+
+    :raises ForbiddenError: when it is not for them.
+    """
+    if not request.permissions.intersection(any_of):
+        raise ForbiddenError(f"{what} needs the permission {' or '.join(any_of)}", permission=any_of[0].value)
+
+
+def check_canaries(request: Request, agent_ids: Collection[str], living: int) -> None:
+    """Refuse canaries that are more than half of the living agents to those who may not bring a model into production.
+
+    :raises ForbiddenError: when it is not for them.
+    """
+    if 2 * len(agent_ids) > living:
+        check_may(request, f"canaries that are {len(agent_ids)} of {living} living agents, more than half, are production, which", RAISE)
 
 
 def module_of(named: str | None, fleet: Fleet) -> str:

@@ -21,7 +21,7 @@ from mev.core.clock import now_ns
 from mev.core.errors import MevError
 from mev.core.ids import new_id
 from mev.deploy import admission, plan, watch
-from mev.deploy.admission import DEFAULT_SHARE, Request
+from mev.deploy.admission import DEFAULT_SHARE, RAISE, Request
 from mev.deploy.aliases import follow
 from mev.deploy.errors import AlreadyDeployedError, NoAgentsError, NothingToRollBackError, OtherFormError, TooManyStepsError
 from mev.deploy.model import FORWARD, Artifact, Deployment, Rules, Stage, State, Step, Verdict
@@ -65,6 +65,8 @@ class Deployments:
 
         :raises MevError: when it cannot be; then nothing was done.
         """
+        if request.stage is Stage.PRODUCTION or request.promote:
+            admission.check_may(request, "production", RAISE)
         async with self._busy:
             if (known := self.records.repeated(request.by, request.key, request.sha256)) is not None:
                 return known
@@ -135,7 +137,7 @@ class Deployments:
             since_ns=now,
             rules=request.rules_after(Rules()),
             promote=request.promote,
-            agent_ids=self._canaries(file.model_id, module, request),
+            agent_ids=self._canaries(file.model_id, module, request, ()),
         )
         await self._note_first(request.actor, "training.deploy", deployment, request.stage, request.reason)
         if active is not None:
@@ -147,7 +149,7 @@ class Deployments:
     async def _move(self, active: Deployment, request: Request, file: Artifact) -> Deployment:
         if request.form and file != active.artifact:
             raise OtherFormError(f"deployment {active.id} is of the form {active.form}; take it back first", field="form")
-        agent_ids = self._canaries(active.artifact.model_id, active.module, request)
+        agent_ids = self._canaries(active.artifact.model_id, active.module, request, active.agent_ids)
         skipped = admission.skipped_between(active, request.stage, agent_ids)
         if len(active.steps) >= MAX_STEPS:
             raise TooManyStepsError(f"deployment {active.id} has {MAX_STEPS} steps; take it back and begin anew")
@@ -155,7 +157,7 @@ class Deployments:
         moved = replace(
             active,
             stage=request.stage,
-            agent_ids=tuple(dict.fromkeys([*active.agent_ids, *agent_ids])) if request.stage is Stage.CANARY else (),
+            agent_ids=agent_ids,
             rules=request.rules_after(active.rules),
             promote=request.promote,
         )
@@ -181,12 +183,15 @@ class Deployments:
         decides = plan.in_production(self.book.ledger, module)
         return self.records.arrived(module, model_id) if decides is not None and decides.model_id == model_id else None
 
-    def _canaries(self, model_id: str, module: str, request: Request) -> tuple[str, ...]:
+    def _canaries(self, model_id: str, module: str, request: Request, canaries: tuple[str, ...]) -> tuple[str, ...]:
+        """Return `canaries` and those who join them."""
         if request.stage is not Stage.CANARY:
             return ()
         if not (chosen := self._chosen(model_id, module, request.share)):
             raise NoAgentsError(f"no agent of module {module!r} is alive; a canary needs one", field="module")
-        return chosen
+        together = tuple(dict.fromkeys([*canaries, *chosen]))
+        admission.check_canaries(request, together, len(self.living(module)))
+        return together
 
     def _chosen(self, model_id: str, module: str, share: float) -> tuple[str, ...]:
         living = [agent.id for agent in self.living(module)]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from mev.audit.errors import AuditUnavailableError
+from mev.auth.model import Permission
 from mev.bus.errors import PublishError
 from mev.bus.publisher import Publisher
 from mev.control.book import Book
@@ -212,8 +213,9 @@ class Plant:
         return register_bytes(self.registry, name, self.keys.signing, *(["so"] if so else []), baseline=baseline)
 
     async def deploy(self, model: str, stage: str, **more: Any) -> Deployment:
-        """Ask for a stage, as ann."""
-        return await self.deployments.deploy(Request(model=model, stage=Stage(stage), by="ann", actor="ann", **more))
+        """Ask for a stage, as ann, who may do everything."""
+        given = {"permissions": frozenset(Permission)} | more
+        return await self.deployments.deploy(Request(model=model, stage=Stage(stage), by="ann", actor="ann", **given))
 
     def hear(self) -> None:
         """Let every agent say what it has to say."""

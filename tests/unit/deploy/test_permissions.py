@@ -1,0 +1,63 @@
+"""Who may deploy what: nobody brings a model to most of the agents by another name."""
+
+from typing import Any
+
+import pytest
+
+from mev.auth.errors import ForbiddenError
+from mev.auth.model import Permission
+from mev.deploy.model import Deployment
+from tests.unit.deploy.plant import SILENT_S, Plant
+
+RAISE = frozenset({Permission.CONTROL_RAISE})
+
+
+async def ask(plant: Plant, model: str, stage: str, *permissions: Permission, **more: Any) -> Deployment:
+    """Ask as somebody who may deploy, and has these permissions beside."""
+    return await plant.deploy(model, stage, permissions=frozenset({Permission.MODELS_DEPLOY, *permissions}), **more)
+
+
+async def is_refused(plant: Plant, model: str, stage: str, *permissions: Permission, **more: Any) -> None:
+    """Ask for what is refused, and changes nothing."""
+    before, known = plant.swaps(), plant.deployments.records.newest()
+    with pytest.raises(ForbiddenError, match="control:"):
+        await ask(plant, model, stage, *permissions, **more)
+    assert (plant.swaps(), plant.deployments.records.newest()) == (before, known)
+
+
+async def test_production_and_promotion_are_for_those_who_may_raise(plant: Plant) -> None:
+    await plant.enrol("a1")
+    new = plant.model("new")
+    await is_refused(plant, new, "production")
+    await is_refused(plant, new, "shadow", Permission.CONTROL_LOWER, promote=True)
+    await ask(plant, new, "shadow")
+    await is_refused(plant, new, "production")
+    await ask(plant, new, "production", *RAISE)
+
+
+async def test_most_of_the_agents_are_production(plant: Plant) -> None:
+    await plant.enrol("a1", "a2", "a3", "a4")
+    new = plant.model("new")
+    await is_refused(plant, new, "canary", share=1)
+    await is_refused(plant, new, "canary", share=0.75)
+    assert len((await ask(plant, new, "canary", share=0.5)).agent_ids) == 2
+    await is_refused(plant, new, "canary", share=0.75)
+    assert len((await ask(plant, new, "canary", *RAISE, share=1)).agent_ids) == 4
+
+
+async def test_the_only_agent_is_all_of_them(plant: Plant) -> None:
+    await plant.enrol("a1")
+    new = plant.model("new")
+    await ask(plant, new, "shadow")
+    await is_refused(plant, new, "canary", share=0.1)
+    await ask(plant, new, "canary", *RAISE)
+
+
+async def test_canaries_that_are_away_count_with_those_who_join_them(plant: Plant) -> None:
+    await plant.enrol("a1", "a2", "a3", "a4")
+    new = plant.model("new")
+    first = (await ask(plant, new, "canary", share=0.5)).agent_ids
+    for name in first:
+        plant.agents[name].alive = False
+    await plant.pass_time(SILENT_S)
+    await is_refused(plant, new, "canary", share=0.5)  # one of the two that live, and then three have it
