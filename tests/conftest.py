@@ -11,6 +11,8 @@ from tests.services import clickhouse, kafka, processes, redis, require
 from tests.services.kafka import jars
 from tests.services.service import Service
 
+# Before XGBoost is imported: tests run beside one another, and its threads must not spin while they wait.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data" / "solana"
 RUNNING = pytest.StashKey[list[Service]]()
 

@@ -22,6 +22,8 @@ from mev.jobs.errors import JobBrokenError, JobLostError, JobStuckError
 from mev.jobs.model import Kind, Spec, State
 
 _WATCH_S = 0.5
+# Threads of OpenMP that wait for one another sleep: where other processes want the processors too, spinning slows a training many times.
+_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
 GRACE_S = 10.0
 
 
@@ -74,7 +76,14 @@ class ChildWorker:
         arguments = ("-m", "mev.jobs.child", str(task.folder), str(task.output), task.kind.entry, str(os.getpid()))
         with task.log.open("ab") as log:
             self._process = process = await asyncio.create_subprocess_exec(
-                sys.executable, *arguments, stdin=asyncio.subprocess.PIPE, stdout=log, stderr=log, cwd=task.folder, start_new_session=True
+                sys.executable,
+                *arguments,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                cwd=task.folder,
+                env=_ENVIRONMENT | os.environ,
+                start_new_session=True,
             )
         if self._kill_at_s is not None:
             self.cancel()
