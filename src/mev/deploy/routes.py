@@ -59,7 +59,7 @@ def router(deployments: Deployments) -> APIRouter:
 
     @routes.post("/models/{model}/deploy", status_code=202, summary="Deploy a model, bring it to another stage, or take it back")
     async def deploy(who: ModelsDeploy, model: str, body: DeployIn, idempotency_key: IdempotencyKey = "") -> DeploymentOut:
-        """By its id or an alias. What comes near production needs control:raise beside: canaries that are more than half of the agents, too.
+        """By its id or an alias. What decides at most agents needs control:raise beside, and control:lower when it is taken back.
 
         `GET /deployments/{id}` says what came of it.
         """

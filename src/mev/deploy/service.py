@@ -14,6 +14,7 @@ from dataclasses import replace
 from prometheus_client import Counter
 
 from mev.auth.audit import DONE, Audit, no_audit, note
+from mev.auth.model import Permission
 from mev.control.audit import SYSTEM
 from mev.control.fleet import Agent
 from mev.control.service import Control
@@ -173,6 +174,8 @@ class Deployments:
             meant = active
         if meant is None:
             raise NothingToRollBackError(f"no deployment of model {model_id} in {module!r} is under way or in production")
+        if meant.stage is Stage.PRODUCTION:
+            admission.check_may(request, "taking back what is in production", Permission.CONTROL_LOWER, RAISE)
         await self._note_first(request.actor, "training.rollback", meant, request.stage, request.reason)
         if active is not None and active is not meant:
             await self._supersede(active, f"deployment {meant.id}, which it followed, is rolled back", request.by)

@@ -6,7 +6,7 @@ import pytest
 
 from mev.auth.errors import ForbiddenError
 from mev.auth.model import Permission
-from mev.deploy.model import Deployment
+from mev.deploy.model import Deployment, State
 from tests.unit.deploy.plant import SILENT_S, Plant
 
 RAISE = frozenset({Permission.CONTROL_RAISE})
@@ -61,3 +61,27 @@ async def test_canaries_that_are_away_count_with_those_who_join_them(plant: Plan
         plant.agents[name].alive = False
     await plant.pass_time(SILENT_S)
     await is_refused(plant, new, "canary", share=0.5)  # one of the two that live, and then three have it
+
+
+@pytest.mark.parametrize("permission", [Permission.CONTROL_LOWER, Permission.CONTROL_RAISE])
+@pytest.mark.parametrize(("seconds", "state"), [(1, State.WATCHING), (7, State.DONE)])
+async def test_what_is_in_production_is_taken_back_by_those_who_may_lower_or_raise(
+    plant: Plant, permission: Permission, seconds: int, state: State
+) -> None:
+    (agent,) = await plant.enrol("a1")
+    new = plant.model("new")
+    rules = {"min_scored": 0, "hold_s": 5.0, "max_latency_p99_us": None, "max_score_psi": None}
+    deployment = await ask(plant, new, "production", *RAISE, rules=rules)
+    await plant.pass_time(seconds)
+    assert plant.now(deployment).state is state
+    await is_refused(plant, new, "rollback")
+    assert (await ask(plant, new, "rollback", permission)).state is State.ROLLED_BACK
+    await plant.pass_time(1)
+    assert agent.model() == ""
+
+
+async def test_a_trial_is_taken_back_by_whoever_may_deploy(plant: Plant) -> None:
+    await plant.enrol("a1", "a2")
+    for stage in ("shadow", "canary"):
+        await ask(plant, new := plant.model(stage), stage)
+        assert (await ask(plant, new, "rollback")).state is State.ROLLED_BACK
