@@ -140,6 +140,8 @@ class Deployments:
             promote=request.promote,
             agent_ids=self._canaries(file.model_id, module, request, ()),
         )
+        if active is not None and active.stage is Stage.PRODUCTION:
+            admission.check_may(request, f"ending the watch over deployment {active.id}, which is in production,", RAISE)
         await self._note_first(request.actor, "training.deploy", deployment, request.stage, request.reason)
         if active is not None:
             await self._supersede(active, f"deployment {deployment.id} of model {file.model_id} took its place", request.by)

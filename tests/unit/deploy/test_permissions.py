@@ -85,3 +85,13 @@ async def test_a_trial_is_taken_back_by_whoever_may_deploy(plant: Plant) -> None
     for stage in ("shadow", "canary"):
         await ask(plant, new := plant.model(stage), stage)
         assert (await ask(plant, new, "rollback")).state is State.ROLLED_BACK
+
+
+async def test_a_watch_over_production_is_ended_by_those_who_may_raise(plant: Plant) -> None:
+    await plant.enrol("a1")
+    watched = await ask(plant, plant.model("new"), "production", *RAISE)
+    second = plant.model("second")
+    await is_refused(plant, second, "shadow", Permission.CONTROL_LOWER)
+    assert plant.now(watched).state is State.ROLLING_OUT
+    await ask(plant, second, "shadow", *RAISE)
+    assert plant.now(watched).state is State.SUPERSEDED
