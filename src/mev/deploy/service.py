@@ -113,7 +113,7 @@ class Deployments:
         """Return a deployment with what its rules say now; one that has ended as it was then."""
         if not deployment.state.active:
             return deployment
-        step = watch.placing_step(deployment)
+        step = len(deployment.steps) - 1  # while it is active, the latest one places the model
         found = self.standings(deployment, step, 0)
         unanswered_s = self._unanswered_s(deployment, step, found)
         return replace(deployment, rows=watch.judge(deployment, found, unanswered_s, self._clock()))

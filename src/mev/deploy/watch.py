@@ -9,7 +9,7 @@ from mev.control.book import Book
 from mev.control.fleet import Agent
 from mev.control.ledger import Delivery, Issued
 from mev.deploy import plan
-from mev.deploy.model import Deployment, Row, Stage, State, Verdict
+from mev.deploy.model import Deployment, Row, State, Verdict
 from mev.wire.pb.control_pb2 import PRODUCTION, SHADOW, ModelUse
 
 _NS = 1_000_000_000
@@ -213,9 +213,3 @@ def _bounded(rule: str, value: float | None, bound: float | None, *, enough: boo
 def passed(rows: Iterable[Row]) -> bool:
     """Say whether every rule holds."""
     return all(row.verdict in {Verdict.HOLDS, Verdict.OFF} for row in rows)
-
-
-def placing_step(deployment: Deployment) -> int:
-    """Return the number of the step that placed the model last, 0 where none is left."""
-    forward = [number for number, step in enumerate(deployment.steps) if step.stage is not Stage.ROLLBACK]
-    return forward[-1] if forward else 0
