@@ -221,6 +221,8 @@ def _check_trail(api: httpx.Client, model: str) -> None:
         ("one", {"stage": "shadow", "share": 0}, 422, "invalid_request"),
         ("one", {"stage": "shadow", "rules": {"max_speed": 1}}, 422, "invalid_request"),
         ("one", {"stage": "shadow", "rules": {"min_scored": 1e30}}, 422, "invalid_request"),
+        ("one", {"stage": "shadow", "agent_ids": ["a1"]}, 422, "invalid_request"),
+        ("one", {"stage": "canary", "agent_ids": ["nobody"]}, 409, "no_agents"),
         ("one", {"stage": "shadow", "module": "nobody"}, 409, "no_agents"),
         ("one", {"stage": "shadow", "form": "so"}, 409, "model_form_missing"),
         ("one", {"stage": "rollback"}, 409, "nothing_to_roll_back"),

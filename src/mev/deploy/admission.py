@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from mev.auth.errors import ForbiddenError
 from mev.auth.model import Permission
-from mev.control.fleet import CONTROL_PLANE, Fleet
+from mev.control.fleet import CONTROL_PLANE, Agent, Fleet
 from mev.deploy import plan
 from mev.deploy.errors import AmbiguousModuleError, ArchivedModelError, FormMissingError, NoAgentsError, StageBackwardsError
 from mev.deploy.model import FORWARD, Artifact, Deployment, Rules, Stage, Step
@@ -30,6 +30,8 @@ class Request:
     permissions: frozenset[Permission] = frozenset()
     module: str | None = None
     share: float = DEFAULT_SHARE
+    agent_ids: tuple[str, ...] = ()
+    """Canaries by name, in the place of a share."""
     form: str | None = None
     rules: Mapping[str, float | None] | None = None
     promote: bool = False
@@ -64,13 +66,30 @@ def check_may(request: Request, what: str, *any_of: Permission) -> None:
         raise ForbiddenError(f"{what} needs the permission {' or '.join(any_of)}", permission=any_of[0].value)
 
 
-def check_canaries(request: Request, agent_ids: Collection[str], living: int) -> None:
-    """Refuse canaries that are more than half of the living agents to those who may not bring a model into production.
+def check_canaries(request: Request, agent_ids: Collection[str], choice: Collection[str]) -> None:
+    """Refuse canaries that are more than half of those there are to choose from to who may not bring a model into production.
 
     :raises ForbiddenError: when it is not for them.
     """
-    if 2 * len(agent_ids) > living:
-        check_may(request, f"canaries that are {len(agent_ids)} of {living} living agents, more than half, are production, which", RAISE)
+    if 2 * len(agent_ids) > len(choice):
+        check_may(request, f"a canary at {len(agent_ids)} of {len(choice)} agents, more than half, is production and", RAISE)
+
+
+def eligible(living: Iterable[Agent], deployment: Deployment, now_ns: int) -> tuple[str, ...]:
+    """Return the agents that may be chosen as canaries: those enrolled before the deployment began, and for long enough."""
+    newest_ns = min(deployment.created_ns, now_ns - round(deployment.rules.canary_min_age_s * 1e9))
+    return tuple(agent.id for agent in living if agent.enrolment.enrolled_at_ns <= newest_ns)
+
+
+def named(agent_ids: Iterable[str], living: Iterable[Agent], module: str) -> tuple[str, ...]:
+    """Return the canaries that were named.
+
+    :raises NoAgentsError: when one is not there.
+    """
+    there = {agent.id for agent in living}
+    if absent := [name for name in agent_ids if name not in there]:
+        raise NoAgentsError(f"agent_ids: no agent of module {module!r} that is alive is called {', '.join(absent[:10])}", field="agent_ids")
+    return tuple(dict.fromkeys(agent_ids))
 
 
 def module_of(named: str | None, fleet: Fleet) -> str:

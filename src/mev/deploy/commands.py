@@ -43,6 +43,7 @@ def deploy(
     share: Annotated[
         float | None, typer.Option(help="shadow: of the opportunities; canary: of the living agents. 0.1 when not given.")
     ] = None,
+    agent: Annotated[list[str] | None, typer.Option(help="canary: this agent, in the place of a share; may be given again.")] = None,
     form: Annotated[str | None, typer.Option(help="mevt or so.")] = None,
     rule: Annotated[list[str] | None, typer.Option(help="A rule as NAME=VALUE, such as hold_s=60; `off` turns a bound off.")] = None,
     promote: Annotated[bool, typer.Option("--promote", help="Go on by itself to production as soon as the rules hold.")] = False,
@@ -51,7 +52,8 @@ def deploy(
     json: Json = False,
 ) -> None:
     """Deploy a model, bring it to another stage, or take it back."""
-    given: dict[str, Any] = {"module": module, "share": share, "form": form, "rules": _rules(rule or []) or None}
+    given: dict[str, Any] = {"module": module, "share": share, "agent_ids": agent or None, "form": form}
+    given["rules"] = _rules(rule or []) or None
     body: dict[str, Any] = {"stage": stage.value, "promote": promote, "reason": reason}
     body |= {name: value for name, value in given.items() if value is not None}
     answer = ask_api("POST", f"{PATH}/models/{quote(model, safe='')}/deploy", body).json()

@@ -59,6 +59,8 @@ class Rules:
     max_feature_psi: float | None = None
     hold_s: float = 600.0
     ack_timeout_s: float = 60.0
+    canary_min_age_s: float = 0.0
+    """How long an agent must have been enrolled to be chosen as a canary."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,9 +25,12 @@ def artifact(manifest: Manifest, form: str) -> Artifact | None:
     return Artifact(model_id=manifest.model_id, path=f"{digest}.{form}", version=manifest.model_id[:_VERSION_DIGITS], sha256=digest)
 
 
-def canaries(model_id: str, agent_ids: Iterable[str], share: float) -> tuple[str, ...]:
-    """Return the share of the agents that try a model first, one at least: the same ones whenever asked, others for another model."""
-    ranked = sorted(agent_ids, key=lambda name: hashlib.sha256(f"{model_id}\n{name}".encode()).digest())
+def canaries(deployment: Deployment, agent_ids: Iterable[str], share: float) -> tuple[str, ...]:
+    """Return the share of the agents that try a model first, one at least if there is one: the same ones whenever asked.
+
+    Nobody knows the id of a deployment before it begins, so nobody can have chosen a name that comes first.
+    """
+    ranked = sorted(agent_ids, key=lambda name: hashlib.sha256(f"{deployment.id}\n{name}".encode()).digest())
     return tuple(ranked[: max(1, int(share * len(ranked) + 1e-9))])
 
 

@@ -1,10 +1,10 @@
 """``/api/training``: deploying models, and what became of it."""
 
 import hashlib
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from fastapi import APIRouter, Header, Query
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from mev.auth.dependencies import ModelsDeploy, ModelsRead
 from mev.auth.model import MASTER, Principal
@@ -34,6 +34,7 @@ class RulesIn(BaseModel):
     max_feature_psi: Bound | None = Field(None, description="Drift of the worst feature; off unless given.")
     hold_s: Annotated[float, Field(ge=0, le=2_592_000)] = Field(600.0, description="How long all living agents must have had it.")
     ack_timeout_s: Annotated[float, Field(gt=0, le=86_400)] = Field(60.0, description="How long a living agent may leave it unanswered.")
+    canary_min_age_s: Annotated[float, Field(ge=0, le=2_592_000)] = Field(0.0, description="How long a canary must have been enrolled.")
 
 
 class DeployIn(BaseModel):
@@ -46,10 +47,17 @@ class DeployIn(BaseModel):
     share: Annotated[float, Field(gt=0, le=1)] = Field(
         DEFAULT_SHARE, description="shadow: of the opportunities, those that both score; canary: of the living agents, one at least."
     )
+    agent_ids: Annotated[list[Name], Field(max_length=1000)] = Field([], description="canary: these, in the place of a share.")
     form: Literal["mevt", "so"] | None = Field(None, description="Data only where there is such a form, unless it is said.")
     rules: RulesIn | None = None
     promote: bool = Field(False, description="Go on to the next stage by itself as soon as the rules hold.")
     reason: Annotated[str, Field(max_length=500), AfterValidator(check_printable)] = ""
+
+    @model_validator(mode="after")
+    def _names_canaries_only(self) -> Self:
+        if self.agent_ids and self.stage is not Stage.CANARY:
+            raise ValueError("agent_ids: they name canaries, and are for the stage canary")
+        return self
 
 
 def router(deployments: Deployments) -> APIRouter:
@@ -91,6 +99,7 @@ def _request(who: Principal, model: str, body: DeployIn, idempotency_key: str) -
         permissions=who.permissions,
         module=body.module,
         share=body.share,
+        agent_ids=tuple(body.agent_ids),
         form=body.form,
         rules=body.rules.model_dump(exclude_unset=True) if body.rules else None,
         promote=body.promote,

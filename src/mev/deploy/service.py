@@ -138,8 +138,8 @@ class Deployments:
             since_ns=now,
             rules=request.rules_after(Rules()),
             promote=request.promote,
-            agent_ids=self._canaries(file.model_id, module, request, ()),
         )
+        deployment = replace(deployment, agent_ids=self._canaries(deployment, request))
         if active is not None and active.stage is Stage.PRODUCTION:
             admission.check_may(request, f"ending the watch over deployment {active.id}, which is in production,", RAISE)
         await self._note_first(request.actor, "training.deploy", deployment, request.stage, request.reason)
@@ -152,7 +152,8 @@ class Deployments:
     async def _move(self, active: Deployment, request: Request, file: Artifact) -> Deployment:
         if request.form and file != active.artifact:
             raise OtherFormError(f"deployment {active.id} is of the form {active.form}; take it back first", field="form")
-        agent_ids = self._canaries(active.artifact.model_id, active.module, request, active.agent_ids)
+        rules = request.rules_after(active.rules)
+        agent_ids = self._canaries(replace(active, rules=rules), request)
         skipped = admission.skipped_between(active, request.stage, agent_ids)
         if len(active.steps) >= MAX_STEPS:
             raise TooManyStepsError(f"deployment {active.id} has {MAX_STEPS} steps; take it back and begin anew")
@@ -161,7 +162,7 @@ class Deployments:
             active,
             stage=request.stage,
             agent_ids=agent_ids,
-            rules=request.rules_after(active.rules),
+            rules=rules,
             promote=request.promote,
         )
         early = active.state is not State.READY
@@ -188,19 +189,20 @@ class Deployments:
         decides = plan.in_production(self.book.ledger, module)
         return self.records.arrived(module, model_id) if decides is not None and decides.model_id == model_id else None
 
-    def _canaries(self, model_id: str, module: str, request: Request, canaries: tuple[str, ...]) -> tuple[str, ...]:
-        """Return `canaries` and those who join them."""
+    def _canaries(self, deployment: Deployment, request: Request) -> tuple[str, ...]:
+        """Return the canaries of a deployment and those who join them."""
         if request.stage is not Stage.CANARY:
             return ()
-        if not (chosen := self._chosen(model_id, module, request.share)):
-            raise NoAgentsError(f"no agent of module {module!r} is alive; a canary needs one", field="module")
-        together = tuple(dict.fromkeys([*canaries, *chosen]))
-        admission.check_canaries(request, together, len(self.living(module)))
+        module, choice = deployment.module, self._eligible(deployment)
+        joining = admission.named(request.agent_ids, self.living(module), module) or plan.canaries(deployment, choice, request.share)
+        if not joining:
+            raise NoAgentsError(f"no agent of module {module!r} is alive and enrolled for long enough; a canary needs one", field="module")
+        together = tuple(dict.fromkeys([*deployment.agent_ids, *joining]))
+        admission.check_canaries(request, together, choice)
         return together
 
-    def _chosen(self, model_id: str, module: str, share: float) -> tuple[str, ...]:
-        living = [agent.id for agent in self.living(module)]
-        return plan.canaries(model_id, living, share) if living else ()
+    def _eligible(self, deployment: Deployment) -> tuple[str, ...]:
+        return admission.eligible(self.living(deployment.module), deployment, self._clock())
 
     async def _note_first(self, actor: str, action: str, deployment: Deployment, stage: Stage, reason: str) -> None:
         """Write down what is about to be done; where that fails it is not done."""
@@ -229,7 +231,7 @@ class Deployments:
 
     async def _go_on(self, deployment: Deployment) -> None:
         stage = FORWARD[FORWARD.index(deployment.stage) + 1]
-        chosen = self._chosen(deployment.artifact.model_id, deployment.module, DEFAULT_SHARE) if stage is Stage.CANARY else ()
+        chosen = plan.canaries(deployment, self._eligible(deployment), DEFAULT_SHARE) if stage is Stage.CANARY else ()
         if stage is Stage.CANARY and not chosen:
             return
         reason = "the rules hold"
