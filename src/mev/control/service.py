@@ -336,8 +336,9 @@ class Control:
             in_force = [issued.command for issued in ledger.in_force(now_ns())]
             known = {command.id for command in in_force}
             for command in in_force:
-                latest = [ledger.latest(subject(command), scope) for scope in scopes(command.target)]
-                if any(one is not None and one.command.id not in known for one in latest):
+                latest = [one.command for scope in scopes(command.target) if (one := ledger.latest(subject(command), scope)) is not None]
+                # What came meanwhile, and a level that ends by itself, are not to be undone by the one below.
+                if any(one.id not in known or (one.level.until_ns and one.id != command.id) for one in latest):
                     continue
                 issued = await self._enter(_again(command))
                 known.add(issued.command.id)

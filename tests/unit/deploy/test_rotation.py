@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from mev.control.keys import rotation
+from mev.crypto.envelope import parse, payload_type
 from mev.deploy.model import State
 from mev.wire.pb.control_pb2 import ACTIVE, HALTED, Command, Level, SetLevel, Target
 from tests.unit.deploy.plant import MODULE, Plant
@@ -49,6 +50,23 @@ async def test_a_stop_that_comes_meanwhile_is_not_undone(plant: Plant, monkeypat
     ledger = plant.control.book.ledger
     assert ledger.ordered_level("all", plant.clock()) == HALTED
     assert [issued.command.WhichOneof("body") for issued in ledger.in_force(plant.clock())] == ["model", "level"]
+
+
+async def test_a_stop_for_some_time_is_not_lifted_for_a_moment(plant: Plant) -> None:
+    await plant.enrol("a1")
+    await plant.control.raise_level(level(ACTIVE))
+    stop = level(HALTED)
+    stop.level.until_ns = plant.clock() + 60_000_000_000
+    await plant.control.lower(stop)
+    before = len(plant.topic.messages)
+    await rotate(plant)
+    envelopes = [parse(message) for message in plant.topic.messages[before:]]
+    said = [Command.FromString(one.payload).level.level for one in envelopes if one.payload_type == payload_type(Command)]
+    assert said == [HALTED]
+    ledger = plant.control.book.ledger
+    assert ledger.ordered_level("all", plant.clock()) == HALTED
+    plant.clock.advance(61)
+    assert ledger.ordered_level("all", plant.clock()) == ACTIVE
 
 
 async def test_a_model_that_comes_meanwhile_stays(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
