@@ -168,8 +168,8 @@ def _delivery(one: watch.Standing) -> DeliveryOut:
         state=one.state.value,
         alive=one.alive,
         command_id=one.command_id or None,
-        reason_code=answer.reason_code or None,
-        detail=answer.detail or None,
+        reason_code=watch.said(answer.reason_code) or None,
+        detail=watch.said(answer.detail) or None,
         reported_at=time(answer.arrived_at_ns),
         latency_ms=round(answer.latency_ns / 1e6, 3) if answer.result else None,
     )

@@ -8,11 +8,13 @@ from mev.control import ledger as ledger_module
 from mev.control.book import Book
 from mev.control.fleet import Agent
 from mev.control.ledger import Delivery, Issued
+from mev.core.text import shown
 from mev.deploy import plan
 from mev.deploy.model import Deployment, Row, State, Verdict
 from mev.wire.pb.control_pb2 import PRODUCTION, SHADOW, ModelUse
 
 _NS = 1_000_000_000
+_MOST_SAID = 200
 _MOST = 1 << 53  # an agent may say more than a file or a program that reads JSON can hold
 # The agent was late or had other keys, and says nothing of the model; it learns of it again with everything that is in force.
 _LATE = frozenset({"expired", "rolled_back", "unknown_epoch", "unknown_key"})
@@ -63,7 +65,7 @@ class Standing:
 def figures(uses: Iterable[ModelUse]) -> Figures:
     """Return what `uses` come to together."""
     uses = list(uses)
-    features = [(value, name) for use in uses for name, value in use.feature_psi.items() if math.isfinite(value)]
+    features = [(value, said(name)) for use in uses for name, value in use.feature_psi.items() if math.isfinite(value)]
     worst_psi, worst_feature = max(features, default=(None, ""))
     return Figures(
         agents=len(uses),
@@ -75,6 +77,11 @@ def figures(uses: Iterable[ModelUse]) -> Figures:
         feature_psi=worst_psi,
         feature=worst_feature,
     )
+
+
+def said(text: str) -> str:
+    """Return what an agent says as it may stand in logs, files and answers: on one line, nothing hidden, and not for ever."""
+    return shown(text[:_MOST_SAID]).replace("\n", "\\n")[:_MOST_SAID]
 
 
 def is_alive(agent: Agent, now_ns: int, silent_ns: int) -> bool:
@@ -169,7 +176,7 @@ def _held(held_s: float, deployment: Deployment) -> Verdict:
 
 
 def _refused(refusals: list[Standing]) -> Row:
-    detail = "; ".join(f"{one.agent_id}: {one.delivery.reason_code} {one.delivery.detail}".strip() for one in refusals[:3])
+    detail = "; ".join(f"{one.agent_id}: {said(one.delivery.reason_code)} {said(one.delivery.detail)}".strip() for one in refusals[:3])
     verdict = Verdict.BREACHED if refusals else Verdict.HOLDS
     return Row(rule="refusals", value=len(refusals), bound=0, verdict=verdict, detail=detail)
 

@@ -6,6 +6,7 @@ import pytest
 
 from mev.deploy import watch
 from mev.deploy.model import Deployment, Row, Stage, State, Verdict
+from mev.deploy.views import shown
 from mev.wire.pb.control_pb2 import SHADOW, Target
 from tests.unit.deploy.plant import MODULE, Plant
 
@@ -243,3 +244,20 @@ async def test_one_agent_has_not_scored_for_all(plant: Plant) -> None:
     plant.agents["a2"].figures |= {"scored": 50}  # two of three have
     await plant.pass_time(1)
     assert plant.now(deployment).state is State.READY
+
+
+async def test_what_agents_write_is_cut_and_stays_on_one_line(plant: Plant) -> None:
+    deployment = await begun(plant, "shadow")
+    plant.agents["a1"].figures |= {"feature_psi": {"tip\nshare" + "x" * 100_000: 9.0}}
+    await plant.pass_time(1)
+    (row,) = (row for row in plant.now(deployment).rows if row.rule == "max_feature_psi")
+    assert (row.detail[:11], len(row.detail)) == (r"tip\nsharex", 200)
+    plant.agents["a2"].refuses = "bad\n2026-01-01 00:00:00,000 INFO control: all is well\x1b" + "x" * 100_000
+    again = plant.now(await plant.deploy(deployment.artifact.model_id, "shadow"))
+    await plant.pass_time(1)
+    ended = plant.now(again)
+    assert ended.because.startswith(r"refusals: 1, bound 0 (a2: bad\n2026-01-01 00:00:00,000 INFO control: all is well\x1bxxx")
+    assert len(ended.because) < 300
+    (answer,) = (one for one in shown(plant.deployments, ended, detail=True).steps[-2].commands[0].deliveries or () if one.agent_id == "a2")
+    assert answer.reason_code is not None
+    assert len(answer.reason_code) == 200
