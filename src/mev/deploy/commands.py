@@ -142,7 +142,7 @@ def _rows(step: dict[str, Any]) -> list[dict[str, Any]]:
     for command in step["commands"]:
         about = {name: step[name] for name in ("stage", "at", "by")} | {"role": command["role"], "command_id": command["command_id"]}
         about["model"] = (command["model_id"] or "none")[:_ID_DIGITS]
-        answers = [{name: one[name] for name in ("agent_id", "state", "reason_code", "detail")} for one in command["deliveries"]]
+        answers = [{name: one[name] for name in ("agent_id", "state", "reason_code", "detail")} for one in command["deliveries"] or ()]
         rows += [about | one for one in answers or [{}]]
     return rows or [step]
 

@@ -9,6 +9,10 @@ from mev.deploy.service import Deployments
 from mev.wire.pb.control_pb2 import SHADOW, ModelUse
 
 
+DELIVERIES_OF = 5
+"""Of so many newest steps it is told what each agent answered: a deployment has up to 100 steps, and a fleet thousands of agents."""
+
+
 class DeliveryOut(BaseModel):
     """Where one agent is with a command."""
 
@@ -35,6 +39,7 @@ class CommandOut(BaseModel):
     module: str | None
     agent_ids: list[str]
     deliveries: list[DeliveryOut] | None = None
+    """None in a list, and for steps before the newest ones."""
 
 
 class StepOut(BaseModel):
@@ -112,6 +117,7 @@ class DeploymentsOut(BaseModel):
 def shown(deployments: Deployments, deployment: Deployment, *, detail: bool) -> DeploymentOut:
     """Return a deployment as the API shows it."""
     judged = deployments.judged(deployment)
+    told = len(judged.steps) - DELIVERIES_OF if detail else len(judged.steps)
     return DeploymentOut(
         id=judged.id,
         model_id=judged.artifact.model_id,
@@ -127,7 +133,7 @@ def shown(deployments: Deployments, deployment: Deployment, *, detail: bool) -> 
         previous_model_id=judged.previous.model_id if judged.previous else None,
         because=judged.because or None,
         rules=[_rule(row) for row in judged.rows],
-        steps=[_step(deployments, judged, number, step, detail=detail) for number, step in enumerate(judged.steps)],
+        steps=[_step(deployments, judged, number, step, detail=number >= told) for number, step in enumerate(judged.steps)],
         figures=_figures(deployments, judged) if detail else None,
     )
 

@@ -18,6 +18,7 @@ from mev.deploy.errors import (
     StageBackwardsError,
 )
 from mev.deploy.model import Stage, State
+from mev.deploy.views import shown
 from mev.models.errors import UnknownModelError
 from mev.wire.pb.control_pb2 import SHADOW, Target
 from tests.unit.deploy.plant import MODULE, SILENT_S, Plant
@@ -293,3 +294,14 @@ async def test_what_cannot_be_is_refused_and_changes_nothing(plant: Plant, error
         await plant.deploy(model, stage, **given)
     assert plant.swaps() == before
     assert len(plant.deployments.records.newest()) == 1
+
+
+async def test_answers_are_told_of_the_newest_steps(plant: Plant) -> None:
+    await plant.enrol("a1", "a2")
+    new = plant.model("new")
+    for _ in range(7):
+        deployment = await plant.deploy(new, "shadow")
+    steps = shown(plant.deployments, deployment, detail=True).steps
+    assert [[len(command.deliveries or ()) for command in step.commands] for step in steps] == [[0]] * 2 + [[2]] * 5
+    listed = shown(plant.deployments, deployment, detail=False).steps
+    assert {command.deliveries is None for step in listed for command in step.commands} == {True}
