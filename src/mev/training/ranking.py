@@ -44,8 +44,10 @@ def grade(export: Export, cut: Split, target: str) -> Grading:
     :raises NoGroupsError: when no slot on a side has rows of different grades.
     """
     learned, slots = _sides(export, cut.train, target)
-    grading = Grading(edges=_edges(learned))
-    for which, values, places in (("learned from", learned, slots), ("validated with", *_sides(export, cut.validation, target))):
+    held, held_slots = _sides(export, cut.validation, target)
+    are_grades = all(np.isin(values, np.arange(MAX_GRADE + 1)).all() for values in (learned, held))
+    grading = Grading(edges=() if are_grades else _edges(learned))
+    for which, values, places in (("learned from", learned, slots), ("validated with", held, held_slots)):
         starts = _starts(places)
         if not _differing(grading(values), starts).any():
             pairs = int((np.diff(np.append(starts, len(places))) > 1).sum())
@@ -109,8 +111,6 @@ def _sides(export: Export, keep: Mask, target: str) -> tuple[Numbers, Slots]:
 
 
 def _edges(values: Numbers) -> tuple[float, ...]:
-    if np.isin(values, np.arange(MAX_GRADE + 1)).all():
-        return ()
     good = values[values > 0]
     return (0.0, *(float(edge) for edge in np.quantile(good, _QUARTERS))) if len(good) else (0.0,)
 

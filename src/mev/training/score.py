@@ -1,5 +1,6 @@
 """What a trained model is worth: its scores of the validation rows, figures and pictures of them."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ def score(material: Material, booster: xgb.Booster) -> Scored:
     export, cut = material.export, material.cut
     profit = [data.PROFIT] if data.PROFIT in export.columns else []
     names = list(dict.fromkeys([*material.features, material.target, data.SLOT, *profit]))
-    step = max(1, int(cut.validation.sum()) // _FROZEN_ROWS)
+    step = max(1, math.ceil(int(cut.validation.sum()) / _FROZEN_ROWS))  # from all of them: what is frozen is the baseline of drift
     parts: list[tuple[Any, ...]] = []
     for table in data.batches(export, names, cut.validation):
         rows = data.numbers(table, material.features)

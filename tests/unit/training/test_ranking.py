@@ -81,6 +81,15 @@ def test_profits_are_graded_by_the_rows_that_are_learned_from(export: Path, tabl
     assert ranking.grade(opened, cut, "landed").edges == ()
 
 
+def test_grades_are_whole_on_both_sides_or_on_neither(table: pa.Table, tmp_path: Path) -> None:
+    landed = table.column("landed").to_numpy().astype(np.float64)
+    landed[-3:] = 40.5
+    changed = table.set_column(table.column_names.index("landed"), "landed", pa.array(landed))
+    opened = data.open_export(write_export(tmp_path / "export", changed))
+    grading = ranking.grade(opened, data.split(opened, validation_share=0.2, embargo_slots=32), "landed")
+    assert grading(np.array([0.0, 40.5])).tolist() == [0, 4]
+
+
 def test_slots_are_not_divided_between_batches() -> None:
     slots = np.repeat(np.arange(20, dtype=np.int64), np.random.default_rng(5).integers(1, 9, 20))
     whole = pa.table({"slot": slots, "row": np.arange(len(slots))})

@@ -16,7 +16,7 @@ import xgboost as xgb
 
 from mev.core.errors import MevError
 from mev.jobs.errors import CancelledJobError
-from mev.training import data
+from mev.training import data, score
 from mev.training.errors import (
     DamagedExportError,
     EmptyExportError,
@@ -63,6 +63,15 @@ def test_the_landing_of_bundles_is_learned(export: Path, tmp_path: Path) -> None
     assert not (tmp_path / CHECKPOINT).exists()
     rounds = [told for told in watcher.told if "logloss" in told[3]]
     assert [told[0] for told in rounds] == list(range(1, result.rounds + 1))
+
+
+def test_frozen_rows_are_from_all_that_validates(export: Path, table: pa.Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(score, "_FROZEN_ROWS", 1000)
+    result = run(QUICK, export, tmp_path, Watcher())
+    cut = data.split(data.open_export(export), validation_share=0.2, embargo_slots=32)
+    rows = data.numbers(table.filter(pa.array(cut.validation)), OPPORTUNITY.names)
+    assert 1000 < len(rows) < 2000  # where every row were taken, the newer ones would be left out
+    assert result.frozen_rows.tobytes() == rows[::2].tobytes()
 
 
 def test_the_same_request_gives_the_same_model_and_matches_a_plain_training(export: Path, table: pa.Table, tmp_path: Path) -> None:
