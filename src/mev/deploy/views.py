@@ -8,7 +8,6 @@ from mev.deploy.model import Artifact, Deployment, Order, Row, Stage, State, Ste
 from mev.deploy.service import Deployments
 from mev.wire.pb.control_pb2 import SHADOW, ModelUse
 
-
 DELIVERIES_OF = 5
 """Of so many newest steps it is told what each agent answered: a deployment has up to 100 steps, and a fleet thousands of agents."""
 
