@@ -47,6 +47,9 @@ class Settings(BaseSettings):
         (), description="Dask schedulers that trainings may use, tcp:// or tls://; comma-separated. They can run code on this machine."
     )
 
+    train_jobs_per_principal: int = Field(4, ge=1, description="Trainings of one person, with all keys, that may wait or run.")
+    train_search_max_s: float = Field(4 * 3600.0, gt=0, le=7 * 86_400, description="Longest time that a search for parameters may ask for.")
+
     # Services: not set means embedded
     kafka_brokers: str | None = Field(None, description="Kafka bootstrap servers, host:port,...; embedded when not set.")
     kafka_options: SecretStr = Field(SecretStr("{}"), description="More librdkafka properties as a JSON object, for instance TLS and SASL.")
@@ -197,8 +200,9 @@ class Settings(BaseSettings):
     )
 
     # Exports
-    export_jobs_per_principal: int = Field(4, ge=1, description="Exports of one user or key that may wait or run.")
-    export_bytes_per_principal: int = Field(50 << 30, ge=1 << 20, description="Bytes of exports kept for one user or key.")
+    export_jobs_per_principal: int = Field(4, ge=1, description="Exports of one person, with all keys, that may wait or run.")
+    export_bytes_per_principal: int = Field(50 << 30, ge=1 << 20, description="Bytes of exports kept for one person, with all keys.")
+    export_part_rows_min: int = Field(1_000, ge=1, le=1_000_000, description="Least rows of one file of an export that may be asked for.")
     export_expires_s: float = Field(7 * 86_400, ge=60, le=366 * 86_400, description="How long the files of an export are kept.")
     export_retry_s: float = Field(600, ge=0, description="How long an export waits for a ClickHouse that went away before it fails.")
     export_memory_bytes: int = Field(1 << 30, ge=64 << 20, description="Memory a query of an export may take in ClickHouse.")

@@ -80,7 +80,7 @@ from mev.store.redis import Redis
 from mev.training import routes as training_routes
 from mev.training.job import train_kind
 from mev.training.kept import KeptTrainings
-from mev.training.service import Trainings
+from mev.training.service import TrainingQuota, Trainings
 from mev.wire.registry import BY_TOPIC, EVENT_TYPES
 from mev.wire.topics import AUDIT, CONTROL, DEAD_LETTER, REPORT
 
@@ -145,7 +145,11 @@ async def running(settings: Settings, *, demo: bool) -> AsyncIterator[System]:
         hot = HotSettings({"batch_window_ms": hub.set_window, "log_level": logging.getLogger().setLevel})
         kinds = [_export_kind(settings, clickhouse), train_kind()]
         runner = await stack.enter_async_context(jobs.running(folder.path / "jobs", kinds, announce=Announcer(publisher)))
-        quota = datasets.Quota(jobs=settings.export_jobs_per_principal, size_bytes=settings.export_bytes_per_principal)
+        quota = datasets.Quota(
+            jobs=settings.export_jobs_per_principal,
+            size_bytes=settings.export_bytes_per_principal,
+            part_rows_min=settings.export_part_rows_min,
+        )
         exports = datasets.Exports(runner, clickhouse, quota)
         control = await _start_control(settings, folder, brokers, orders, audit, hot, stack)
         registry = Registry(settings.model_dir or folder.path / "models", control.book.keys.trust)
@@ -171,7 +175,15 @@ async def running(settings: Settings, *, demo: bool) -> AsyncIterator[System]:
             datasets_routes.router(exports, runner, audit=audit.record),
             jobs_routes.router(runner, audit=audit.record),
             training_routes.router(
-                Trainings(runner, exports, model_dir=registry.folder, control_folder=folder.path / "control"), runner, audit=audit.record
+                Trainings(
+                    runner,
+                    exports,
+                    TrainingQuota(jobs=settings.train_jobs_per_principal, search_s=settings.train_search_max_s),
+                    model_dir=registry.folder,
+                    control_folder=folder.path / "control",
+                ),
+                runner,
+                audit=audit.record,
             ),
             deploy_routes.router(deployments),
             models_routes.router(registry, control.book.keys, training_of=KeptTrainings(runner).of, audit=audit.record),

@@ -137,7 +137,7 @@ def submit(http: httpx.Client, path: str, body: dict[str, Any]) -> str:
 @pytest.fixture
 def system(tmp_path: Path) -> Iterator[RunningSystem]:
     """Give a system of the test's own."""
-    running = RunningSystem(tmp_path / "data")
+    running = RunningSystem(tmp_path / "data", EXPORT_PART_ROWS_MIN="20")
     running.start()
     yield running
     running.kill()

@@ -39,6 +39,15 @@ COUNT = 2_000
 EXPORT = "/api/datasets/export"
 
 
+@pytest.fixture(scope="module")
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningSystem]:
+    """Run a system that makes files of one row, so that exports take their time."""
+    running = RunningSystem(tmp_path_factory.mktemp("mev") / "data", IP_RATE_BURST="1000", EXPORT_PART_ROWS_MIN="1")
+    running.start()
+    yield running
+    assert running.stop() == 0, running.log.read_text()
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _events(system: RunningSystem) -> None:
     """Put a market in."""
@@ -244,12 +253,14 @@ def test_who_may_read_may_not_export_and_nobody_cancels_what_others_started(http
     ended(http, export_id)
 
 
-def test_nobody_has_more_exports_waiting_than_allowed(http: httpx.Client) -> None:
+def test_nobody_has_more_exports_waiting_than_allowed(http: httpx.Client, system: RunningSystem) -> None:
     first = slow(http)
     more = [http.post(EXPORT, json={"type": "tick", "part_rows": 1}).raise_for_status().json()["id"] for _ in range(3)]
     answer = http.post(EXPORT, json={"type": "bundle"})
     assert "EXPORT_JOBS_PER_PRINCIPAL" in problem(answer, 429, "export_quota")["detail"]
-    other = key_of(http, "datasets:export")
+    key = key_of(http, "datasets:export")
+    problem(http.post(EXPORT, json={"type": "bundle"}, headers=key), 429, "export_quota")  # a key is no second person
+    other = somebody(http, system)
     theirs = http.post(EXPORT, json={"type": "bundle"}, headers=other).raise_for_status().json()["id"]
     for job_id in (*more, first):
         http.delete(f"/api/jobs/{job_id}").raise_for_status()
@@ -257,6 +268,34 @@ def test_nobody_has_more_exports_waiting_than_allowed(http: httpx.Client) -> Non
     page = http.get("/api/jobs?kind=export&limit=2").json()
     following = http.get(f"/api/jobs?kind=export&limit=2&cursor={page['next_cursor']}").json()
     assert [item["id"] for item in page["items"] + following["items"]] == [theirs, *reversed(more)]
+
+
+def somebody(http: httpx.Client, system: RunningSystem) -> dict[str, str]:
+    """Return the header with a key of another person."""
+    name, password = f"u{uuid.uuid4().hex[:8]}", "a password of the tests 1"
+    http.post("/api/auth/users", json={"name": name, "role": "analyst", "password": password}).raise_for_status()
+    login = httpx.post(f"{system.url}/api/auth/login", json={"name": name, "password": password}, timeout=30).raise_for_status().json()
+    with httpx.Client(base_url=system.url, timeout=30, headers={"Authorization": f"Bearer {login['access_token']}"}) as client:
+        return key_of(client, "datasets:read", "datasets:export")
+
+
+def test_an_export_is_deleted_by_who_made_it(http: httpx.Client, system: RunningSystem) -> None:
+    export_id = exported(http, type="bundle")["id"]
+    for header in (somebody(http, system), key_of(http, "datasets:export")):
+        problem(http.delete(f"{EXPORT}/{export_id}", headers=header), 403, "forbidden")
+    assert http.delete(f"{EXPORT}/{export_id}").status_code == 204
+    assert not (system.data_dir / "jobs" / export_id).exists()
+    for answer in (http.get(f"{EXPORT}/{export_id}"), http.get(f"/api/jobs/{export_id}"), http.delete(f"{EXPORT}/{export_id}")):
+        problem(answer, 404, "unknown_job")
+    running = slow(http)
+    problem(http.delete(f"{EXPORT}/{running}"), 409, "job_not_ended")
+    http.delete(f"/api/jobs/{running}").raise_for_status()
+    ended(http, running)
+    assert "is deleted" in system.run("datasets", "delete", running).stdout
+    for deleted in (export_id, running):
+        assert [record["actor"] for record in listed(http, f"/api/control/audit-log?action=datasets.delete&object={deleted}", 1)] == [
+            "master"
+        ]
 
 
 def test_the_commands_export_download_and_look_at_jobs(system: RunningSystem, tmp_path: Path) -> None:
@@ -376,7 +415,7 @@ def test_an_answer_that_breaks_off_is_asked_for_again(clickhouse_http: ClickHous
 @pytest.fixture
 def crashing(tmp_path: Path) -> Iterator[RunningSystem]:
     """Give a system of its own."""
-    running = RunningSystem(tmp_path / "data", EXPORT_DIR=str(tmp_path / "exports"))
+    running = RunningSystem(tmp_path / "data", EXPORT_DIR=str(tmp_path / "exports"), EXPORT_PART_ROWS_MIN="1")
     running.start()
     yield running
     assert running.stop() == 0, running.log.read_text()

@@ -61,6 +61,13 @@ def download(export_id: str, out: Annotated[Path, typer.Option(file_okay=False, 
     _download(ask_api("GET", f"{PATH}/export/{export_id}").json(), out)
 
 
+@datasets.command("delete")
+def delete(export_id: str) -> None:
+    """Delete an export that has ended: its files, its job and its log."""
+    ask_api("DELETE", f"{PATH}/export/{export_id}")
+    typer.echo(f"export {export_id} is deleted")
+
+
 def export(
     type: Annotated[str, typer.Argument(help="What to export; `mev datasets list` says what there is.")],  # noqa: A002 - the public name
     columns: Annotated[str | None, typer.Option(help="Columns, separated by commas; all without it.")] = None,

@@ -23,6 +23,12 @@ class ExportTooLargeError(MevError):
     status = 413
 
 
+class TooManyPartsError(InvalidInputError):
+    """The export would be too many files."""
+
+    code = "too_many_parts"
+
+
 class StillChangingError(MevError):
     """The range is still being written."""
 

@@ -15,7 +15,7 @@ from mev.core.clock import now_ns
 from mev.core.files import sync_folder, write_atomically
 from mev.datasets import manifest, parts
 from mev.datasets.asker import Asker
-from mev.datasets.errors import ExportTooLargeError, StillChangingError
+from mev.datasets.errors import ExportTooLargeError, StillChangingError, TooManyPartsError
 from mev.datasets.manifest import Part
 from mev.datasets.query import Key, Query, Statements
 from mev.jobs.context import Context
@@ -23,6 +23,8 @@ from mev.store.clickhouse import ClickHouse
 
 KIND = "export"
 _PLAN = "plan.json"
+MAX_PARTS = 10_000
+"""Each part writes the whole plan anew."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +100,10 @@ class _Export:
         found = self._asker.rows(self._statements.last_key())
         upto = list(found[0]) if found else None
         events = int(self._asker.rows(self._statements.size(upto))[0][0]) if upto else 0
+        if (files := -(-events // self._query.part_rows)) > MAX_PARTS:
+            raise TooManyPartsError(
+                f"{events} rows would be {files} files; {MAX_PARTS} are allowed: ask for a larger part_rows, or fewer rows"
+            )
         plan = Plan(upto=upto, events=events, started_ns=now_ns())
         self._write_plan(plan)
         return plan

@@ -14,7 +14,7 @@ from mev.datasets.catalog import DATASETS
 from mev.datasets.service import Exports
 from mev.datasets.views import DatasetsOut, EstimateOut, ExportIn, ExportOut
 from mev.jobs.model import Job
-from mev.jobs.routes import shown
+from mev.jobs.routes import check_may_end, owner, shown
 from mev.jobs.runner import Runner
 from mev.wire.registry import event_type
 
@@ -38,9 +38,7 @@ def router(exports: Exports, runner: Runner, *, audit: Audit = no_audit) -> APIR
     @routes.post("/export", status_code=202, summary="Export a dataset")
     async def export(who: DatasetsExport, body: ExportIn) -> ExportOut:
         """A job: ask `GET /export/{id}` how far it is. The same query on the same data gives the same bytes."""
-        job = await exports.submit(body.query(), owner=who.id, owner_name=who.name)
-        await note(audit, who.id, "datasets.export", job.id, type=body.type, format=body.format.value)
-        return _export(job)
+        return _export(await exports.submit(body.query(), owner=owner(who), audit=audit))
 
     @routes.post("/export/estimate", summary="Say what an export would be")
     async def estimate(_: DatasetsExport, body: ExportIn) -> EstimateOut:
@@ -52,6 +50,13 @@ def router(exports: Exports, runner: Runner, *, audit: Audit = no_audit) -> APIR
     async def one(_: DatasetsExport, export_id: str) -> ExportOut:
         """The job's state and progress; with its success, the manifest and the files."""
         return await asyncio.to_thread(lambda: _export(exports.get(export_id), exports.manifest(export_id)))
+
+    @routes.delete("/export/{export_id}", status_code=204, summary="Delete an export")
+    async def delete(who: DatasetsExport, export_id: str) -> None:
+        """One that has ended: its files, its job and its log. One that waits or runs is cancelled by `DELETE /api/jobs/{id}` first."""
+        check_may_end(who, exports.get(export_id))
+        job = await exports.remove(export_id)
+        await note(audit, who.id, "datasets.delete", export_id, owner=job.owner, state=job.state.value)
 
     @routes.get("/export/{export_id}/files/{name}", summary="Download a file of an export", response_class=FileResponse)
     async def file(_: DatasetsExport, export_id: str, name: str) -> FileResponse:

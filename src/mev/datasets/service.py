@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mev.auth.audit import DONE, Audit, no_audit
 from mev.datasets import manifest
 from mev.datasets.catalog import DATASETS, Dataset
-from mev.datasets.errors import ExportNotReadyError, ExportQuotaError, UnknownFileError
+from mev.datasets.errors import ExportNotReadyError, ExportQuotaError, InvalidExportError, UnknownFileError
 from mev.datasets.export import KIND, Limits, make_export
 from mev.datasets.query import Format, Query, Statements
 from mev.jobs.errors import UnknownJobError
-from mev.jobs.model import Job, Kind, State
+from mev.jobs.model import Job, Kind, Owner, State
 from mev.jobs.runner import Runner
 from mev.store.clickhouse import ClickHouse
 
@@ -23,10 +24,11 @@ _TEXT = 2.5  # numbers as text, and names with every value
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quota:
-    """What one principal may have."""
+    """What one person may have, and the least rows of a file."""
 
     jobs: int
     size_bytes: int
+    part_rows_min: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +70,11 @@ class Exports:
         return [self._summary(dataset) for dataset in DATASETS.values()]
 
     def estimate(self, query: Query) -> Estimate:
-        """Return what an export would be. Blocks."""
+        """Return what an export would be. Blocks.
+
+        :raises InvalidExportError: when it would not be accepted.
+        """
+        self._check(query)
         statements = Statements(query, self._clickhouse.database)
         count = statements.count(None, None)
         rows = int(self._clickhouse.rows(count.sql, count.values)[0][0])
@@ -77,13 +83,15 @@ class Exports:
             width *= _TEXT if query.compression == "none" else _TEXT / 4
         return Estimate(rows=rows, size_bytes=int(rows * width), parts=-(-rows // query.part_rows))
 
-    async def submit(self, query: Query, *, owner: str, owner_name: str) -> Job:
-        """Accept an export.
+    async def submit(self, query: Query, *, owner: Owner, audit: Audit = no_audit) -> Job:
+        """Accept an export, which is in the audit trail by then.
 
-        :raises ExportQuotaError: when its owner has enough.
+        :raises InvalidExportError: when its files would have too few rows.
+        :raises ExportQuotaError: when the person has enough.
         """
+        self._check(query)
         async with self._accepting:
-            jobs = self._runner.jobs(kind=KIND, owner=owner)
+            jobs = self._runner.jobs(kind=KIND, person=owner.person)
             active = sum(not job.state.ended for job in jobs)
             if active >= self._quota.jobs:
                 detail = f"{active} exports of yours wait or run, as many as one may have (EXPORT_JOBS_PER_PRINCIPAL); wait, or cancel one"
@@ -91,9 +99,24 @@ class Exports:
             done = [job for job in jobs if job.state is State.SUCCEEDED]
             kept = await asyncio.to_thread(lambda: sum(map(self._size, done)))
             if kept >= self._quota.size_bytes:
-                detail = f"your exports take {kept} bytes, of {self._quota.size_bytes} (EXPORT_BYTES_PER_PRINCIPAL); wait until some expire"
+                bound = f"{self._quota.size_bytes} (EXPORT_BYTES_PER_PRINCIPAL)"
+                detail = f"your exports take {kept} bytes, of {bound}; delete some, or wait until they expire"
                 raise ExportQuotaError(detail, retry_after_s=3600)
-            return await self._runner.submit(KIND, query.as_json(), owner=owner, owner_name=owner_name)
+            details = {"type": query.type, "format": query.format.value}
+            return await self._runner.submit(
+                KIND,
+                query.as_json(),
+                owner=owner,
+                first=lambda export_id: audit(owner.id, "datasets.export", export_id, DONE, details),
+            )
+
+    async def remove(self, export_id: str) -> Job:
+        """Remove an export that has ended, with its files, and return its job.
+
+        :raises UnknownJobError: when there is none.
+        :raises JobNotEndedError: when it waits or runs.
+        """
+        return await self._runner.remove(self.get(export_id).id)
 
     def get(self, export_id: str) -> Job:
         """Return an export's job.
@@ -122,6 +145,10 @@ class Exports:
         if name not in digests:
             raise UnknownFileError(f"no file {name!r}; there are {', '.join([*digests][:5])}")
         return self._runner.output(export_id) / name, digests[name]
+
+    def _check(self, query: Query) -> None:
+        if query.part_rows < (least := self._quota.part_rows_min):
+            raise InvalidExportError(f"part_rows: at least {least} (EXPORT_PART_ROWS_MIN)", field="part_rows")
 
     def _size(self, job: Job) -> int:
         progress = self._runner.progress(job.id)

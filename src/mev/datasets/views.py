@@ -43,7 +43,7 @@ class ExportIn(Body):
     sample: float = Field(1.0, gt=0, le=1, description="Share of the rows; which ones depends on their keys alone.")
     format: Format = Format.PARQUET
     compression: str | None = Field(None, max_length=16)
-    part_rows: int = Field(250_000, ge=1, le=MAX_PART_ROWS, description="Rows of one file.")
+    part_rows: int = Field(250_000, ge=1, le=MAX_PART_ROWS, description="Rows of one file; at least EXPORT_PART_ROWS_MIN.")
 
     def query(self) -> Query:
         """Return the query, or raise what is wrong with it."""

@@ -22,6 +22,13 @@ class JobEndedError(MevError):
     status = 409
 
 
+class JobNotEndedError(MevError):
+    """The job has not ended."""
+
+    code = "job_not_ended"
+    status = 409
+
+
 class JobLostError(MevError):
     """The work ended without a word."""
 

@@ -35,7 +35,8 @@ class Kind:
     `run` is a function that a process of its own can import, unless `in_thread`, which is for work that needs an object of this
     process. A `resumable` one goes on from what it has left in its folder, after a crash of its own or of everything. It is given up
     when it gives no sign of life for `silent_s`; what it made is removed `expires_s` after its end. `outputs` is where its files go,
-    ``output/`` in the job's folder when None.
+    ``output/`` in the job's folder when None. `shows` are the names in a spec that everybody may see, None for all: places on this
+    machine are not for everybody.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Kind:
     in_thread: bool = False
     silent_s: float = 120.0
     outputs: Path | None = None
+    shows: frozenset[str] | None = None
 
     @property
     def entry(self) -> str:
@@ -54,8 +56,20 @@ class Kind:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Owner:
+    """Who starts a job: the principal, its name, and the person behind it, who has what all of that person's keys started."""
+
+    id: str
+    name: str
+    person: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """What is known of a job. `owner` is the principal's id, and never changes; times are nanoseconds since the epoch, 0 before."""
+    """What is known of a job. `owner` is the principal's id, and never changes; times are nanoseconds since the epoch, 0 before.
+
+    `person` is empty in jobs of before it was kept: ask :attr:`whose`.
+    """
 
     id: str
     kind: str
@@ -69,6 +83,12 @@ class Job:
     attempts: int = 0
     error: Mapping[str, object] | None = None
     """The problem it failed with: ``code`` and ``detail``."""
+    person: str = ""
+
+    @property
+    def whose(self) -> str:
+        """The person behind the owner; the owner, where that is not known."""
+        return self.person or self.owner
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

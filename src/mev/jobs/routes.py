@@ -11,9 +11,10 @@ from pydantic import BaseModel
 from mev.auth.audit import Audit, no_audit, note
 from mev.auth.dependencies import DatasetsRead
 from mev.auth.errors import ForbiddenError
-from mev.auth.model import Permission
+from mev.auth.model import MASTER, Permission, Principal
+from mev.auth.model import Kind as PrincipalKind
 from mev.core.clock import now_ns
-from mev.jobs.model import Job, Progress, State
+from mev.jobs.model import Job, Owner, Progress, State
 from mev.jobs.runner import Runner
 
 _NS = 1_000_000_000
@@ -91,13 +92,28 @@ def router(runner: Runner, *, audit: Audit = no_audit) -> APIRouter:
     async def cancel(who: DatasetsRead, job_id: str) -> JobOut:
         """It ends soon after; what it made is removed."""
         job = runner.get(job_id)
-        if job.owner != who.id and not who.may(Permission.USERS_MANAGE):
-            raise ForbiddenError("only who started a job, or an administrator, cancels it", permission=Permission.USERS_MANAGE.value)
+        check_may_end(who, job)
         job = await runner.cancel(job_id)
         await note(audit, who.id, "jobs.cancel", job_id, kind=job.kind)
         return shown(runner, job)
 
     return routes
+
+
+def owner(who: Principal) -> Owner:
+    """Return whose a job is that `who` starts: a person is one, however many keys that person has."""
+    return Owner(id=who.id, name=who.name, person=f"user:{who.user}" if who.user else MASTER.id)
+
+
+def check_may_end(who: Principal, job: Job) -> None:
+    """Let through who may cancel or remove a job.
+
+    :raises ForbiddenError: for everybody but who started it, the person behind that (not by another key, which may be one that is only
+        to read), and administrators.
+    """
+    is_person = who.kind is not PrincipalKind.KEY and owner(who).person == job.whose
+    if who.id != job.owner and not is_person and not who.may(Permission.USERS_MANAGE):
+        raise ForbiddenError("only who started a job, or an administrator, ends or removes it", permission=Permission.USERS_MANAGE.value)
 
 
 def shown(runner: Runner, job: Job, *, spec: dict[str, Any] | None = None) -> JobOut:

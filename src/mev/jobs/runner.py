@@ -8,7 +8,7 @@ import asyncio
 import logging
 import shutil
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -18,9 +18,17 @@ from typing import Any
 from mev.core.clock import now_ns
 from mev.core.ids import new_id
 from mev.jobs.announce import Announce, no_announcement
-from mev.jobs.errors import InvalidCursorError, JobBrokenError, JobEndedError, JobLostError, UnknownJobError, UnknownKindError
+from mev.jobs.errors import (
+    InvalidCursorError,
+    JobBrokenError,
+    JobEndedError,
+    JobLostError,
+    JobNotEndedError,
+    UnknownJobError,
+    UnknownKindError,
+)
 from mev.jobs.folder import JobFolders
-from mev.jobs.model import Job, Kind, Progress, Spec, State
+from mev.jobs.model import Job, Kind, Owner, Progress, Spec, State
 from mev.jobs.worker import ChildWorker, Outcome, Task, ThreadWorker, Worker
 
 LOG = logging.getLogger(__name__)
@@ -28,6 +36,8 @@ MAX_ATTEMPTS = 3
 _EXPIRY_PAUSE_S = 60.0
 _ANNOUNCE_PAUSE_S = 1.0
 _NS = 1_000_000_000
+First = Callable[[str], Awaitable[object]]
+"""Hears the id of a job before there is one; when it raises, there is none."""
 
 
 class Runner:
@@ -66,14 +76,26 @@ class Runner:
             await asyncio.wait(self._tasks.values(), timeout=self._stop_timeout_s)
         self._executor.shutdown(wait=False, cancel_futures=True)
 
-    async def submit(self, kind: str, spec: Spec, *, owner: str, owner_name: str = "") -> Job:
+    async def submit(self, kind: str, spec: Spec, *, owner: Owner | str, first: First | None = None) -> Job:
         """Accept a job: once this returns, it is done some day, whatever happens to this process.
 
         :raises UnknownKindError: when nobody does such work.
         """
         if kind not in self._kinds:
             raise UnknownKindError(f"no kind of job {kind!r}; there are {', '.join(self._kinds)}", known=list(self._kinds))
-        job = Job(id=new_id(), kind=kind, owner=owner, owner_name=owner_name or owner, state=State.QUEUED, created_ns=now_ns())
+        whose = owner if isinstance(owner, Owner) else Owner(id=owner, name=owner, person=owner)
+        job_id = new_id()
+        if first is not None:
+            await first(job_id)
+        job = Job(
+            id=job_id,
+            kind=kind,
+            owner=whose.id,
+            owner_name=whose.name,
+            person=whose.person,
+            state=State.QUEUED,
+            created_ns=now_ns(),
+        )
         await asyncio.to_thread(self._folders.create, job, spec)
         self._jobs[job.id] = job
         self._announce(job, None)
@@ -90,10 +112,13 @@ class Runner:
         except KeyError:
             raise UnknownJobError(f"no job {job_id}; jobs are removed some time after their end") from None
 
-    def jobs(self, *, kind: str | None = None, owner: str | None = None, state: State | None = None) -> list[Job]:
+    def jobs(
+        self, *, kind: str | None = None, owner: str | None = None, state: State | None = None, person: str | None = None
+    ) -> list[Job]:
         """Return those jobs, newest first."""
         newest = sorted(self._jobs.values(), key=lambda job: job.id, reverse=True)
-        return [job for job in newest if kind in {None, job.kind} and owner in {None, job.owner} and state in {None, job.state}]
+        found = [job for job in newest if kind in {None, job.kind} and owner in {None, job.owner} and state in {None, job.state}]
+        return [job for job in found if person in {None, job.whose}]
 
     def page(
         self, *, kind: str | None = None, owner: str | None = None, state: State | None = None, limit: int = 100, cursor: str | None = None
@@ -105,8 +130,10 @@ class Runner:
         return found[:limit], found[limit - 1].id if len(found) > limit else None
 
     def spec(self, job_id: str) -> dict[str, Any]:
-        """Return what a job was asked to do. Blocks a little."""
-        return self._folders.spec(self.get(job_id).id)
+        """Return what a job was asked to do, as far as everybody may see it. Blocks a little."""
+        kind, spec = self._kinds.get(self.get(job_id).kind), self._folders.spec(job_id)
+        shown = kind.shows if kind else frozenset[str]()
+        return {name: value for name, value in spec.items() if shown is None or name in shown}
 
     def progress(self, job_id: str) -> Progress | None:
         """Return how far a job is. Blocks a little."""
@@ -138,6 +165,24 @@ class Runner:
                 worker.cancel()
         return self._jobs[job_id]
 
+    async def remove(self, job_id: str) -> Job:
+        """Remove a job that has ended, with all that it made, and return what it was.
+
+        :raises JobNotEndedError: when it waits or runs; cancel it.
+        :raises UnknownJobError: when there is none, or somebody else has removed it.
+        """
+        job = self.get(job_id)
+        if not job.state.ended:
+            raise JobNotEndedError(f"the job is {job.state}; cancel it first", state=job.state)
+        if task := self._tasks.get(job_id):
+            await asyncio.wait({task})
+        async with self._writing:
+            self.get(job_id)
+            # From here on it is over: what a crash leaves of it goes at the next start.
+            await asyncio.to_thread(self._folders.write, replace(job, expires_ns=1))
+        await self._forget(job)
+        return job
+
     async def wait(self, job_id: str) -> Job:
         """Return a job when it has ended."""
         async with self._changed:
@@ -168,10 +213,13 @@ class Runner:
         return job.state.ended and job.expires_ns < now_ns()
 
     async def _forget(self, job: Job) -> None:
+        if job.id not in self._jobs:
+            return
         output = self.output(job.id)
         del self._jobs[job.id]  # first: nobody is to see half of its files
         await asyncio.to_thread(shutil.rmtree, output, ignore_errors=True)
-        await asyncio.to_thread(self._folders.remove, job.id)
+        async with self._writing:
+            await asyncio.to_thread(self._folders.remove, job.id)
 
     def _discard(self, job: Job) -> None:
         shutil.rmtree(self.output(job.id), ignore_errors=True)
@@ -261,9 +309,11 @@ class Runner:
     async def _write(self, job: Job) -> None:
         self._jobs[job.id] = job
         async with self._writing:
-            await asyncio.to_thread(lambda: self._folders.write(self._jobs[job.id]))
+            if (newest := self._jobs.get(job.id)) is None:  # it has ended, and was removed meanwhile
+                return
+            await asyncio.to_thread(self._folders.write, newest)
             progress = await asyncio.to_thread(self._folders.progress, job.id)
-            self._announce(self._jobs[job.id], progress)
+            self._announce(newest, progress)
         async with self._changed:
             self._changed.notify_all()
 

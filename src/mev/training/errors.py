@@ -88,6 +88,13 @@ class UnregistrableModelError(InvalidInputError):
     code = "unregistrable_model"
 
 
+class TrainingQuotaError(MevError):
+    """Too many trainings wait or run."""
+
+    code = "training_quota"
+    status = 429
+
+
 class TrainingUnavailableError(MevError):
     """What trains models is not installed."""
 

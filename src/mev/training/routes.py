@@ -7,10 +7,10 @@ from fastapi import APIRouter
 from fastapi.responses import FileResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from mev.auth.audit import Audit, no_audit, note
+from mev.auth.audit import Audit, no_audit
 from mev.auth.dependencies import ModelsRead, ModelsTrain
 from mev.jobs.model import Job
-from mev.jobs.routes import JobOut, shown
+from mev.jobs.routes import JobOut, owner, shown
 from mev.jobs.runner import Runner
 from mev.training.service import Trainings
 from mev.training.spec import TrainSpec
@@ -49,9 +49,7 @@ def router(trainings: Trainings, runner: Runner, *, audit: Audit = no_audit) -> 
     @routes.post("/train", status_code=202, summary="Train a model")
     async def train(who: ModelsTrain, body: TrainIn) -> TrainingOut:
         """A job: ask `GET /jobs/{id}` how far it is. It exports where it must, trains, compares, signs and registers."""
-        job = await trainings.submit(body.dataset, body.spec(), compiled=body.compiled, owner=who.id, owner_name=who.name)
-        await note(audit, who.id, "training.train", job.id, dataset=body.dataset, target=body.target)
-        return _training(job)
+        return _training(await trainings.submit(body.dataset, body.spec(), compiled=body.compiled, owner=owner(who), audit=audit))
 
     @routes.get("/jobs/{job_id}", summary="Show a training")
     async def one(_: ModelsRead, job_id: str) -> TrainingOut:

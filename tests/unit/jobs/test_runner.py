@@ -19,8 +19,8 @@ from mev.bus.kafka import Brokers
 from mev.bus.publisher import Publisher
 from mev.jobs import child
 from mev.jobs.announce import Announcer, event
-from mev.jobs.errors import InvalidCursorError, JobEndedError, UnknownJobError, UnknownKindError
-from mev.jobs.model import Job, Kind, State
+from mev.jobs.errors import InvalidCursorError, JobBrokenError, JobEndedError, JobNotEndedError, UnknownJobError, UnknownKindError
+from mev.jobs.model import Job, Kind, Owner, State
 from mev.jobs.runner import MAX_ATTEMPTS, Runner, running
 from mev.jobs.worker import ChildWorker, Task
 from mev.wire.pb import events_pb2
@@ -90,9 +90,9 @@ def files(runner: Runner, job: Job) -> list[str]:
 @pytest.mark.parametrize("kind", [COUNT, IN_THREAD], ids=["process", "thread"])
 async def test_a_job_that_succeeds_leaves_output_progress_and_a_log(tmp_path: Path, kind: Kind) -> None:
     async with running(tmp_path / "jobs", [kind]) as runner:
-        job = await runner.submit(kind.name, {"to": 3}, owner="user:a", owner_name="a")
+        job = await runner.submit(kind.name, {"to": 3}, owner=Owner(id="key:1", name="a/bot", person="user:a"))
         job = await runner.wait(job.id)
-        assert (job.state, job.owner, job.attempts, job.error) == (State.SUCCEEDED, "user:a", 1, None)
+        assert (job.state, job.owner, job.attempts, job.error) == (State.SUCCEEDED, "key:1", 1, None)
         assert job.created_ns <= job.started_ns <= job.ended_ns < job.expires_ns
         assert files(runner, job) == ["sheep-0", "sheep-1", "sheep-2"]
         progress = runner.progress(job.id)
@@ -283,6 +283,7 @@ async def test_jobs_are_listed_by_page_newest_first(tmp_path: Path) -> None:
         assert [job.id for job in page + rest] == sorted((job.id for job in made), reverse=True)
         assert end is None
         assert [job.owner for job in runner.jobs(kind="count")] == ["b", "a"]
+        assert [job.kind for job in runner.jobs(person="a")] == ["thread", "count"]
         assert runner.jobs(owner="a", state=State.RUNNING) == []
         with pytest.raises(InvalidCursorError):
             runner.page(cursor="x")
@@ -295,7 +296,9 @@ async def test_jobs_are_listed_by_page_newest_first(tmp_path: Path) -> None:
 async def test_changes_and_progress_are_announced_without_whose_job_it_is(tmp_path: Path, gate: Path) -> None:
     said: list[events_pb2.Job] = []
     async with running(tmp_path / "jobs", [COUNT], announce=lambda job, progress: said.append(event(job, progress))) as runner:
-        job = await runner.submit("count", {"to": 3, "wait_at": 2, "gate": str(gate)}, owner="user:secret", owner_name="secret")
+        job = await runner.submit(
+            "count", {"to": 3, "wait_at": 2, "gate": str(gate)}, owner=Owner(id="user:secret", name="secret", person="user:secret")
+        )
         await until(lambda: bool(said) and said[-1].done == 1)
         lift(gate)
         await runner.wait(job.id)
@@ -328,6 +331,75 @@ async def test_a_job_is_done_also_when_nobody_can_be_told(tmp_path: Path) -> Non
     await asyncio.sleep(0)
     gc.collect()  # what a task raises that nobody asks is told when it goes
     assert errors == []
+
+
+async def test_a_job_that_has_ended_is_removed_with_its_files(tmp_path: Path, gate: Path) -> None:
+    elsewhere = replace(COUNT, outputs=tmp_path / "elsewhere")
+    async with running(tmp_path / "jobs", [elsewhere]) as runner:
+        job = await runner.submit("count", {"to": 1, "wait_at": 0, "gate": str(gate)}, owner="me")
+        await waiting(runner, job)
+        queued = await runner.submit("count", {"to": 1}, owner="me")
+        for each in (job, queued):
+            with pytest.raises(JobNotEndedError, match="cancel it first"):
+                await runner.remove(each.id)
+        await runner.cancel(queued.id)
+        lift(gate)
+        await runner.wait(job.id)
+        results = await asyncio.gather(runner.remove(job.id), runner.remove(job.id), runner.remove(queued.id), return_exceptions=True)
+        assert sorted(type(each).__name__ for each in results) == ["Job", "Job", "UnknownJobError"]
+        assert runner.jobs() == []
+    assert [*(tmp_path / "jobs").iterdir(), *(tmp_path / "elsewhere").iterdir()] == []
+
+
+async def test_a_removal_that_a_crash_cut_short_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running(tmp_path / "jobs", [COUNT]) as runner:
+        job = await runner.wait((await runner.submit("count", {"to": 1}, owner="me")).id)
+
+        async def crash(_job: Job) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(runner, "_forget", crash)
+        with pytest.raises(KeyboardInterrupt):
+            await runner.remove(job.id)
+    async with running(tmp_path / "jobs", [COUNT]) as runner:
+        assert runner.jobs() == []
+    assert list((tmp_path / "jobs").iterdir()) == []
+
+
+async def test_nothing_is_begun_that_cannot_be_told_first(tmp_path: Path) -> None:
+    told: list[str] = []
+
+    async def first(job_id: str) -> None:
+        told.append(job_id)
+        assert not (tmp_path / "jobs" / job_id).exists()
+        if len(told) == 1:
+            raise JobBrokenError("nobody listens")
+
+    async with running(tmp_path / "jobs", [COUNT]) as runner:
+        with pytest.raises(JobBrokenError):
+            await runner.submit("count", {"to": 1}, owner="me", first=first)
+        assert (runner.jobs(), list((tmp_path / "jobs").iterdir())) == ([], [])
+        assert (await runner.submit("count", {"to": 1}, owner="me", first=first)).id == told[1]
+
+
+async def test_places_in_a_request_are_for_the_work_alone(tmp_path: Path) -> None:
+    kind = replace(COUNT, shows=frozenset({"to"}))
+    async with running(tmp_path / "jobs", [kind]) as runner:
+        job = await runner.wait((await runner.submit("count", {"to": 1, "gate": "/a/place"}, owner="me")).id)
+        assert (runner.spec(job.id), job.state) == ({"to": 1}, State.SUCCEEDED)
+        assert runner.log(job.id).with_name("spec.json").read_bytes() == b'{"to":1,"gate":"/a/place"}'
+
+
+async def test_a_job_of_before_persons_were_kept_is_its_owners(tmp_path: Path) -> None:
+    async with running(tmp_path / "jobs", [COUNT]) as runner:
+        job = await runner.wait((await runner.submit("count", {"to": 1}, owner=Owner(id="key:1", name="a", person="user:a"))).id)
+        assert job.whose == "user:a"
+        state = runner.log(job.id).with_name("state.json")
+    content = json.loads(state.read_bytes())
+    del content["person"]
+    state.write_text(json.dumps(content))
+    async with running(tmp_path / "jobs", [COUNT]) as runner:
+        assert [each.id for each in runner.jobs(person="key:1")] == [job.id]
 
 
 async def test_what_was_old_at_the_start_is_never_shown(tmp_path: Path) -> None:
