@@ -43,7 +43,7 @@ def score(place: Place, opportunities: Sequence[Opportunity]) -> Scored:
             return Scored(opportunities, scores)
         scores[fit] = found.scores
     except Exception:  # whatever a model of somebody's own does must not end the agent
-        place.unfit += len(rows)
+        place.failed += len(rows)
         if not place.broken:  # the first time says it
             place.broken = True
             LOG.exception("a model does not score", extra={"action": "model_failed"})

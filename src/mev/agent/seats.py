@@ -13,10 +13,11 @@ _SHOWN = 12
 
 @dataclass(slots=True)
 class Place:
-    """A seat; `unfit` counts what its model got no score for outside of it: other features, above all."""
+    """A seat; `unfit` counts opportunities that carry other features than models know, `failed` those that the seat could not count."""
 
     seat: Seat
     unfit: int = 0
+    failed: int = 0
     broken: bool = False
     share: float = 1.0
 
@@ -35,7 +36,7 @@ class Seats:
             place.seat.put(None)
             return "no model"
         place.share = swap.share if swap.role == SHADOW else 1.0
-        place.unfit, place.broken = 0, False
+        place.unfit, place.failed, place.broken = 0, 0, False
         place.seat.put(loaded.predictor, loaded.baseline)
         name = swap.model_id[:_SHOWN]
         return f"model {name} scores {swap.share:.3g} of the opportunities" if swap.role == SHADOW else f"model {name} decides"
@@ -66,7 +67,8 @@ class Seats:
             sha256=bytes.fromhex(use.digest),
             since_ns=use.since_ns,
             scored=use.scored,
-            failed=use.failed + place.unfit,
+            failed=use.failed + place.failed,
+            unfit=place.unfit,
             latency_p50_us=use.latency.p50_us,
             latency_p99_us=use.latency.p99_us,
             mean_score=use.mean_score,

@@ -253,11 +253,11 @@ def test_what_a_model_has_done_is_counted(bench: Bench, shelf: Shelf) -> None:
     assert score(bench.seats.production, seen[:3]).each() == [None, None, scores(1, seen[2:3])[0]]
     (use,) = bench.governor.running().models
     assert isinstance(use, ModelUse)
-    assert (use.scored, use.failed, use.since_ns) == (101, 2, bench.clock())
+    assert (use.scored, use.failed, use.unfit, use.since_ns) == (101, 0, 2, bench.clock())
     assert use.latency_p99_us > 0
     swap(bench, shelf.add(2))
     (use,) = bench.governor.running().models
-    assert (use.scored, use.failed) == (0, 0)
+    assert (use.scored, use.failed, use.unfit) == (0, 0, 0)
 
 
 def test_a_model_that_gives_nonsense_gives_no_score_and_ends_nothing(bench: Bench, shelf: Shelf) -> None:

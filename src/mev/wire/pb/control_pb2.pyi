@@ -239,7 +239,7 @@ class Running(_message.Message):
     def __init__(self, level: _Optional[_Union[Level, str]] = ..., ordered_level: _Optional[_Union[Level, str]] = ..., policies: _Optional[_Mapping[str, Version]] = ..., configs: _Optional[_Mapping[str, Version]] = ..., model_id: _Optional[str] = ..., model_version: _Optional[str] = ..., model_sha256: _Optional[bytes] = ..., lease_expires_at_ns: _Optional[int] = ..., stepped_down: _Optional[str] = ..., key_epoch: _Optional[int] = ..., models: _Optional[_Iterable[_Union[ModelUse, _Mapping]]] = ...) -> None: ...
 
 class ModelUse(_message.Message):
-    __slots__ = ("role", "model_id", "sha256", "since_ns", "scored", "failed", "latency_p50_us", "latency_p99_us", "mean_score", "score_psi", "feature_psi")
+    __slots__ = ("role", "model_id", "sha256", "since_ns", "scored", "failed", "latency_p50_us", "latency_p99_us", "mean_score", "score_psi", "feature_psi", "unfit")
     class FeaturePsiEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -258,6 +258,7 @@ class ModelUse(_message.Message):
     MEAN_SCORE_FIELD_NUMBER: _ClassVar[int]
     SCORE_PSI_FIELD_NUMBER: _ClassVar[int]
     FEATURE_PSI_FIELD_NUMBER: _ClassVar[int]
+    UNFIT_FIELD_NUMBER: _ClassVar[int]
     role: ModelRole
     model_id: str
     sha256: bytes
@@ -269,7 +270,8 @@ class ModelUse(_message.Message):
     mean_score: float
     score_psi: float
     feature_psi: _containers.ScalarMap[str, float]
-    def __init__(self, role: _Optional[_Union[ModelRole, str]] = ..., model_id: _Optional[str] = ..., sha256: _Optional[bytes] = ..., since_ns: _Optional[int] = ..., scored: _Optional[int] = ..., failed: _Optional[int] = ..., latency_p50_us: _Optional[float] = ..., latency_p99_us: _Optional[float] = ..., mean_score: _Optional[float] = ..., score_psi: _Optional[float] = ..., feature_psi: _Optional[_Mapping[str, float]] = ...) -> None: ...
+    unfit: int
+    def __init__(self, role: _Optional[_Union[ModelRole, str]] = ..., model_id: _Optional[str] = ..., sha256: _Optional[bytes] = ..., since_ns: _Optional[int] = ..., scored: _Optional[int] = ..., failed: _Optional[int] = ..., latency_p50_us: _Optional[float] = ..., latency_p99_us: _Optional[float] = ..., mean_score: _Optional[float] = ..., score_psi: _Optional[float] = ..., feature_psi: _Optional[_Mapping[str, float]] = ..., unfit: _Optional[int] = ...) -> None: ...
 
 class Report(_message.Message):
     __slots__ = ("agent_id", "module", "agent_counter", "reported_at_ns", "command_id", "result", "reason_code", "detail", "received_at_ns", "applied_at_ns", "running", "uptime_ns")
