@@ -7,6 +7,7 @@ import httpx
 import pytest
 
 from mev.wire.features import OPPORTUNITY
+from tests.integration.test_http import listed
 from tests.services.system import RunningSystem
 
 COUNT = 3_000
@@ -42,6 +43,15 @@ def test_a_model_is_trained_registered_and_listed_by_the_command(system: Running
         refused = http.get(f"/api/training/jobs/{done['id']}/pictures/{name}")
         assert (refused.status_code, refused.json()["code"]) == (404, "unknown_training"), name
     assert model["lineage"]["environment"]["packages"]["numpy"]
+    assert (model["lineage"]["job"], model["lineage"]["trained_by"]) == (done["id"], "master")
+    assert model["lineage"]["importance"] == done["result"]["importance"]
+    assert model["lineage"]["rows"] == done["result"]["rows"]
+    export_id = http.get(f"/api/jobs/{done['id']}").json()["spec"]["export_id"]
+    shown = http.get(f"/api/jobs/{done['id']}").json()["spec"]
+    assert shown.keys() == {"export_id", "training", "compiled"}
+    assert str(system.data_dir) not in json.dumps(shown)
+    for action, what in (("training.train", done["id"]), ("datasets.export", export_id)):
+        assert listed(http, f"/api/control/audit-log?action={action}&object={what}", 1)
 
 
 def test_parameters_are_searched_and_a_rank_is_registered(system: RunningSystem) -> None:
@@ -58,6 +68,11 @@ def test_a_training_that_cannot_succeed_says_why(system: RunningSystem, http: ht
     assert http.post(TRAIN, json={"rounds": 0}).status_code in {400, 422}
     assert http.post(TRAIN, json={"dataset": "nothing"}).status_code == 404
     assert http.get("/api/training/jobs/nothing").status_code == 404
+    small = http.post("/api/datasets/export", json={"type": "tick", "part_rows": 999})
+    assert (small.status_code, small.json()["code"], small.json()["field"]) == (400, "invalid_export", "part_rows")
+    long = http.post(TRAIN, json={"search": {"timeout_s": 100_000}})
+    assert (long.status_code, long.json()["field"]) == (400, "search.timeout_s")
+    assert "TRAIN_SEARCH_MAX_S" in long.json()["detail"]
     refused = http.post(TRAIN, json={"distributed": {"scheduler": "tcp://127.0.0.1:1"}})
     assert (refused.status_code, refused.json()["code"]) == (403, "scheduler_not_allowed")
     assert "TRAIN_SCHEDULERS" in refused.json()["detail"]

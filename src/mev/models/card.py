@@ -63,7 +63,7 @@ def page(entry: Entry, training: Training | None) -> str:
         _section("What it is for", *_purpose(manifest)),
         _section("How good it is", *_metrics(manifest)),
         _pictures(training),
-        _section("What it looks at", _features(manifest, result.get("importance") or {})),
+        _section("What it looks at", _features(manifest, _kept(manifest, result, "importance"))),
         _section("What it was trained on", *_data(manifest, result)),
         _section("How it was trained", *_lineage(manifest, training)),
         _section("Files", *_files(manifest)),
@@ -159,7 +159,7 @@ def _features(manifest: Manifest, importance: Mapping[str, float]) -> Html:
         row += [_bar(importance.get(name, 0) / most, f"{importance.get(name, 0):.3g}")] if importance else []
         rows.append(row)
     return joined(
-        None if importance else element("p", "How much each feature moves the score is known as long as its training is kept."),
+        None if importance else element("p", "How much each feature moves the score is not in its manifest, and its training is not kept."),
         _table(columns, rows),
         _pairs([("schema", joined(f"{manifest.feature_schema} ", _digest(manifest.feature_schema_hash)))]),
     )
@@ -171,7 +171,7 @@ def _bar(share: float, text: str) -> Html:
 
 
 def _data(manifest: Manifest, result: Mapping[str, Any]) -> Iterable[Html]:
-    lineage, spec, rows = manifest.lineage, _spec(manifest), result.get("rows") or {}
+    lineage, spec, rows = manifest.lineage, _spec(manifest), _kept(manifest, result, "rows")
     export = lineage.get("export_manifest_sha256")
     pairs: list[tuple[str, object]] = [("export", _digest(export) if export else "not known")]
     if rows:
@@ -190,13 +190,13 @@ _ROWS = {"train": "to learn from", "embargo": "left out", "validation": "to vali
 
 def _lineage(manifest: Manifest, training: Training | None) -> Iterable[Html]:
     lineage, spec = manifest.lineage, _spec(manifest)
-    environment = {name: value for name, value in lineage.items() if name not in {"spec", "params", "export_manifest_sha256"}}
+    environment = {name: value for name, value in lineage.items() if name not in _SHOWN_ELSEWHERE}
     params = lineage.get("params") or spec.get("params") or {}
     pairs: list[tuple[str, object]] = [("registered", manifest.created_at[:19].replace("T", " ") + " UTC")]
-    if training:
-        pairs += [("trained by", training.owner), ("training", element("code", training.job_id)), ("ended", training.ended_at)]
-    else:
-        pairs.append(("trained by", "its job is not kept any longer; the audit trail has who asked for it"))
+    job_id, owner = lineage.get("job") or (training and training.job_id), lineage.get("trained_by") or (training and training.owner)
+    pairs.append(("trained by", owner or "not known: its manifest does not say, and its job is not kept"))
+    pairs.append(("training", element("code", job_id) if job_id else None))
+    pairs.append(("ended", training.ended_at if training and training.job_id == job_id else None))
     yield _pairs(pairs)
     yield element("h3", "Environment")
     yield _pairs(_flat(environment))
@@ -206,6 +206,15 @@ def _lineage(manifest: Manifest, training: Training | None) -> Iterable[Html]:
     if params:
         yield element("h3", "Parameters of XGBoost")
         yield _pairs(_flat(params))
+
+
+_SHOWN_ELSEWHERE = frozenset({"spec", "params", "export_manifest_sha256", "rows", "importance", "job", "trained_by"})
+
+
+def _kept(manifest: Manifest, result: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """Return what the lineage has under that name; in manifests of before it was there, what the training left."""
+    found = manifest.lineage.get(name) or result.get(name)
+    return found if isinstance(found, Mapping) else {}
 
 
 def _files(manifest: Manifest) -> Iterable[Html]:

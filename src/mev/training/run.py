@@ -117,15 +117,16 @@ def _result(
     plots.importance(output / "importance.png", importance)
     model = bytes(fitted.booster.save_raw("ubj"))
     write_atomically(output / MODEL, model)
-    lineage = _lineage(spec, material, fitted, found, params, used)
     cut, counts = material.cut, material.counts
+    counted = {"cutoff_slot": cut.cutoff_slot, "train": counts.train, "embargo": cut.embargoed, "validation": counts.validation}
+    lineage = _lineage(spec, material, fitted, found, params, used) | {"rows": counted, "importance": importance}
     content = {
         "model_sha256": hashlib.sha256(model).hexdigest(),
         "features": material.features,
         "target": spec.target,
         "metrics": figures,
         "importance": importance,
-        "rows": {"cutoff_slot": cut.cutoff_slot, "train": counts.train, "embargo": cut.embargoed, "validation": counts.validation},
+        "rows": counted,
         "rounds": len(fitted.history),
         "best_round": fitted.best_round,
         "history": {fitted.metric: fitted.history},

@@ -106,10 +106,21 @@ def test_a_card_says_what_is_known(original: Made) -> None:
 
 def test_without_its_training_a_card_says_so(original: Made) -> None:
     read = card(original)
-    assert "job is not kept" in read.text
-    assert "as long as its training is kept" in read.text
+    assert "its job is not kept" in read.text
+    assert "its training is not kept" in read.text
     assert "img" not in read.tags
     assert "Nothing was measured." in card(original, metrics={}).text
+
+
+def test_a_card_keeps_what_the_lineage_has_when_the_training_is_gone(original: Made) -> None:
+    rows = {"train": 1130, "embargo": 11, "validation": 610, "cutoff_slot": 78}
+    lineage = {"job": "job-7", "trained_by": "grace", "rows": rows, "importance": {"rivals": 0.375, "tip_share": 0.25}}
+    for training_there in (None, training()):
+        read = card(original, training_there, lineage=lineage)
+        for text in ("grace", "job-7", "0.375", "1,130 to learn from", "610 to validate with", "78"):
+            assert text in read.text, text
+        for text in ("not kept", "ada", "job-1", "2026-08-01 UTC"):  # of another training that made the same model
+            assert text not in read.text, text
 
 
 @pytest.mark.parametrize(
