@@ -212,6 +212,8 @@ def _person(who: Principal) -> str:
 
 
 def _signed_by(who: Principal, draft: Command, request: Request, body: BaseModel, idempotency_key: str) -> Command:
+    if idempotency_key.startswith("deployment:"):  # whoever had the key of a coming order of a deployment could keep it from being issued
+        raise InvalidCommandError("Idempotency-Key: deployment:... is for the orders of deployments", field="Idempotency-Key")
     draft.issuer.principal = _person(who)
     draft.idempotency_key = idempotency_key
     draft.request_sha256 = drafts.request_hash(request.url.path, body)
