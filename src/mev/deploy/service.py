@@ -262,16 +262,21 @@ class Deployments:
         await self._settle(await self._end_or_keep(replace(ended, steps=(*ended.steps, step))))
 
     async def _roll_back_by_itself(self, deployment: Deployment, why: str) -> None:
-        ROLLBACKS.inc()
         LOG.warning("deployment %s is rolled back: %s", deployment.id, why, extra={"action": "deployment_rollback"})
-        await self._roll_back(deployment, Step(stage=Stage.ROLLBACK, at_ns=self._clock(), by=SYSTEM, reason=why), why)
+        ended = await self._end(deployment, Step(stage=Stage.ROLLBACK, at_ns=self._clock(), by=SYSTEM, reason=why), why)
+        ROLLBACKS.inc()  # what could not be written down is tried again
+        await self._settled(ended)
         about, model_id = _details(deployment, deployment.stage, why), deployment.artifact.model_id
         await note(self._audit, SYSTEM, "training.rollback", model_id, DONE, **about)
 
     async def _roll_back(self, deployment: Deployment, step: Step, why: str) -> Deployment:
+        return await self._settled(await self._end(deployment, step, why))
+
+    async def _end(self, deployment: Deployment, step: Step, why: str) -> Deployment:
+        """Write down that a deployment is rolled back, with what is to be ordered."""
         ended = replace(self._judged_at_last(deployment), state=State.ROLLED_BACK, since_ns=self._clock(), because=why)
         steps = (*ended.steps, replace(step, orders=plan.backward(deployment, self.book.ledger)))
-        return await self._settled(await self._end_or_keep(replace(ended, steps=steps)))
+        return await self._end_or_keep(replace(ended, steps=steps))
 
     def _judged_at_last(self, deployment: Deployment) -> Deployment:
         """Return a deployment that ends, with what its rules say, where that can be said: nothing must keep it from being taken back."""

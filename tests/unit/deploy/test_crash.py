@@ -1,6 +1,10 @@
 """Crashes: between writing a step and issuing it, and in the middle of a watch; nothing is lost and nothing done twice."""
 
+import errno
+from typing import NoReturn
+
 import pytest
+from prometheus_client import REGISTRY
 
 from mev.control.book import Book
 from mev.control.ledger import Issued
@@ -18,6 +22,11 @@ RULES: dict[str, float | None] = {"min_scored": 100, "hold_s": 10.0, "ack_timeou
 
 class Killed(BaseException):
     """The process ends here."""
+
+
+def no_space(*_: object) -> NoReturn:
+    """Write nothing: the disk is full."""
+    raise OSError(errno.ENOSPC, "no space left")
 
 
 def killed_at(monkeypatch: pytest.MonkeyPatch, place: str, call: int) -> None:
@@ -194,3 +203,18 @@ async def test_a_damaged_file_keeps_nobody_from_starting(plant: Plant) -> None:
     write_atomically(plant.folder / "deployments" / "0.json", b"{")
     await plant.restart()
     assert [one.id for one in plant.deployments.records.newest()] == [deployment.id]
+
+
+async def test_a_rollback_that_cannot_be_written_down_for_a_while_counts_once(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
+    (agent,) = await plant.enrol("a1")
+    deployment = await plant.deploy(plant.model("new"), "shadow")
+    await plant.pass_time(1)
+    agent.figures |= {"failed": 100}
+    before = REGISTRY.get_sample_value("mev_deployment_rollbacks_total")
+    with monkeypatch.context() as patched:
+        patched.setattr(Folder, "write", no_space)
+        await plant.pass_time(3)
+    assert plant.now(deployment).state.active
+    await plant.pass_time(2)
+    assert plant.now(deployment).state is State.ROLLED_BACK
+    assert (REGISTRY.get_sample_value("mev_deployment_rollbacks_total") or 0) - (before or 0) == 1
