@@ -123,7 +123,8 @@ class Deployment:
     """A model on its way to the agents of a module.
 
     `previous` is what decided in the module before; `base` the newest version of a model command then known; `agent_ids` are the
-    canaries. `since_ns` is when it came into its state, and `rows` what the rules said when it was last written.
+    canaries. `since_ns` is when it came into its state, `watched_ns` when all living agents first had the model in this stage, and `rows`
+    what the rules said when it was last written.
     """
 
     id: str
@@ -141,6 +142,7 @@ class Deployment:
     agent_ids: tuple[str, ...] = ()
     base: tuple[int, int] = (0, 0)
     steps: tuple[Step, ...] = ()
+    watched_ns: int = 0
     because: str = ""
     """Why it was rolled back, superseded or failed."""
     rows: tuple[Row, ...] = ()

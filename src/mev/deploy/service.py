@@ -221,10 +221,12 @@ class Deployments:
         if why := watch.breach(judged.rows):
             await self._roll_back_by_itself(judged, why)
         elif judged.state is State.ROLLING_OUT and judged.rows[0].verdict is Verdict.HOLDS:
-            await self.records.save(replace(judged, state=State.WATCHING, since_ns=self._clock()))
+            now = self._clock()
+            await self.records.save(replace(judged, state=State.WATCHING, since_ns=now, watched_ns=now))
         elif judged.state is State.WATCHING and watch.passed(judged.rows):
             state = State.DONE if judged.stage is Stage.PRODUCTION else State.READY
-            await self._end_or_keep(replace(judged, state=state))
+            watched_ns = judged.watched_ns or judged.since_ns
+            await self._end_or_keep(replace(judged, state=state, since_ns=self._clock(), watched_ns=watched_ns))
             LOG.info("deployment %s: %s %s", judged.id, judged.stage, state, extra={"action": "deployment"})
         elif judged.state is State.READY and judged.promote and watch.passed(judged.rows):  # they may all be away by now
             await self._go_on(judged)
@@ -290,7 +292,7 @@ class Deployments:
         """Write down a step forward, then issue its commands."""
         orders = plan.forward(deployment, step.stage, share, self.book.ledger)
         base, steps = plan.base(self.book, deployment.module), (*deployment.steps, replace(step, orders=orders))
-        moved = replace(deployment, state=State.ROLLING_OUT, since_ns=self._clock(), base=base, steps=steps, rows=())
+        moved = replace(deployment, state=State.ROLLING_OUT, since_ns=self._clock(), watched_ns=0, base=base, steps=steps, rows=())
         return await self._settled(await self.records.save(moved))
 
     async def _settle_all(self, module: str) -> None:

@@ -117,7 +117,8 @@ def judge(deployment: Deployment, found: list[Standing], unanswered_s: float, no
     refusals = [one for one in found if one.refused]
     running = sum(one.use is not None and one.state is ledger_module.State.SYNCED for one in living)
     enough, counted = sums.scored + sums.failed >= rules.min_scored, _counted(living, rules.min_scored)
-    held_s = (now_ns - deployment.since_ns) / _NS if deployment.state is not State.ROLLING_OUT else 0.0
+    watched_ns = deployment.watched_ns or deployment.since_ns  # one that was written down before there was such a field has the other
+    held_s = (now_ns - watched_ns) / _NS if deployment.state is not State.ROLLING_OUT else 0.0
     drifts = deployment.has_baseline
     return (
         Row(rule="agents", value=running, bound=len(living), verdict=_reached(running, max(1, len(living)))),

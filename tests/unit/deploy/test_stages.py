@@ -6,6 +6,7 @@ import pytest
 
 from mev.control.errors import IdempotencyConflictError
 from mev.control.keys import rotation
+from mev.control.views import time
 from mev.core.errors import MevError
 from mev.deploy.errors import (
     AlreadyDeployedError,
@@ -134,6 +135,33 @@ async def test_nothing_goes_on_by_itself_once_everybody_is_away(plant: Plant) ->
         agent.alive = True
     await plant.pass_time(2)
     assert plant.now(deployment).stage is Stage.PRODUCTION
+
+
+async def test_each_state_is_told_since_it_began(plant: Plant) -> None:
+    (agent,) = await plant.enrol("a1")
+    agent.figures |= WELL
+    deployment, since = await plant.deploy(plant.model("new"), "production", rules=QUICK), {}
+    while plant.now(deployment).state is not State.DONE:
+        await plant.pass_time(1)
+        since[plant.now(deployment).state] = plant.now(deployment).since_ns
+    assert since[State.DONE] - since[State.WATCHING] >= 5 * 10**9
+    await plant.restart()
+    view = shown(plant.deployments, plant.now(deployment), detail=True)
+    assert view.state_since == time(since[State.DONE])
+
+
+async def test_a_stage_that_was_watched_before_holds_for_its_own_time(plant: Plant) -> None:
+    (agent,) = await plant.enrol("a1")
+    agent.figures |= WELL
+    new = plant.model("new")
+    deployment = await plant.deploy(new, "shadow", rules=QUICK)
+    await plant.pass_time(8)
+    assert plant.now(deployment).state is State.READY
+    await plant.deploy(new, "production")
+    await plant.pass_time(4)
+    assert plant.now(deployment).state is State.WATCHING
+    await plant.pass_time(4)
+    assert plant.now(deployment).state is State.DONE
 
 
 async def test_a_stage_that_is_skipped_or_left_early_is_recorded(plant: Plant) -> None:
