@@ -14,7 +14,7 @@ import pytest
 import zstandard
 
 from mev.core.errors import MevError
-from mev.datasets.errors import ExportTooLargeError, StillChangingError
+from mev.datasets.errors import ExportTooLargeError, StillChangingError, TooManyPartsError
 from mev.datasets.export import Limits
 from mev.datasets.query import COMPRESSIONS, Format, Query, checked
 from mev.jobs.errors import CancelledJobError
@@ -268,6 +268,16 @@ def test_what_arrives_after_the_start_at_the_end_is_left_out(store: ClickHouse, 
         return False
 
     assert export(store, tmp_path, checked("bundle", part_rows=300), cancelled=another)["rows"] == COUNT
+
+
+def test_an_export_of_too_many_files_is_refused_before_the_first(
+    filled: ClickHouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mev.datasets.export.MAX_PARTS", 4)
+    with pytest.raises(TooManyPartsError, match="larger part_rows"):
+        export(filled, tmp_path / "a", checked("tick", part_rows=COUNT // 4 - 1))
+    assert list((tmp_path / "a" / "output").iterdir()) == []
+    assert len(export(filled, tmp_path / "b", checked("tick", part_rows=COUNT // 4))["parts"]) == 4
 
 
 def test_an_export_stays_within_its_limits(filled: ClickHouse, tmp_path: Path) -> None:
