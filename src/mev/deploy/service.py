@@ -64,7 +64,8 @@ class Deployments:
     async def deploy(self, request: Request) -> Deployment:
         """Begin a deployment, bring it to another stage, or take it back; return it once its commands are issued, or will be.
 
-        :raises MevError: when it cannot be; then nothing was done.
+        :raises MevError: when it cannot be; then nothing began. What was to give way may have ended by then; its trial is taken back as
+            soon as that can be, and the audit trail says of what was asked for that it failed.
         """
         if request.stage is Stage.PRODUCTION or request.promote:
             admission.check_may(request, "production", RAISE)
@@ -144,7 +145,8 @@ class Deployments:
             admission.check_may(request, f"ending the watch over deployment {active.id}, which is in production,", RAISE)
         await self._note_first(request.actor, "training.deploy", deployment, request.stage, request.reason)
         if active is not None:
-            await self._supersede(active, f"deployment {deployment.id} of model {file.model_id} took its place", request.by)
+            why = f"deployment {deployment.id} of model {file.model_id} took its place"
+            await self._give_way(active, why, request, "training.deploy", deployment)
             deployment = replace(deployment, previous=plan.in_production(self.book.ledger, module))
         step = request.step(self._clock(), skipped=FORWARD[: FORWARD.index(request.stage)])
         return await self._advance(deployment, step, request.share)
@@ -181,7 +183,7 @@ class Deployments:
             admission.check_may(request, "taking back what is in production", Permission.CONTROL_LOWER, RAISE)
         await self._note_first(request.actor, "training.rollback", meant, request.stage, request.reason)
         if active is not None and active is not meant:
-            await self._supersede(active, f"deployment {meant.id}, which it followed, is rolled back", request.by)
+            await self._give_way(active, f"deployment {meant.id}, which it followed, is rolled back", request, "training.rollback", meant)
         return await self._roll_back(meant, request.step(self._clock()), request.reason or "asked for")
 
     def _arrived(self, model_id: str, module: str) -> Deployment | None:
@@ -207,6 +209,15 @@ class Deployments:
     async def _note_first(self, actor: str, action: str, deployment: Deployment, stage: Stage, reason: str) -> None:
         """Write down what is about to be done; where that fails it is not done."""
         await self._audit(actor, action, deployment.artifact.model_id, DONE, _details(deployment, stage, reason))
+
+    async def _give_way(self, active: Deployment, why: str, request: Request, action: str, following: Deployment) -> None:
+        """End the deployment under way, or write down that what was to follow did not come about."""
+        try:
+            await self._supersede(active, why, request.by)
+        except MevError as error:
+            about, model_id = _details(following, request.stage, error.detail), following.artifact.model_id
+            await note(self._audit, request.actor, action, model_id, error.code, **about)
+            raise
 
     # What follows from it.
 

@@ -79,6 +79,7 @@ class Trail:
 
     full: bool = False
     records: list[tuple[str, str, str, Mapping[str, object]]] = field(default_factory=list)
+    ended: list[tuple[str, str, str]] = field(default_factory=list)
 
     async def record(
         self,
@@ -93,6 +94,7 @@ class Trail:
         if self.full:
             raise AuditUnavailableError("the disk is full")
         self.records.append((actor, action, object, details or {}))
+        self.ended.append((action, object, outcome))
         return len(self.records)
 
     def record_later(self, actor: str, action: str, object: str, outcome: str = "ok", *, correlation_id: str = "") -> None:  # noqa: A002
@@ -101,6 +103,10 @@ class Trail:
     def of(self, action: str) -> list[tuple[str, Mapping[str, object]]]:
         """Return who did that, with its details."""
         return [(actor, details) for actor, name, _, details in self.records if name == action]
+
+    def outcomes(self, action: str, what: str) -> list[str]:
+        """Return how that ended each time it was done to `what`."""
+        return [outcome for name, about, outcome in self.ended if (name, about) == (action, what)]
 
 
 class ScriptedAgent:

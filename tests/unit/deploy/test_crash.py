@@ -1,7 +1,7 @@
 """Crashes: between writing a step and issuing it, and in the middle of a watch; nothing is lost and nothing done twice."""
 
 import errno
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 from prometheus_client import REGISTRY
@@ -27,6 +27,21 @@ class Killed(BaseException):
 def no_space(*_: object) -> NoReturn:
     """Write nothing: the disk is full."""
     raise OSError(errno.ENOSPC, "no space left")
+
+
+def full_for_control(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no command be written into the trail, and everything else."""
+    record = plant.trail.record
+
+    async def recording(actor: str, action: str, *rest: Any, **more: Any) -> int:
+        plant.trail.full = action.startswith("control.")
+        try:
+            return await record(actor, action, *rest, **more)
+        finally:
+            plant.trail.full = False
+
+    monkeypatch.setattr(plant.trail, "record", recording)
+    monkeypatch.setattr(plant.deployments, "_audit", recording)
 
 
 def killed_at(monkeypatch: pytest.MonkeyPatch, place: str, call: int) -> None:
@@ -160,24 +175,31 @@ async def test_orders_that_are_not_out_blame_nobody(plant: Plant) -> None:
     assert [one.state.value for one in plant.deployments.standings(plant.now(deployment), 0, 0)] == ["NOT_SENT"]
 
 
-async def test_what_gives_way_is_gone_before_what_takes_its_place(plant: Plant) -> None:
+async def test_what_gives_way_is_gone_before_what_takes_its_place(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
     agents = await plant.enrol("a1", "a2")
     first, second = plant.model("first"), plant.model("second")
     await plant.deploy(first, "canary", share=1)
     await plant.pass_time(1)
-    issue, refused = plant.trail.record, [True]
-
-    async def full_for_control(actor: str, action: str, *rest: object, **more: object) -> int:
-        plant.trail.full = action.startswith("control.") and refused[0]
-        return await issue(actor, action, *rest, **more)  # type: ignore[arg-type]
-
-    plant.trail.record = full_for_control  # type: ignore[method-assign]
-    with pytest.raises(MevError, match="disk"):
-        await plant.deploy(second, "canary", share=1)
-    refused[0] = False
+    with monkeypatch.context() as patched:
+        full_for_control(plant, patched)
+        with pytest.raises(MevError, match="disk"):
+            await plant.deploy(second, "canary", share=1)
     await plant.deploy(second, "canary", share=1)
     await plant.pass_time(3)
     assert {agent.model() for agent in agents} == {second}
+
+
+async def test_what_did_not_begin_because_another_could_not_give_way_is_said_in_the_trail(
+    plant: Plant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await plant.enrol("a1", "a2")
+    first, second = plant.model("first"), plant.model("second")
+    await plant.deploy(first, "canary", share=0.5)
+    full_for_control(plant, monkeypatch)
+    with pytest.raises(MevError, match="disk"):
+        await plant.deploy(second, "canary")
+    assert [one.artifact.model_id for one in plant.deployments.records.newest()] == [first]
+    assert plant.trail.outcomes("training.deploy", second) == ["ok", "audit_unavailable"]
 
 
 async def test_one_that_cannot_be_looked_at_keeps_no_other_from_being_watched(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
