@@ -14,7 +14,7 @@ from playwright.sync_api import Page, expect, sync_playwright
 from tests.services import require
 from tests.services.system import RunningSystem
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(240)
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update"]
 # Runs before any script of the page; what the policy stops is an event of the document.
 WATCH = """window.stopped = [];
@@ -66,7 +66,7 @@ def seen(system: RunningSystem) -> Iterator[Seen]:
             assert answer is not None
             assert answer.status == 200
             assert "script-src 'self';" in answer.headers["content-security-policy"]
-            page.wait_for_selector(".opblock", timeout=30_000)
+            page.wait_for_selector(".opblock", timeout=90_000)
             yield found
         finally:
             browser.close()

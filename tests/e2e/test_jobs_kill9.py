@@ -23,7 +23,7 @@ COUNT = 2_000
 EXPORT = "/api/datasets/export"
 TRAIN = "/api/training"
 QUERY = {"type": "opportunity", "format": "ndjson", "compression": "gzip", "part_rows": 20}
-TRAINING = {"rounds": 250, "early_stopping_rounds": 0, "checkpoint_every": 20, "device": "cpu"}
+TRAINING = {"rounds": 1500, "early_stopping_rounds": 0, "checkpoint_every": 20, "device": "cpu"}
 
 
 def trainers(data_dir: Path, job_id: str) -> set[int]:

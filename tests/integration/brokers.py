@@ -17,7 +17,7 @@ from mev.wire.registry import Record
 from tests.services.kafka import RealKafka, jars
 
 TIMEOUT_S = 10.0
-_DEADLINE_S = 45.0
+_DEADLINE_S = 90.0
 _DOWNLOAD = [] if jars.cached() else [pytest.mark.timeout(jars.RESOLVE_TIMEOUT_S + 60)]
 BOTH = ["embedded", pytest.param("real", marks=[pytest.mark.real_kafka, *_DOWNLOAD])]
 
@@ -70,7 +70,7 @@ def read_all(brokers: Brokers, topic: str) -> dict[int, list[tuple[int, bytes]]]
     with closing(Consumer(brokers.config(group_id=uuid.uuid4().hex, enable_auto_commit=False))) as consumer:
         ends = {}
         for number in consumer.list_topics(topic, timeout=TIMEOUT_S).topics[topic].partitions:
-            low, ends[number] = consumer.get_watermark_offsets(TopicPartition(topic, number), timeout=TIMEOUT_S)
+            low, ends[number] = _watermarks(consumer, TopicPartition(topic, number))
             consumer.incremental_assign([TopicPartition(topic, number, low)])
             found[number] = []
             if low == ends[number]:
@@ -87,6 +87,20 @@ def read_all(brokers: Brokers, topic: str) -> dict[int, list[tuple[int, bytes]]]
                     del ends[partition]
     assert not ends
     return found
+
+
+def _watermarks(consumer: Consumer, at: TopicPartition) -> tuple[int, int]:
+    """Return where a partition begins and ends; a new one may have no leader for a moment."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while True:
+        try:
+            low, high = consumer.get_watermark_offsets(at, timeout=TIMEOUT_S)
+        except KafkaException:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+        else:
+            return low, high
 
 
 def values(found: dict[int, list[tuple[int, bytes]]]) -> list[bytes]:

@@ -12,6 +12,7 @@ import httpx
 
 _START_S = 90.0
 _STOP_S = 60.0
+_COMMAND_S = 180.0
 MEV = Path(sys.executable).with_name("mev")
 
 
@@ -49,7 +50,7 @@ class RunningSystem:
 
     def run(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run another `mev` command in the same environment."""
-        done = subprocess.run([MEV, *arguments], env=self.environment, capture_output=True, text=True, timeout=_START_S, check=False)
+        done = subprocess.run([MEV, *arguments], env=self.environment, capture_output=True, text=True, timeout=_COMMAND_S, check=False)
         if check and done.returncode:
             raise AssertionError(f"mev {' '.join(arguments)} ended with {done.returncode}:\n{done.stderr}")
         return done
