@@ -1,5 +1,6 @@
 """From settings to addresses and clients: what the server and the other commands both need."""
 
+import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -10,21 +11,39 @@ import httpx
 from mev.bus.embedded import Backlog
 from mev.bus.kafka import Brokers
 from mev.bus.publisher import Publisher
-from mev.core.errors import UnavailableError
+from mev.core.errors import InvalidInputError, UnavailableError
 from mev.settings import Settings, load, parse_kafka_options
 from mev.store import clickhouse
-from mev.store.folder import DataFolder
+from mev.store.folder import DataFolder, NotRunningError
 from mev.store.session import LoginSession, SessionFile
 
 SINK_GROUP = "mev-sink"
 _RENEW_BEFORE_S = 30
 _MASTER_KEY_FILE = "master-api-key"
+PATIENCE_S = 60.0
+"""How long a command that waits puts up with being refused, or not answered at all."""
+_ASK_AGAIN_S = 1.0
+_NOT_NOW = frozenset({429, 502, 503, 504})
+_ID_LENGTH = 36
+_PART_OF_ID = re.compile(r"[0-9a-f]{8}[0-9a-f-]{0,27}")
 
 
 class ApiError(UnavailableError):
     """The running system refused a request, or did not answer."""
 
     code = "api_error"
+
+
+class NotNowError(ApiError):
+    """The running system cannot answer now; a moment later it may."""
+
+    code = "api_not_now"
+
+
+class AmbiguousIdError(InvalidInputError):
+    """Several ids begin like that."""
+
+    code = "ambiguous_id"
 
 
 def master_key(settings: Settings, folder: DataFolder) -> str:
@@ -93,7 +112,8 @@ def ask_api(
 
     `body` is sent as JSON; `login=False` sends no credential.
 
-    :raises ApiError: when it does not answer, or answers with a problem.
+    :raises NotNowError: when it does not answer, or refuses for a moment.
+    :raises ApiError: when it answers with another problem.
     """
     settings = load()
     folder = DataFolder(settings.mev_data_dir)
@@ -101,6 +121,45 @@ def ask_api(
     with httpx.Client(base_url=api, timeout=settings.service_timeout_s * 3) as client:
         credential = _credential(settings, folder, client) if login else {}
         return _asked(client, method, path, {**(headers or {}), **credential}, json=body, params=params)
+
+
+def poll(
+    path: str, *, params: Mapping[str, str] | None = None, headers: Mapping[str, str] | None = None, patience_s: float = PATIENCE_S
+) -> httpx.Response:
+    """Get `path`, and ask again while the system cannot answer: because it is busy, or is just being started again.
+
+    :raises NotNowError, NotRunningError: when it has not answered for `patience_s`.
+    :raises ApiError: when it answers with another problem.
+    """
+    deadline = time.monotonic() + patience_s
+    while True:
+        try:
+            return ask_api("GET", path, params=params, headers=headers)
+        except (NotNowError, NotRunningError) as error:
+            pause_s = error.retry_after_s or _ASK_AGAIN_S
+            if time.monotonic() + pause_s > deadline:
+                raise
+            time.sleep(pause_s)
+
+
+def whole_id(given: str, path: str) -> str:
+    """Return the id in the list at `path` that begins with `given`, 8 digits or more; where none does, `given` itself.
+
+    :raises AmbiguousIdError: when several do.
+    """
+    if len(given) == _ID_LENGTH or not _PART_OF_ID.fullmatch(given):
+        return given
+    found = [one for one in _ids(path) if one.startswith(given)]
+    if len(found) > 1:
+        raise AmbiguousIdError(f"{len(found)} ids begin with {given}: {', '.join(found[:5])}{', ...' if len(found) > 5 else ''}")
+    return found[0] if found else given
+
+
+def _ids(path: str) -> Iterator[str]:
+    page: dict[str, Any] = {"next_cursor": ""}
+    while (cursor := page["next_cursor"]) is not None:
+        page = ask_api("GET", path, params={"limit": "1000"} | ({"cursor": cursor} if cursor else {})).json()
+        yield from (item["id"] for item in page["items"])
 
 
 def _credential(settings: Settings, folder: DataFolder, client: httpx.Client) -> dict[str, str]:
@@ -138,7 +197,7 @@ def _asked(client: httpx.Client, method: str, path: str, headers: Mapping[str, s
     try:
         answer = client.request(method, path, headers=headers, **options)
     except httpx.HTTPError as error:
-        raise ApiError(f"{client.base_url}{path} does not answer: {error}") from None
+        raise NotNowError(f"the API does not answer: {error} ({method} {client.base_url.join(path)})") from None
     return _checked(answer)
 
 
@@ -148,5 +207,11 @@ def _checked(answer: httpx.Response) -> httpx.Response:
             detail = answer.json()["detail"]
         except (ValueError, KeyError, TypeError):
             detail = answer.reason_phrase
-        raise ApiError(f"{answer.request.url}: {detail}", status_code=answer.status_code)
+        wait = answer.headers.get("Retry-After", "")
+        kind = NotNowError if answer.status_code in _NOT_NOW else ApiError
+        raise kind(
+            f"{detail} ({answer.request.method} {answer.request.url})",
+            status_code=answer.status_code,
+            retry_after_s=int(wait) if wait.isdecimal() else None,
+        )
     return answer
