@@ -1,6 +1,9 @@
 """``mev datasets`` and ``mev export``."""
 
 import hashlib
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,18 +11,20 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from mev.core.errors import MevError
-from mev.core.terminal import print_table
+from mev.core.errors import InvalidInputError, MevError
+from mev.core.terminal import Id, counted, print_table
 from mev.datasets.manifest import NAME
 from mev.datasets.query import Format
 from mev.datasets.routes import PATH
-from mev.jobs.commands import follow
-from mev.wiring import ask_api
+from mev.jobs.commands import follow, full_id
+from mev.wiring import ask_api, poll
 
 Json = Annotated[bool, typer.Option("--json", help="Print the API's answer as it is.")]
 Out = Annotated[Path | None, typer.Option(file_okay=False, help="Folder to download the files to.")]
+ExportId = Annotated[str, typer.Argument(help="The id of an export, or its first 8 digits or more.")]
 datasets = typer.Typer(help="What is stored, and exports of it.", no_args_is_help=True)
 _COLUMNS = ("type", "rows", "first slot", "last slot", "from", "to", "description")
+_PART_COLUMNS = ("file", "rows", "bytes")
 _PIECE_BYTES = 8 << 20
 
 
@@ -27,6 +32,12 @@ class DamagedDownloadError(MevError):
     """A file did not arrive as it was sent."""
 
     code = "damaged_download"
+
+
+class UnwritableFolderError(InvalidInputError):
+    """Files cannot be put there."""
+
+    code = "unwritable_folder"
 
 
 @datasets.callback()
@@ -56,14 +67,18 @@ def schema(type: Annotated[str, typer.Argument(help="For instance opportunity.")
 
 
 @datasets.command("download")
-def download(export_id: str, out: Annotated[Path, typer.Option(file_okay=False, help="Folder to download the files to.")] = Path()) -> None:
+def download(
+    export_id: ExportId, out: Annotated[Path, typer.Option(file_okay=False, help="Folder to download the files to.")] = Path()
+) -> None:
     """Get the files of an export and verify them; what is there already is not sent again."""
-    _download(ask_api("GET", f"{PATH}/export/{export_id}").json(), out)
+    _check_writable(out)
+    _download(ask_api("GET", f"{PATH}/export/{full_id(export_id)}").json(), out)
 
 
 @datasets.command("delete")
-def delete(export_id: str) -> None:
+def delete(export_id: ExportId) -> None:
     """Delete an export that has ended: its files, its job and its log."""
+    export_id = full_id(export_id)
     ask_api("DELETE", f"{PATH}/export/{export_id}")
     typer.echo(f"export {export_id} is deleted")
 
@@ -99,13 +114,15 @@ def export(
     }
     if estimate:
         found = ask_api("POST", f"{PATH}/export/estimate", body)
-        typer.echo(found.text if json else "{rows} rows in {parts} parts, about {bytes} bytes".format(**found.json()))
+        typer.echo(found.text if json else _estimated(found.json()))
         return
+    if out:
+        _check_writable(out)
     answer = ask_api("POST", f"{PATH}/export", body)
     export_id = answer.json()["id"]
     if wait or out:
         follow(export_id)
-        answer = ask_api("GET", f"{PATH}/export/{export_id}")
+        answer = poll(f"{PATH}/export/{export_id}")
     if json:
         typer.echo(answer.text)
     else:
@@ -120,29 +137,48 @@ def _row(item: dict[str, Any]) -> tuple[object, ...]:
     return item["type"], rows, slots["first"], slots["last"], time["first"][:19], time["last"][:19], item["description"]
 
 
+def _estimated(found: dict[str, Any]) -> str:
+    return f"{counted(found['rows'], 'row')} in {counted(found['parts'], 'part')}, about {counted(found['bytes'], 'byte')}"
+
+
 def _print(shown: dict[str, Any]) -> None:
     if (manifest := shown["manifest"]) is None:
         typer.echo(f"export {shown['id']}: {shown['job']['state']}; `mev jobs show {shown['id']}` says how far it is")
         return
-    typer.echo(f"export {shown['id']}: {manifest['rows']} rows, {manifest['bytes']} bytes, {len(manifest['parts'])} parts")
-    print_table(("file", "rows", "bytes", "sha256"), [part.values() for part in manifest["parts"]])
+    parts = manifest["parts"]
+    sums = (counted(manifest["rows"], "row"), counted(manifest["bytes"], "byte"), counted(len(parts), "part"))
+    typer.echo(f"export {shown['id']}: {', '.join(sums)}")
+    print_table((*_PART_COLUMNS, "sha256"), [(*(part[name] for name in _PART_COLUMNS), Id(part["sha256"])) for part in parts])
 
 
 def _download(shown: dict[str, Any], folder: Path) -> None:
     manifest = shown["manifest"]
     if manifest is None:
         raise DamagedDownloadError(f"export {shown['id']} is {shown['job']['state']}; it has files once it has succeeded")
-    folder.mkdir(parents=True, exist_ok=True)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with _writing(folder), Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("", total=manifest["bytes"])
         for part in manifest["parts"]:
             bar.update(task, description=part["file"])
             _fetch(shown["id"], part, folder / Path(part["file"]).name)
             bar.update(task, advance=part["bytes"])
-    answer = ask_api("GET", f"{PATH}/export/{shown['id']}/files/{NAME}")
-    (folder / NAME).write_bytes(answer.content)
-    typer.echo(f"{len(manifest['parts'])} files, verified, and {NAME} in {folder}", err=True)
+        (folder / NAME).write_bytes(poll(f"{PATH}/export/{shown['id']}/files/{NAME}").content)
+    typer.echo(f"{counted(len(manifest['parts']), 'file')}, verified, and {NAME} in {folder}", err=True)
+
+
+def _check_writable(folder: Path) -> None:
+    """Refuse a folder where nothing can be put, before anybody waits for what is to be put there."""
+    with _writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UnwritableFolderError(f"{error.strerror or error}: {error.filename or folder}; --out names another folder") from None
 
 
 def _fetch(export_id: str, part: dict[str, Any], target: Path) -> None:
@@ -153,7 +189,7 @@ def _fetch(export_id: str, part: dict[str, Any], target: Path) -> None:
     with partial.open("ab") as file:
         while (have := file.tell()) < part["bytes"]:
             end = min(have + _PIECE_BYTES, part["bytes"]) - 1
-            piece = ask_api("GET", f"{PATH}/export/{export_id}/files/{part['file']}", headers={"Range": f"bytes={have}-{end}"})
+            piece = poll(f"{PATH}/export/{export_id}/files/{part['file']}", headers={"Range": f"bytes={have}-{end}"})
             file.write(piece.content)
     if _digest(partial) != part["sha256"]:
         partial.unlink()

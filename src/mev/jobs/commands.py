@@ -12,14 +12,16 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 from mev.core.errors import MevError
-from mev.core.terminal import print_table
+from mev.core.terminal import Id, print_table
 from mev.core.text import shown
-from mev.wiring import ask_api
+from mev.wiring import ask_api, poll, whole_id
 
 Json = Annotated[bool, typer.Option("--json", help="Print the API's answer as it is.")]
+JobId = Annotated[str, typer.Argument(help="The id of a job, or its first 8 digits or more.")]
 jobs = typer.Typer(help="Work that takes its time: exports, training.", no_args_is_help=True)
 _COLUMNS = ("id", "kind", "state", "owner", "created_at", "progress", "left", "note")
 _BAR_CELLS = 12
+_PATH = "/api/jobs"
 _ENDED = frozenset({"succeeded", "failed", "cancelled"})
 _POLL_S = 0.3
 
@@ -44,7 +46,7 @@ def list_jobs(
 ) -> None:
     """List jobs, newest first."""
     filters = {"kind": kind, "state": state, "limit": limit}
-    answer = ask_api("GET", f"/api/jobs?{urlencode({name: value for name, value in filters.items() if value is not None})}")
+    answer = ask_api("GET", f"{_PATH}?{urlencode({name: value for name, value in filters.items() if value is not None})}")
     if json:
         typer.echo(answer.text)
         return
@@ -52,9 +54,9 @@ def list_jobs(
 
 
 @jobs.command("show")
-def show(job_id: str, json: Json = False) -> None:
+def show(job_id: JobId, json: Json = False) -> None:
     """Show a job: state, progress and, when it failed, why."""
-    answer = ask_api("GET", f"/api/jobs/{job_id}")
+    answer = ask_api("GET", f"{_PATH}/{full_id(job_id)}")
     if json:
         typer.echo(answer.text)
         return
@@ -65,25 +67,34 @@ def show(job_id: str, json: Json = False) -> None:
 
 
 @jobs.command("log")
-def log(job_id: str) -> None:
+def log(job_id: JobId) -> None:
     """Print a job's log."""
-    typer.echo(shown(ask_api("GET", f"/api/jobs/{job_id}/log").text), nl=False)
+    typer.echo(shown(ask_api("GET", f"{_PATH}/{full_id(job_id)}/log").text), nl=False)
 
 
 @jobs.command("cancel")
-def cancel(job_id: str) -> None:
+def cancel(job_id: JobId) -> None:
     """End a job; what it made is removed."""
-    typer.echo(ask_api("DELETE", f"/api/jobs/{job_id}").json()["state"])
+    typer.echo(ask_api("DELETE", f"{_PATH}/{full_id(job_id)}").json()["state"])
 
 
 @jobs.command("follow")
 def follow_some(job_ids: Annotated[list[str] | None, typer.Argument(help="Jobs; without any, all that wait or run.")] = None) -> None:
     """Show how far jobs are until they have ended."""
-    wanted = job_ids or [job["id"] for state in ("running", "cancelling", "queued") for job in _jobs(state)]
+    given = [full_id(job_id) for job_id in job_ids or ()]
+    wanted = list(dict.fromkeys(given)) or [job["id"] for state in ("running", "cancelling", "queued") for job in _jobs(state)]
+    if not wanted:
+        typer.echo("no job waits or runs; `mev jobs list` has those that have ended")
+        return
     ended = _until_ended(wanted, _name)
     print_table(_COLUMNS, [_row(job) for job in ended])
     if any(job["state"] != "succeeded" for job in ended):
         raise typer.Exit(1)
+
+
+def full_id(given: str) -> str:
+    """Return the id of the job that begins like that."""
+    return whole_id(given, _PATH)
 
 
 def follow(job_id: str) -> dict[str, Any]:
@@ -99,12 +110,12 @@ def follow(job_id: str) -> dict[str, Any]:
 
 
 def _jobs(state: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = ask_api("GET", f"/api/jobs?{urlencode({'state': state, 'limit': 1000})}").json()["items"]
+    found: list[dict[str, Any]] = ask_api("GET", f"{_PATH}?{urlencode({'state': state, 'limit': 1000})}").json()["items"]
     return found
 
 
 def _name(job: dict[str, Any]) -> str:
-    return f"{job['kind']} {job['id'][-6:]}  "
+    return f"{job['kind']} {job['id'][:13]}  "
 
 
 def _until_ended(job_ids: Sequence[str], name: Callable[[dict[str, Any]], str]) -> list[dict[str, Any]]:
@@ -116,7 +127,7 @@ def _until_ended(job_ids: Sequence[str], name: Callable[[dict[str, Any]], str]) 
             for job_id, task in tasks.items():
                 if job_id in ended:
                     continue
-                job: dict[str, Any] = ask_api("GET", f"/api/jobs/{job_id}").json()
+                job: dict[str, Any] = poll(f"{_PATH}/{job_id}").json()
                 progress = job["progress"] or {"share": 0.0, "note": ""}
                 said = shown(progress["note"] if progress["note"] and job["state"] == "running" else job["state"])
                 bars.update(task, completed=progress["share"], description=f"{name(job)}{said}", left=_left(job))
@@ -139,7 +150,8 @@ def _row(job: dict[str, Any]) -> tuple[object, ...]:
     progress = job["progress"]
     note = progress["note"] if progress else ""
     why = job["error"]["code"] if job["error"] else note
-    return (*(job[name] for name in _COLUMNS[:4]), job["created_at"][:19], _bar(job), _left(job), why)
+    created_at = job["created_at"][:19].replace("T", " ")
+    return (Id(job["id"]), *(job[name] for name in _COLUMNS[1:4]), created_at, _bar(job), _left(job), why)
 
 
 def _bar(job: dict[str, Any]) -> str:

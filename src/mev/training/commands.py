@@ -6,17 +6,18 @@ from typing import Annotated, Any
 import typer
 
 from mev.core.errors import InvalidInputError
-from mev.core.terminal import print_table
-from mev.jobs.commands import follow
+from mev.core.terminal import counted, print_table
+from mev.jobs.commands import follow, full_id
+from mev.models.routes import PATH as MODELS_PATH
 from mev.training.goals import Objective
 from mev.training.routes import PATH
 from mev.training.spec import Device
-from mev.wiring import ask_api
+from mev.wiring import ask_api, poll
 
 
 def train(
     dataset: Annotated[
-        str, typer.Option(help="What to learn from: a dataset, which is exported first, or the id of an export.")
+        str, typer.Option(help="What to learn from: a dataset, which is exported first, or the id of an export or its first 8 digits.")
     ] = "training_examples",
     target: Annotated[str, typer.Option(help="Column to learn.")] = "landed",
     features: Annotated[str | None, typer.Option(help="Columns to learn from, separated by commas; all features without it.")] = None,
@@ -47,7 +48,7 @@ def train(
     if search is None and (search_metric or search_space):
         raise InvalidInputError("--search-metric and --search-space are for --search N")
     body = {
-        "dataset": dataset,
+        "dataset": full_id(dataset),
         "target": target,
         "features": [name.strip() for name in features.split(",")] if features else None,
         "objective": objective.value,
@@ -67,8 +68,8 @@ def train(
     answer = ask_api("POST", f"{PATH}/train", body)
     job_id = answer.json()["id"]
     if wait:
-        follow(job_id)
-        answer = ask_api("GET", f"{PATH}/jobs/{job_id}")
+        done = follow(job_id)
+        answer = poll(f"{PATH}/jobs/{job_id}")
     if json:
         typer.echo(answer.text)
         return
@@ -77,9 +78,11 @@ def train(
         return
     training = answer.json()
     typer.echo(f"model {training['model_id']}")
+    typer.echo(f"learned from export {done['spec']['export_id']}")
+    typer.echo(f"card {answer.url.join(MODELS_PATH)}/{training['model_id']}/card")
     print_table(("metric", "value"), [(name, f"{value:.6g}") for name, value in training["result"]["metrics"].items()])
     if found := training["result"].get("search"):
-        typer.echo(f"best of {len(found['trials'])} trials, chosen by the rows that validate:")
+        typer.echo(f"best of {counted(len(found['trials']), 'trial')}, chosen by the rows that validate:")
         print_table(("parameter", "value"), [(name, f"{value:.6g}") for name, value in found["params"].items()])
 
 
