@@ -8,7 +8,6 @@ import fcntl
 import hashlib
 import os
 import re
-import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -33,7 +32,6 @@ from mev.predict.errors import (
     BadModelDigestError,
     ModelError,
     ModelMissingError,
-    UnsafeModelFileError,
     UnsignedManifestError,
 )
 from mev.predict.load import load, read_manifest
@@ -206,6 +204,7 @@ class Registry:
         """Return a file of the model with that id or alias, by its name in the folder.
 
         :raises UnknownModelFileError: when it is no file of that model.
+        :raises ModelError: when it is missing, or was changed.
         """
         manifest = self.get(name).manifest
         digests = {f"{digest}.{form}": digest for form in ("mevt", "so", "ubj") if (digest := manifest.digest(form))}
@@ -216,13 +215,10 @@ class Registry:
             raise UnknownModelFileError(
                 f"model {manifest.model_id} has no file {file_name[:100]!r}", files=sorted([its_manifest, *digests])
             )
-        try:
-            status = (self.folder / file_name).lstat()
-        except OSError as error:
-            raise ModelMissingError(f"{file_name}: {error.strerror}") from None
-        if not stat.S_ISREG(status.st_mode):
-            raise UnsafeModelFileError(f"{file_name} is no plain file")
-        return File(path=self.folder / file_name, sha256=digests[file_name], status=status)
+        if file_name != its_manifest:
+            vault.read_signed(self.folder, file_name, digests[file_name])  # what was changed is not given away under the true digest
+        path = self.folder / file_name
+        return File(path=path, sha256=digests[file_name], status=path.lstat())
 
     def sign(self, name: str, notary: Notary) -> Entry:
         """Sign a manifest that is refused only because its key was replaced; one that is not refused stays as it is.

@@ -97,7 +97,7 @@ def figures(grades: Numbers, scores: Numbers, slots: Slots, profit: Numbers | No
         found |= {
             "first_profit_lamports": profit[first][several].sum(),
             "chance_profit_lamports": (np.add.reduceat(profit, starts) / sizes)[several].sum(),
-            "best_profit_lamports": np.maximum.reduceat(profit, starts)[several].sum(),
+            "ideal_profit_lamports": np.maximum.reduceat(profit, starts)[several].sum(),
         }
     return {name: float(value) for name, value in found.items()}
 

@@ -261,6 +261,16 @@ async def test_a_link_and_a_missing_file_do_not_come(made: Made, http: httpx.Asy
     assert (await http.get(url)).json()["code"] == "unsafe_model_file"
 
 
+async def test_a_file_that_was_changed_does_not_come_under_the_digest_it_had(made: Made, http: httpx.AsyncClient) -> None:
+    path = made.path("mevt")
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.chmod(0o600)
+    path.write_bytes(content)
+    answer = await http.get(f"{URL}/{made.manifest.model_id}/files/{path.name}")
+    assert answer.json()["code"] == "bad_model_digest"
+
+
 async def test_who_may_what(made: Made, keys: Keys, trail: Trail, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model_id = made.manifest.model_id
     file = f"{URL}/{model_id}/files/{model_id}.manifest.json"
