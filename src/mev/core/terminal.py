@@ -10,6 +10,8 @@ from rich.table import Table
 from mev.core.text import shown
 
 _DIGITS = 12
+_SHORT, _LEAST = 11, 6
+"""A column that needs no more than the first is not broken, where at least the second is left for each that is."""
 
 
 class Id(str):
@@ -36,16 +38,23 @@ def counted(number: int, noun: str) -> str:
 
 
 def _print_fitting(columns: Sequence[str], rows: list[list[object]]) -> None:
-    table = Table(box=None, header_style="bold", pad_edge=False)
+    console, table = Console(highlight=False, markup=False, emoji=False), Table(box=None, header_style="bold", pad_edge=False)
+    cells = [_cells([row[number] for row in rows]) for number in range(len(columns))]
+    ids = {number for number in range(len(columns)) if any(isinstance(row[number], Id) for row in rows)}
+    widths = [max(map(cell_len, (name, *column))) for name, column in zip(columns, cells, strict=True)]
+    whole = {number for number, width in enumerate(widths) if number in ids or width <= _SHORT}
+    if sum(widths[number] if number in whole else _LEAST for number in range(len(widths))) + 2 * (len(widths) - 1) > console.width:
+        whole = ids
     for number, name in enumerate(columns):
-        ids = [str(row[number]) for row in rows if isinstance(row[number], Id)]
-        length = _length(ids)
-        for row in rows:
-            row[number] = str(row[number])[:length] if isinstance(row[number], Id) else row[number]
-        table.add_column(name, no_wrap=bool(ids), overflow="fold")
-    for row in rows:
-        table.add_row(*(shown(str(cell)) for cell in row))
-    Console(highlight=False, markup=False, emoji=False).print(table)
+        table.add_column(name, no_wrap=number in whole, overflow="fold")
+    for row_cells in zip(*cells, strict=True):
+        table.add_row(*row_cells)
+    console.print(table)
+
+
+def _cells(column: Sequence[object]) -> list[str]:
+    length = _length([str(cell) for cell in column if isinstance(cell, Id)])
+    return [shown(cell[:length] if isinstance(cell, Id) else str(cell)) for cell in column]
 
 
 def _length(ids: Sequence[str]) -> int:

@@ -134,7 +134,8 @@ def export(
 def _row(item: dict[str, Any]) -> tuple[object, ...]:
     slots, time = item["slots"] or {"first": "", "last": ""}, item["time"] or {"first": "", "last": ""}
     rows = "" if item["rows"] is None else item["rows"]
-    return item["type"], rows, slots["first"], slots["last"], time["first"][:19], time["last"][:19], item["description"]
+    since, until = (time[end][:19].replace("T", " ") for end in ("first", "last"))
+    return item["type"], rows, slots["first"], slots["last"], since, until, item["description"]
 
 
 def _estimated(found: dict[str, Any]) -> str:
