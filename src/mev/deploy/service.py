@@ -117,7 +117,10 @@ class Deployments:
         step = len(deployment.steps) - 1  # while it is active, the latest one places the model
         found = self.standings(deployment, step, 0)
         unanswered_s = self._unanswered_s(deployment, step, found)
-        return replace(deployment, rows=watch.judge(deployment, found, unanswered_s, self._clock()))
+        rows = watch.judge(deployment, found, unanswered_s, self._clock())
+        if deployment.promote and deployment.stage is Stage.SHADOW:  # else it would wait and nobody could tell for what
+            rows = (*rows, watch.choice(len(self._eligible(deployment))))
+        return replace(deployment, rows=rows)
 
     # What people ask for.
 

@@ -15,6 +15,7 @@ from mev.wire.pb.control_pb2 import PRODUCTION, SHADOW, ModelUse
 
 _NS = 1_000_000_000
 _MOST_SAID = 200
+_CANARIES = "canaries"
 _MOST = 1 << 53  # an agent may say more than a file or a program that reads JSON can hold
 # The agent was late or had other keys, and says nothing of the model; it learns of it again with everything that is in force.
 _LATE = frozenset({"expired", "rolled_back", "unknown_epoch", "unknown_key"})
@@ -133,6 +134,12 @@ def judge(deployment: Deployment, found: list[Standing], unanswered_s: float, no
     )
 
 
+def choice(agents: int) -> Row:
+    """Return whether a canary can be chosen among so many agents."""
+    detail = "" if agents else "no agent is alive, was there before the deployment began, and is enrolled for long enough"
+    return Row(rule=_CANARIES, value=agents, bound=1, verdict=_reached(agents, 1), detail=detail)
+
+
 def breach(rows: Iterable[Row]) -> str:
     """Return which rule is broken and by what, empty where none is."""
     for row in rows:
@@ -219,5 +226,5 @@ def _bounded(rule: str, value: float | None, bound: float | None, *, enough: boo
 
 
 def passed(rows: Iterable[Row]) -> bool:
-    """Say whether every rule holds."""
-    return all(row.verdict in {Verdict.HOLDS, Verdict.OFF} for row in rows)
+    """Say whether every rule of the stage holds; who may be a canary is for the next one."""
+    return all(row.verdict in {Verdict.HOLDS, Verdict.OFF} for row in rows if row.rule != _CANARIES)

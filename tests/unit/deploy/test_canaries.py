@@ -3,7 +3,7 @@
 import pytest
 
 from mev.deploy.errors import NoAgentsError
-from mev.deploy.model import Stage
+from mev.deploy.model import Stage, State, Verdict
 from tests.unit.deploy.plant import MODULE, SILENT_S, Plant
 
 PASSES: dict[str, float | None] = {"min_scored": 0, "hold_s": 2.0, "max_latency_p99_us": None, "max_score_psi": None}
@@ -34,6 +34,20 @@ async def test_who_came_after_it_began_is_not_chosen_by_a_promotion_either(plant
     while plant.now(deployment).stage is Stage.SHADOW:
         await plant.pass_time(1)
     assert (plant.now(deployment).stage, plant.now(deployment).agent_ids) == (Stage.CANARY, ("a1",))
+
+
+async def test_a_promotion_that_finds_no_canary_says_so_and_waits(plant: Plant) -> None:
+    await plant.enrol("a1")
+    deployment = await plant.deploy(plant.model("new"), "shadow", rules=PASSES | {"canary_min_age_s": 60.0}, promote=True)
+    await plant.pass_time(10)
+    (row,) = (row for row in plant.now(deployment).rows if row.rule == "canaries")
+    assert (plant.now(deployment).stage, plant.now(deployment).state) == (Stage.SHADOW, State.READY)
+    assert (row.value, row.verdict) == (0, Verdict.WAITING)
+    assert "enrolled for long enough" in row.detail
+    plant.clock.advance(60)
+    await plant.pass_time(1)
+    assert plant.now(deployment).agent_ids == ("a1",)
+    assert "canaries" not in {row.rule for row in plant.now(deployment).rows}
 
 
 async def test_who_is_enrolled_for_too_short_is_not_chosen(plant: Plant) -> None:
