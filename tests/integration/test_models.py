@@ -169,7 +169,7 @@ def test_a_rotated_key_signs_again_what_the_old_one_signed(
     manifest.write_text(json.dumps(outer))
     failed = system.run("models", "sign", "--all", check=False)
     assert "after the key that signed it was replaced" in failed.stdout
-    assert (failed.returncode, "1 of 1 models stay refused" in failed.stderr) == (1, True)
+    assert (failed.returncode, "refused as before: 1 of 1" in failed.stderr) == (1, True)
 
     deadline = time.monotonic() + 30
     while len(found := http.get("/api/control/audit-log", params={"action": "models.sign", "limit": 100}).json()["items"]) < 4:

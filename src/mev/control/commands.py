@@ -12,8 +12,9 @@ import typer
 from mev.control import keys as keys_module
 from mev.core.clock import now_ns
 from mev.core.errors import InvalidInputError
-from mev.core.terminal import print_table
-from mev.wiring import ApiError, ask_api
+from mev.core.terminal import Id, print_table
+from mev.store.folder import NotRunningError
+from mev.wiring import ApiError, ask_api, poll, whole_id
 
 Json = Annotated[bool, typer.Option("--json", help="Print the API's answer as it is.")]
 Wait = Annotated[float, typer.Option(min=0, help="Seconds to wait for the agents' answers; who has not answered by then is STALE.")]
@@ -23,6 +24,7 @@ agents = typer.Typer(help="The fleet.", no_args_is_help=True)
 approvals = typer.Typer(help="What waits for more people.", no_args_is_help=True)
 _COMMAND_COLUMNS = ("id", "kind", "issuer", "issued_at", "SYNCED", "STALE", "ERROR", "NOT_SENT")
 _AGENT_COLUMNS = ("agent_id", "module", "online", "level", "ordered_level", "stepped_down", "last_seen", "clock_offset_ms")
+_COMMANDS, _APPROVALS = "/api/control/commands", "/api/control/approvals"
 _WAIT_S = 3.0
 _POLL_S = 0.1
 _UNANSWERED = frozenset({"NOT_SENT", "STALE"})
@@ -75,19 +77,31 @@ def send(
 @command.command("show")
 def show(command_id: str, json: Json = False) -> None:
     """Show what each agent answered."""
-    _show(ask_api("GET", f"/api/control/commands/{command_id}").json(), json=json)
+    _show(ask_api("GET", f"{_COMMANDS}/{whole_id(command_id, _COMMANDS)}").json(), json=json)
 
 
 @command.command("list")
 def list_commands(limit: Annotated[int, typer.Option(min=1, max=1000)] = 20, json: Json = False) -> None:
     """List the newest commands."""
-    _list(f"/api/control/commands?limit={limit}", _COMMAND_COLUMNS, lambda item: item | item["states"], json=json)
+    _list(f"{_COMMANDS}?limit={limit}", _COMMAND_COLUMNS, lambda item: item | item["states"], json=json)
 
 
 @command.command("config")
-def config(key: str, value: Annotated[str, typer.Argument(help="The new value, as JSON.")], json: Json = False) -> None:
-    """Change a setting of the running control plane."""
-    _show(ask_api("POST", "/api/control/config", {"config_key": key, "config_value": _parsed(value)}).json(), json=json)
+def config(
+    key: str,
+    value: Annotated[str, typer.Argument(help="The new value, as JSON.")],
+    module: Annotated[list[str] | None, typer.Option(help="A setting of this module's agents; may be given again.")] = None,
+    agent: Annotated[list[str] | None, typer.Option(help="A setting of this agent; may be given again.")] = None,
+    wait: Wait = _WAIT_S,
+    json: Json = False,
+) -> None:
+    """Change a setting of the running control plane, or of agents: `mev command config min_score 0.9 --module arbitrage`.
+
+    What it prints is what each has answered, as soon as all have or after `--wait` seconds.
+    """
+    target = {name: given for name, given in (("modules", module), ("agent_ids", agent)) if given}
+    body = {"config_key": key, "config_value": _parsed(value)} | ({"target": target} if target else {})
+    _show(_answered(ask_api("POST", "/api/control/config", body).json(), wait), json=json)
 
 
 @command.command("policy")
@@ -114,21 +128,19 @@ def revoke(agent_id: str) -> None:
 @approvals.command("list")
 def list_approvals(json: Json = False) -> None:
     """List proposals, newest first."""
-    _list(
-        "/api/control/approvals", ("id", "state", "level", "reason", "proposed_by", "approvers", "expires_at"), lambda item: item, json=json
-    )
+    _list(_APPROVALS, ("id", "state", "level", "reason", "proposed_by", "approvers", "expires_at"), lambda item: item, json=json)
 
 
 @approvals.command("approve")
 def approve(proposal_id: str) -> None:
     """Approve a proposal."""
-    typer.echo(ask_api("POST", f"/api/control/approvals/{proposal_id}", {"approve": True}).json()["state"])
+    typer.echo(ask_api("POST", f"{_APPROVALS}/{whole_id(proposal_id, _APPROVALS)}", {"approve": True}).json()["state"])
 
 
 @approvals.command("reject")
 def reject(proposal_id: str) -> None:
     """Reject a proposal."""
-    typer.echo(ask_api("POST", f"/api/control/approvals/{proposal_id}", {"approve": False}).json()["state"])
+    typer.echo(ask_api("POST", f"{_APPROVALS}/{whole_id(proposal_id, _APPROVALS)}", {"approve": False}).json()["state"])
 
 
 def make_rotate(data_dir: Callable[[], Path]) -> Callable[[], None]:
@@ -156,8 +168,8 @@ def _answered(answer: dict[str, Any], wait_s: float) -> dict[str, Any]:
     while any(item["state"] in _UNANSWERED for item in answer.get("deliveries", ())) and time.monotonic() < deadline:
         time.sleep(min(_POLL_S, wait_s))
         try:
-            answer = ask_api("GET", f"/api/control/commands/{answer['id']}").json()
-        except ApiError:  # the order is out; that its answers cannot be read must not look as if it were not
+            answer = poll(f"{_COMMANDS}/{answer['id']}", patience_s=max(0.0, deadline - time.monotonic())).json()
+        except (ApiError, NotRunningError):  # the order is out; that its answers cannot be read must not look as if it were not
             break
     return answer
 
@@ -167,9 +179,11 @@ def _list(path: str, columns: tuple[str, ...], flat: Callable[[dict[str, Any]], 
     if json:
         typer.echo(answer.text)
         return
-    print_table(
-        columns, [["" if (value := flat(item).get(name)) is None else value for name in columns] for item in answer.json()["items"]]
-    )
+    print_table(columns, [[_cell(name, flat(item).get(name)) for name in columns] for item in answer.json()["items"]])
+
+
+def _cell(name: str, value: object) -> object:
+    return "" if value is None else Id(value) if name == "id" else value
 
 
 def _show(answer: dict[str, Any], *, json: bool) -> None:

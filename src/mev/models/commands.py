@@ -7,12 +7,12 @@ from urllib.parse import quote
 import typer
 
 from mev.core.errors import InvalidInputError, MevError
-from mev.core.terminal import print_table
+from mev.core.terminal import Id, counted, print_table
 from mev.models.routes import PATH
 from mev.wiring import ApiError, ask_api
 
 Json = Annotated[bool, typer.Option("--json", help="Print the API's answer as it is.")]
-Model = Annotated[str, typer.Argument(help="The id of a model, or an alias.")]
+Model = Annotated[str, typer.Argument(help="The id of a model, its first 8 digits or more, or an alias.")]
 models = typer.Typer(help="Registered models: look at them, compare, name, archive.", no_args_is_help=True)
 _COLUMNS = ("id", "created_at", "target", "features", "trees", "auc", "log_loss", "rmse", "aliases", "archived")
 _SHOWN_METRICS = ("auc", "log_loss", "rmse")
@@ -49,7 +49,7 @@ def list_models(
         typer.echo("there are more; --limit shows up to 1000", err=True)
     if content["refused"]:
         typer.echo("")
-        print_table(("refused", "because"), content["refused"].items())
+        print_table(("refused", "because"), [(Id(model_id), reason) for model_id, reason in content["refused"].items()])
 
 
 @models.command("show")
@@ -60,10 +60,11 @@ def show(name: Model, json: Json = False) -> None:
         typer.echo(answer.text)
         return
     model = answer.json()
-    pairs: list[tuple[str, object]] = [(key, model[key]) for key in ("id", "created_at", "objective", "feature_schema", "trees")]
+    typer.echo(f"model {model['id']}")
+    pairs: list[tuple[str, object]] = [(key, model[key]) for key in ("created_at", "objective", "feature_schema", "trees")]
     pairs += [("aliases", ", ".join(model["aliases"])), ("archived", model["archived_at"] or "")]
     pairs += [(f"{form} sha256", digest) for form, digest in model["forms"].items()]
-    pairs += [("parity", "{rows:.0f} rows, off by {max_abs_diff:g} at most".format(**model["parity"]))]
+    pairs += [("parity", f"{counted(round(model['parity']['rows']), 'row')}, off by {model['parity']['max_abs_diff']:g} at most")]
     pairs += [("features", ", ".join(model["features"]))]
     pairs += [(key, _text(value)) for key, value in model["lineage"].items() if key != "spec"]
     pairs += [(f"spec.{key}", _text(value)) for key, value in (model["lineage"].get("spec") or {}).items() if key != "features"]
@@ -127,7 +128,7 @@ def restore(name: Model, json: Json = False) -> None:
 
 @models.command("sign")
 def sign(
-    name: Annotated[str | None, typer.Argument(help="The id of a model, or an alias.")] = None,
+    name: Annotated[str | None, typer.Argument(help="The id of a model, its first 8 digits or more, or an alias.")] = None,
     every: Annotated[bool, typer.Option("--all", help="Every model that is refused because its key was replaced.")] = False,
     json: Json = False,
 ) -> None:
@@ -144,9 +145,9 @@ def sign(
     elif not results:
         typer.echo("no model is refused for its signature")
     else:
-        print_table(("model", "result"), results.items())
+        print_table(("model", "result"), [(Id(model_id), result) for model_id, result in results.items()])
     if failed := [model_id for model_id, result in results.items() if result != "signed"]:
-        raise NotAllSignedError(f"{len(failed)} of {len(results)} models stay refused; the table says why")
+        raise NotAllSignedError(f"refused as before: {len(failed)} of {len(results)}; the table says why")
 
 
 def _signed(model_id: str) -> str:
@@ -169,7 +170,8 @@ def _row(item: dict[str, Any]) -> tuple[object, ...]:
     metrics = [_number(item["metrics"].get(name)) for name in _SHOWN_METRICS]
     target = (item["lineage"].get("spec") or {}).get("target", "")
     archived = (item["archived_at"] or "")[:10]
-    return item["id"], item["created_at"][:19], target, len(item["features"]), item["trees"], *metrics, ", ".join(item["aliases"]), archived
+    created_at = item["created_at"][:19].replace("T", " ")
+    return Id(item["id"]), created_at, target, len(item["features"]), item["trees"], *metrics, ", ".join(item["aliases"]), archived
 
 
 def _number(value: object) -> str:

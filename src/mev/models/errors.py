@@ -34,6 +34,13 @@ class UnknownModelError(NotFoundError):
     code = "unknown_model"
 
 
+class AmbiguousModelError(InvalidInputError):
+    """Several models have an id that begins like that."""
+
+    code = "ambiguous_model"
+    status = 409
+
+
 class ModelInUseError(InvalidInputError):
     """An alias names the model."""
 

@@ -22,7 +22,7 @@ from mev.core.files import write_atomically
 from mev.crypto.envelope import Signer
 from mev.crypto.trust import TrustStore
 from mev.models import resign
-from mev.models.errors import ModelInUseError, ModelTooLargeError, UnknownModelError, UnknownModelFileError
+from mev.models.errors import AmbiguousModelError, ModelInUseError, ModelTooLargeError, UnknownModelError, UnknownModelFileError
 from mev.models.resign import Notary
 from mev.models.seen import MANIFEST, Manifests
 from mev.predict import manifest as manifests
@@ -40,6 +40,7 @@ from mev.predict.predictor import Predictor
 
 _ALIAS = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 _ID = re.compile(r"[0-9a-f]{64}")
+_PART_OF_ID = re.compile(r"[0-9a-f]{8,63}")
 _AGENTS_FILE = re.compile(r"[0-9a-f]{64}\.(mevt|so|manifest\.json)")
 DEPLOYED = frozenset({"champion", "challenger", "shadow"})
 """Aliases that say what agents run, and that deployments move."""
@@ -109,13 +110,14 @@ class Registry:
         return self.get(manifest.model_id)
 
     def get(self, name: str) -> Entry:
-        """Return the model with that id or alias.
+        """Return the model with that id or alias, or the one whose id begins like that, with 8 digits or more.
 
         :raises UnknownModelError: when there is none.
+        :raises AmbiguousModelError: when there are several.
         :raises ModelError: when its manifest is refused.
         """
         state = self._read()
-        model_id = state.aliases.get(name, name)
+        model_id = self._id(name, state)
         try:
             return _entry(read_manifest(self.folder, model_id, self.trust), state)
         except ModelMissingError:
@@ -229,7 +231,7 @@ class Registry:
         try:
             return self.get(name)
         except UnsignedManifestError:
-            model_id = self._read().aliases.get(name, name)
+            model_id = self._id(name, self._read())
         path = self.folder / f"{model_id}{MANIFEST}"
         data = vault.read(self.folder, path.name)
         manifest = resign.vouched(data, path.lstat().st_ctime_ns, notary.retired())
@@ -240,6 +242,15 @@ class Registry:
             if vault.read(self.folder, path.name) == data:  # else somebody else has signed it meanwhile, or it is refused below
                 self._put(path.name, resign.signed_again(data, notary.signer()))
         return self.get(model_id)
+
+    def _id(self, name: str, state: _State) -> str:
+        """Return the id of the model that is named, and `name` where there is none."""
+        if name in state.aliases or not _PART_OF_ID.fullmatch(name):
+            return state.aliases.get(name, name)
+        found = sorted(path.name.removesuffix(MANIFEST) for path in self.folder.glob(f"{name}*{MANIFEST}"))
+        if len(found) > 1:
+            raise AmbiguousModelError(f"{len(found)} models begin with {name}: {', '.join(found[:5])}", models=found[:5])
+        return found[0] if found else name
 
     def _keep(self, name: str, content: bytes) -> None:
         if not (self.folder / name).exists():  # else of the same content, or one that is refused; a file in use is never written over

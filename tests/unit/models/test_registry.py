@@ -10,7 +10,7 @@ import xgboost as xgb
 
 from mev.core.errors import InvalidInputError
 from mev.models import register as register_module
-from mev.models.errors import CompilerMissingError, ModelInUseError, ModelTooLargeError, UnknownModelError
+from mev.models.errors import AmbiguousModelError, CompilerMissingError, ModelInUseError, ModelTooLargeError, UnknownModelError
 from mev.models.pack import pack
 from mev.models.register import register, score
 from mev.models.registry import Registry
@@ -135,6 +135,28 @@ def test_a_refused_manifest_is_listed_as_such_and_hides_nothing(made: Made) -> N
     listing = made.registry.list()
     assert len(listing.entries) == 1
     assert listing.refused["2" * 64].startswith("bad_manifest")
+
+
+def test_a_model_is_named_by_the_beginning_of_its_id(made: Made) -> None:
+    model_id = made.manifest.model_id
+    assert {made.registry.get(model_id[:length]).manifest.model_id for length in (8, 12, 63)} == {model_id}
+    for name in (model_id[:7], model_id[1:20], f"{model_id[:8]}*", f"{model_id[:12]}..."):
+        with pytest.raises(UnknownModelError):
+            made.registry.get(name)
+    alias = "feedbeef"
+    made.registry.point(alias, model_id[:12])
+    (made.folder / f"{alias}{'0' * 56}.manifest.json").write_bytes(b"{}")
+    assert made.registry.get(alias).manifest.model_id == model_id
+
+
+def test_a_beginning_of_several_ids_is_refused_with_their_names(made: Made) -> None:
+    model_id = made.manifest.model_id
+    other = model_id[:12] + "".join(reversed(model_id[12:]))
+    (made.folder / f"{other}.manifest.json").write_bytes(b"{}")
+    with pytest.raises(AmbiguousModelError) as raised:
+        made.registry.get(model_id[:12])
+    assert raised.value.fields == {"models": sorted([model_id, other])}
+    assert made.registry.get(model_id).manifest.model_id == model_id
 
 
 def test_files_that_do_not_fit_the_manifest_are_not_kept(made: Made) -> None:
