@@ -88,7 +88,8 @@ class Artifact:
 class Order:
     """One command of a step: `artifact` in the shadow or in production, for `agent_ids` or, without any, the module.
 
-    Without an artifact the role is emptied. `command_id` is empty until the command is issued.
+    Without an artifact the role is emptied. `command_id` is empty until the command is issued, and stays so where somebody else has
+    ordered something meanwhile.
     """
 
     shadow: bool
@@ -100,7 +101,7 @@ class Order:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """A change of stage. `by` issues its commands; `settled` once they are issued and the aliases have followed.
+    """A change of stage. `by` issues its commands; `settled` once all that are due are issued and the aliases have followed.
 
     The first order of a step forward places the model. `request_key` and `request_sha256` are of the request it came from.
     """
@@ -122,9 +123,9 @@ class Step:
 class Deployment:
     """A model on its way to the agents of a module.
 
-    `previous` is what decided in the module before; `base` the newest version of a model command then known; `agent_ids` are the
-    canaries. `since_ns` is when it came into its state, `watched_ns` when all living agents first had the model in this stage, and `rows`
-    what the rules said when it was last written.
+    `previous` is what decided in the module before; `base` the newest version of a model command known before the latest step;
+    `agent_ids` are the canaries. `since_ns` is when it came into its state, `watched_ns` when all living agents first had the model in
+    this stage, and `rows` what the rules said when it was last written.
     """
 
     id: str
@@ -174,7 +175,7 @@ class Deployment:
         """Return the deployment with another latest step."""
         return replace(self, steps=(*self.steps[:-1], step))
 
-    def with_command(self, number: int, command_id: str) -> "Deployment":
-        """Return the deployment that knows the command of an order of its latest step."""
-        orders = tuple(replace(one, command_id=command_id) if n == number else one for n, one in enumerate(self.step.orders))
+    def with_order(self, number: int, order: Order) -> "Deployment":
+        """Return the deployment with another order in that place of its latest step."""
+        orders = tuple(order if n == number else one for n, one in enumerate(self.step.orders))
         return self.with_step(replace(self.step, orders=orders))

@@ -5,6 +5,7 @@ Agents hold one command for each role, the newest that was for them, whatever it
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from mev.control.book import Book
 from mev.control.ledger import Issued, Ledger
@@ -88,6 +89,19 @@ def withdrawal(deployment: Deployment, ledger: Ledger) -> tuple[Order, ...]:
     return (*orders, *_shadow_withdrawn(deployment, ledger))
 
 
+def still_due(deployment: Deployment, order: Order, ledger: Ledger) -> Order | None:
+    """Return what is left of an order that takes a model back and was not issued at once: not what overrides somebody else's since then.
+
+    One for the module is left whole unless it is the module that somebody gave another model: a bad one must not stay at the others.
+    """
+    about = SHADOW_SUBJECT if order.shadow else PRODUCTION_SUBJECT
+    if not order.agent_ids:
+        return None if _is_foreign(deployment, newest(ledger, about, deployment.module), ledger) else order
+    found = {name: newest(ledger, about, deployment.module, [name]) for name in order.agent_ids}
+    left = tuple(name for name, issued in found.items() if not _is_foreign(deployment, issued, ledger))
+    return replace(order, agent_ids=left) if left else None
+
+
 def intruder(deployment: Deployment, book: Book) -> Issued | None:
     """Return a command that somebody else gave, and that is in force in the place of what this deployment ordered or found."""
     members = [agent.id for agent in book.fleet.agents.values() if agent.module == deployment.module]
@@ -132,6 +146,12 @@ def current(deployment: Deployment, step: int, number: int, scopes: Sequence[str
         if issued is not None and issued.command.request_sha256 == marked:
             found[issued.command.id] = issued
     return [issued for issued in found.values() if issued is not None]
+
+
+def _is_foreign(deployment: Deployment, found: Issued | None, ledger: Ledger) -> bool:
+    if found is None or version_of(found.command.version) <= deployment.base:
+        return False
+    return not is_ours(deployment, found.command) and not is_repeated(deployment, found, ledger)
 
 
 def _is_in_production_at(deployment: Deployment, ledger: Ledger, agent_id: str) -> bool:

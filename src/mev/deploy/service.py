@@ -25,7 +25,7 @@ from mev.deploy import admission, plan, watch
 from mev.deploy.admission import DEFAULT_SHARE, RAISE, Request
 from mev.deploy.aliases import follow
 from mev.deploy.errors import AlreadyDeployedError, NoAgentsError, NothingToRollBackError, OtherFormError, TooManyStepsError
-from mev.deploy.model import FORWARD, Artifact, Deployment, Rules, Stage, State, Step, Verdict
+from mev.deploy.model import FORWARD, Artifact, Deployment, Order, Rules, Stage, State, Step, Verdict
 from mev.deploy.records import Records
 from mev.deploy.watch import Standing
 from mev.models.registry import Entry, Registry
@@ -272,27 +272,28 @@ class Deployments:
         :raises MevError: when the trial cannot be ended now, but later.
         """
         LOG.info("deployment %s is superseded: %s", deployment.id, why, extra={"action": "deployment"})
-        ended = replace(self._judged_at_last(deployment), state=State.SUPERSEDED, since_ns=self._clock(), because=why)
-        orders = plan.withdrawal(deployment, self.book.ledger)
-        step = Step(stage=Stage.ROLLBACK, at_ns=self._clock(), by=by, reason=why, orders=orders)
-        await self._settle(await self._end_or_keep(replace(ended, steps=(*ended.steps, step))))
+        step = Step(stage=Stage.ROLLBACK, at_ns=self._clock(), by=by, reason=why, orders=plan.withdrawal(deployment, self.book.ledger))
+        await self._settle(await self._end(self._judged_at_last(deployment), State.SUPERSEDED, step, why))
 
     async def _roll_back_by_itself(self, deployment: Deployment, why: str) -> None:
         LOG.warning("deployment %s is rolled back: %s", deployment.id, why, extra={"action": "deployment_rollback"})
-        ended = await self._end(deployment, Step(stage=Stage.ROLLBACK, at_ns=self._clock(), by=SYSTEM, reason=why), why)
+        ended = await self._rolled_back(deployment, Step(stage=Stage.ROLLBACK, at_ns=self._clock(), by=SYSTEM, reason=why), why)
         ROLLBACKS.inc()  # what could not be written down is tried again
         await self._settled(ended)
         about, model_id = _details(deployment, deployment.stage, why), deployment.artifact.model_id
         await note(self._audit, SYSTEM, "training.rollback", model_id, DONE, **about)
 
     async def _roll_back(self, deployment: Deployment, step: Step, why: str) -> Deployment:
-        return await self._settled(await self._end(deployment, step, why))
+        return await self._settled(await self._rolled_back(deployment, step, why))
 
-    async def _end(self, deployment: Deployment, step: Step, why: str) -> Deployment:
-        """Write down that a deployment is rolled back, with what is to be ordered."""
-        ended = replace(self._judged_at_last(deployment), state=State.ROLLED_BACK, since_ns=self._clock(), because=why)
-        steps = (*ended.steps, replace(step, orders=plan.backward(deployment, self.book.ledger)))
-        return await self._end_or_keep(replace(ended, steps=steps))
+    async def _rolled_back(self, deployment: Deployment, step: Step, why: str) -> Deployment:
+        orders = plan.backward(deployment, self.book.ledger)
+        return await self._end(self._judged_at_last(deployment), State.ROLLED_BACK, replace(step, orders=orders), why)
+
+    async def _end(self, deployment: Deployment, state: State, step: Step, why: str) -> Deployment:
+        """Write down that a deployment has ended, with what is to be ordered."""
+        base, steps = plan.base(self.book, deployment.module), (*deployment.steps, step)
+        return await self._end_or_keep(replace(deployment, state=state, since_ns=self._clock(), because=why, base=base, steps=steps))
 
     def _judged_at_last(self, deployment: Deployment) -> Deployment:
         """Return a deployment that ends, with what its rules say, where that can be said: nothing must keep it from being taken back."""
@@ -312,7 +313,7 @@ class Deployments:
     async def _settle_all(self, module: str) -> None:
         """Finish what was begun before: nothing of it may come after what is asked for now."""
         for deployment in self.records.unfinished(module):
-            if not deployment.step.settled:
+            if not deployment.step.settled and not (deployment.state.active and await self._is_taken_over(deployment)):
                 await self._settle(deployment)
 
     async def _settled(self, deployment: Deployment) -> Deployment:
@@ -330,27 +331,38 @@ class Deployments:
         """
         last = len(deployment.steps) - 1
         for number, order in enumerate(deployment.step.orders):
-            if order.command_id:
+            if order.command_id or (due := self._due(deployment, number)) is None:
                 continue
+            if due != order:
+                deployment = await self.records.save(deployment.with_order(number, due))
             try:
                 issued = await self._control.issue(deployment.command(last, number))
             except MevError as error:
                 if error.status == _UNAVAILABLE:
                     raise
                 return await self._fail(deployment, error)
-            deployment = await self.records.save(deployment.with_command(number, issued.command.id))
+            deployment = await self.records.save(deployment.with_order(number, replace(due, command_id=issued.command.id)))
         await asyncio.to_thread(follow, self._registry, deployment)
         return await self.records.save(deployment.with_step(replace(deployment.step, settled=True)))
+
+    def _due(self, deployment: Deployment, number: int) -> Order | None:
+        """Return what is left to be ordered; forward, whatever was not overtaken as a whole."""
+        order = deployment.step.orders[number]
+        due = plan.still_due(deployment, order, self.book.ledger) if deployment.step.stage is Stage.ROLLBACK else order
+        if due != order:
+            LOG.warning("deployment %s does not take back what was swapped meanwhile", deployment.id, extra={"action": "deployment_late"})
+        return due
 
     async def _fail(self, deployment: Deployment, error: MevError) -> Deployment:
         """Give up what can never be issued, and take back what was."""
         LOG.error("deployment %s fails: %s", deployment.id, error, extra={"action": "deployment_failed"})
         why = f"{error.code}: {error.detail}"
-        failed = replace(deployment, state=State.FAILED, since_ns=self._clock(), because=why)
         if deployment.step.stage is Stage.ROLLBACK:
+            failed = replace(deployment, state=State.FAILED, since_ns=self._clock(), because=why)
             return await self._end_or_keep(failed.with_step(replace(failed.step, settled=True)))
-        step = Step(stage=Stage.ROLLBACK, at_ns=self._clock(), by=SYSTEM, reason=why, orders=plan.backward(failed, self.book.ledger))
-        return await self._settle(await self._end_or_keep(replace(failed, steps=(*failed.steps, step))))
+        orders = plan.backward(deployment, self.book.ledger)
+        step = Step(stage=Stage.ROLLBACK, at_ns=self._clock(), by=SYSTEM, reason=why, orders=orders)
+        return await self._settle(await self._end(deployment, State.FAILED, step, why))
 
     async def _end_or_keep(self, deployment: Deployment) -> Deployment:
         if not deployment.state.active:

@@ -7,6 +7,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from mev.control.book import Book
+from mev.control.keys import rotation
 from mev.control.ledger import Issued
 from mev.control.service import Control
 from mev.core.errors import MevError
@@ -150,6 +151,50 @@ async def test_what_cannot_be_issued_now_is_issued_later(plant: Plant) -> None:
     plant.trail.full = False
     await plant.pass_time(2)
     assert (plant.now(deployment).step.settled, agent.model(SHADOW)) == (True, "")
+
+
+@pytest.mark.parametrize(("stage", "target"), [("production", Target(modules=[MODULE])), ("canary", Target(agent_ids=["a1"]))])
+async def test_a_late_rollback_overrides_no_swap_that_was_given_meanwhile(
+    plant: Plant, monkeypatch: pytest.MonkeyPatch, stage: str, target: Target
+) -> None:
+    agents = await plant.enrol("a1", "a2")
+    old, new = plant.model("old"), plant.model("new")
+    await plant.swap_directly(old, Target(modules=[MODULE]))
+    deployment = await plant.deploy(new, stage, share=1)
+    await plant.pass_time(1)
+    with monkeypatch.context() as patched:
+        full_for_control(plant, patched)
+        assert (await plant.deploy(new, "rollback")).state is State.ROLLED_BACK
+    await plant.swap_directly("direct", target)
+    await plant.pass_time(2)
+    assert plant.now(deployment).step.settled
+    assert [agent.model() for agent in agents] == ["direct", "direct" if stage == "production" else old]
+
+
+async def test_a_late_rollback_is_ordered_where_nobody_gave_another_model(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
+    agents = await plant.enrol("a1", "a2")
+    old, new = plant.model("old"), plant.model("new")
+    await plant.swap_directly(old, Target(modules=[MODULE]))
+    await plant.deploy(new, "production")
+    await plant.pass_time(1)
+    with monkeypatch.context() as patched:
+        full_for_control(plant, patched)
+        await plant.deploy(new, "rollback")
+    await plant.control.adopt_key_set(rotation(plant.folder / "control", plant.clock()), "ann")
+    await plant.pass_time(2)
+    assert {agent.model() for agent in agents} == {old}
+
+
+async def test_a_late_step_forward_overrides_no_swap_either(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
+    (agent,) = await plant.enrol("a1")
+    with monkeypatch.context() as patched:
+        full_for_control(plant, patched)
+        deployment = await plant.deploy(plant.model("new"), "production")
+    await plant.swap_directly("direct", Target(modules=[MODULE]))
+    await plant.deploy(plant.model("second"), "shadow")
+    await plant.pass_time(2)
+    assert (plant.now(deployment).state, agent.model()) == (State.SUPERSEDED, "direct")
+    assert not plant.now(deployment).steps[0].orders[0].command_id
 
 
 async def test_what_can_never_be_issued_fails_and_is_taken_back(plant: Plant) -> None:
