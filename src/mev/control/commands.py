@@ -24,6 +24,7 @@ agents = typer.Typer(help="The fleet.", no_args_is_help=True)
 approvals = typer.Typer(help="What waits for more people.", no_args_is_help=True)
 _COMMAND_COLUMNS = ("id", "kind", "issuer", "issued_at", "SYNCED", "STALE", "ERROR", "NOT_SENT")
 _AGENT_COLUMNS = ("agent_id", "module", "online", "level", "ordered_level", "stepped_down", "last_seen", "clock_offset_ms")
+_TIMES = frozenset({"issued_at", "last_seen", "expires_at"})
 _COMMANDS, _APPROVALS = "/api/control/commands", "/api/control/approvals"
 _WAIT_S = 3.0
 _POLL_S = 0.1
@@ -183,7 +184,9 @@ def _list(path: str, columns: tuple[str, ...], flat: Callable[[dict[str, Any]], 
 
 
 def _cell(name: str, value: object) -> object:
-    return "" if value is None else Id(value) if name == "id" else value
+    if value is None:
+        return ""
+    return Id(value) if name == "id" else str(value)[:19].replace("T", " ") if name in _TIMES else value
 
 
 def _show(answer: dict[str, Any], *, json: bool) -> None:

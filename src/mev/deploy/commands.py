@@ -1,27 +1,27 @@
 """``mev deploy``, ``mev deployments``."""
 
 import json as json_module
-import time
 from typing import Annotated, Any
 from urllib.parse import quote, urlencode
 
 import typer
 
 from mev.core.errors import InvalidInputError, MevError
-from mev.core.terminal import print_table
+from mev.core.terminal import Id, print_table
 from mev.core.text import shown
+from mev.deploy.following import ENDED_BADLY, follow, unanswered
 from mev.deploy.model import Stage
 from mev.deploy.routes import PATH
-from mev.wiring import ask_api
+from mev.wiring import ask_api, whole_id
 
 Json = Annotated[bool, typer.Option("--json", help="Print the API's answer as it is.")]
-_POLL_S = 0.3
 _LISTED = ("id", "model", "module", "stage", "state", "created_at", "because")
-_STEPS = ("stage", "at", "by", "role", "model", "command_id", "agent_id", "state", "reason_code", "detail")
+_STEPS = ("stage", "at", "by", "share", "skipped", "early", "reason")
+_ANSWERS = ("stage", "role", "model", "agent", "alive", "state", "because", "command_id")
 _RULES = ("rule", "value", "bound", "verdict", "detail")
 _FIGURES = ("role", "model", "agents", "scored", "failed", "latency_p50_us", "latency_p99_us", "score_psi", "worst_feature_psi")
-_ENDED_WELL, _ENDED_BADLY = frozenset({"ready", "done"}), frozenset({"rolled_back", "superseded", "failed"})
-_ID_DIGITS = 12
+_IDS = frozenset({"id", "model", "command_id"})
+_TIMES = frozenset({"at", "created_at"})
 
 
 class DeploymentNotDoneError(MevError):
@@ -37,7 +37,7 @@ class InvalidRuleError(InvalidInputError):
 
 
 def deploy(
-    model: Annotated[str, typer.Argument(help="Id or alias of a model.")],
+    model: Annotated[str, typer.Argument(help="The id of a model, its first 8 digits or more, or an alias.")],
     stage: Annotated[Stage, typer.Option(help="Where to; rollback takes it back.")],
     module: Annotated[str | None, typer.Option(help="Agents' module; may be left out where there is one.")] = None,
     share: Annotated[
@@ -48,7 +48,10 @@ def deploy(
     rule: Annotated[list[str] | None, typer.Option(help="A rule as NAME=VALUE, such as hold_s=60; `off` turns a bound off.")] = None,
     promote: Annotated[bool, typer.Option("--promote", help="Go on by itself to production as soon as the rules hold.")] = False,
     reason: Annotated[str, typer.Option(help="Why; it is in the audit trail.")] = "",
-    wait: Annotated[bool, typer.Option("--wait", help="Wait until the rules hold; fails when it is rolled back.")] = False,
+    wait: Annotated[
+        bool,
+        typer.Option("--wait", help="Wait until the rules hold, or agents gave it back; else fails."),
+    ] = False,
     json: Json = False,
 ) -> None:
     """Deploy a model, bring it to another stage, or take it back."""
@@ -57,15 +60,15 @@ def deploy(
     body: dict[str, Any] = {"stage": stage.value, "promote": promote, "reason": reason}
     body |= {name: value for name, value in given.items() if value is not None}
     answer = ask_api("POST", f"{PATH}/models/{quote(model, safe='')}/deploy", body).json()
-    if wait and stage is not Stage.ROLLBACK:
-        answer = _followed(answer)
+    if wait:
+        answer = follow(answer)
     _show(answer, json=json)
-    if wait and stage is not Stage.ROLLBACK and answer["state"] in _ENDED_BADLY:
-        raise DeploymentNotDoneError(f"deployment {answer['id']} is {answer['state']}: {answer['because']}")
+    if wait:
+        _check_done(answer, stage)
 
 
 def deployments(
-    deployment_id: Annotated[str | None, typer.Argument(help="Show this one.")] = None,
+    deployment_id: Annotated[str | None, typer.Argument(help="Show this one; its first 8 digits or more are enough.")] = None,
     module: Annotated[str | None, typer.Option(help="Only this module.")] = None,
     state: Annotated[str | None, typer.Option(help="Only in this state, for instance watching.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=1000)] = 20,
@@ -73,6 +76,7 @@ def deployments(
 ) -> None:
     """List deployments, newest first, or show one: its steps, the agents' answers, figures and rules."""
     if deployment_id is not None:
+        deployment_id = whole_id(deployment_id, f"{PATH}/deployments")
         _show(ask_api("GET", f"{PATH}/deployments/{quote(deployment_id, safe='')}").json(), json=json)
         return
     filters = {"module": module, "state": state, "limit": limit}
@@ -94,33 +98,13 @@ def _rules(given: list[str]) -> dict[str, Any]:
     return rules
 
 
-def _followed(answer: dict[str, Any]) -> dict[str, Any]:
-    """Say what each agent answers until the deployment waits for nobody any more, and return it."""
-    said: dict[str, str] = {}
-    while True:
-        _say("deployment", f"{answer['stage']}: {answer['state']}", said)
-        for item in _placed(answer):
-            away = "" if item["alive"] else ", away"
-            why = f", {item['reason_code']}: {item['detail']}" if item["reason_code"] else ""
-            _say(f"{answer['stage']} {item['agent_id']}", f"{item['state']}{away}{why}", said)
-        waits = answer["state"] == "ready" and answer["promote"]
-        if answer["state"] in _ENDED_BADLY or (answer["state"] in _ENDED_WELL and not waits):
-            return answer
-        time.sleep(_POLL_S)
-        answer = ask_api("GET", f"{PATH}/deployments/{answer['id']}").json()
-
-
-def _say(what: str, news: str, said: dict[str, str]) -> None:
-    if said.get(what) != news:
-        said[what] = news
-        typer.echo(shown(f"{what}: {news}"), err=True)
-
-
-def _placed(answer: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the answers to the command that placed the model last."""
-    forward = [step for step in answer["steps"] if step["stage"] != Stage.ROLLBACK]
-    found: list[dict[str, Any]] = forward[-1]["commands"][0]["deliveries"] if forward else []
-    return found
+def _check_done(answer: dict[str, Any], stage: Stage) -> None:
+    silent = ", ".join(unanswered(answer))
+    if stage is not Stage.ROLLBACK and answer["state"] in ENDED_BADLY:
+        rest = f"; {silent} did not give it back" if silent else ""
+        raise DeploymentNotDoneError(f"deployment {answer['id']} is {answer['state']}: {answer['because']}{rest}")
+    if stage is Stage.ROLLBACK and silent:
+        raise DeploymentNotDoneError(f"deployment {answer['id']} is {answer['state']}, but {silent} did not give the model back")
 
 
 def _show(answer: dict[str, Any], *, json: bool) -> None:
@@ -130,26 +114,48 @@ def _show(answer: dict[str, Any], *, json: bool) -> None:
     typer.echo(shown(f"deployment {answer['id']}: model {answer['model_id']} in {answer['module']}, {answer['stage']}, {answer['state']}"))
     if answer["because"]:
         typer.echo(shown(f"because {answer['because']}"))
-    print_table(_STEPS, [_cells(row, _STEPS) for step in answer["steps"] for row in _rows(step)])
-    for title, columns in (("rules", _RULES), ("figures", _FIGURES)):
-        if answer[title]:
+    steps = answer["steps"]
+    tables = [(_STEPS, [_step(step) for step in steps]), (_ANSWERS, [row for step in steps for row in _answers(step)])]
+    for columns, rows in (*tables, (_RULES, answer["rules"]), (_FIGURES, answer["figures"])):
+        if rows:
             typer.echo("")
-            print_table(columns, [_cells(_listed(row), columns) for row in answer[title]])
+            print_table(columns, [_cells(_listed(row), columns) for row in rows])
 
 
-def _rows(step: dict[str, Any]) -> list[dict[str, Any]]:
+def _step(step: dict[str, Any]) -> dict[str, Any]:
+    share = next((command["share"] for command in step["commands"] if command["share"] is not None), None)
+    return step | {"share": share, "skipped": ", ".join(step["skipped"]), "early": "early" if step["early"] else ""}
+
+
+def _answers(step: dict[str, Any]) -> list[dict[str, Any]]:
     rows = []
     for command in step["commands"]:
-        about = {name: step[name] for name in ("stage", "at", "by")} | {"role": command["role"], "command_id": command["command_id"]}
-        about["model"] = (command["model_id"] or "none")[:_ID_DIGITS]
-        answers = [{name: one[name] for name in ("agent_id", "state", "reason_code", "detail")} for one in command["deliveries"] or ()]
-        rows += [about | one for one in answers or [{}]]
-    return rows or [step]
+        about = {"stage": step["stage"], "model_id": command["model_id"] or "none"}
+        about |= {name: command[name] for name in ("role", "command_id")}
+        rows += [about | _answer(one) for one in command["deliveries"] or [{}]]
+    return rows
+
+
+def _answer(delivery: dict[str, Any]) -> dict[str, Any]:
+    because = ": ".join(said for name in ("reason_code", "detail") if (said := delivery.get(name)))
+    return {"agent": delivery.get("agent_id"), "because": because} | {name: delivery.get(name) for name in ("alive", "state")}
 
 
 def _listed(item: dict[str, Any]) -> dict[str, Any]:
-    return item | {"model": item.get("model_id", "")[:_ID_DIGITS]}
+    return item | {"model": item.get("model_id", "")}
 
 
 def _cells(row: dict[str, Any], columns: tuple[str, ...]) -> list[object]:
-    return ["" if (value := row.get(name)) is None else f"{value:.6g}" if isinstance(value, float) else value for name in columns]
+    return [_cell(name, row.get(name)) for name in columns]
+
+
+def _cell(name: str, value: Any) -> object:
+    if value is None:
+        return ""
+    if name in _IDS:
+        return Id(value)
+    if name in _TIMES:
+        return str(value)[:19].replace("T", " ")
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.6g}" if isinstance(value, float) else value
