@@ -32,11 +32,6 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
         _print_whole(columns, [[shown(str(cell)).replace("\n", "\\n") for cell in row] for row in found])
 
 
-def counted(number: int, noun: str) -> str:
-    """Return a number of things: ``1 part``, ``2 parts``."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
 def _print_fitting(columns: Sequence[str], rows: list[list[object]]) -> None:
     console, table = Console(highlight=False, markup=False, emoji=False), Table(box=None, header_style="bold", pad_edge=False)
     cells = [_cells([row[number] for row in rows]) for number in range(len(columns))]

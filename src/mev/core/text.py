@@ -19,6 +19,11 @@ def shown(text: str) -> str:
     return text if text.isprintable() else "".join(_escaped(text))
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number of things: ``1 part``, ``2 parts``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def _escaped(text: str) -> Iterator[str]:
     for character in text:
         yield character if character.isprintable() or character == "\n" else character.encode("unicode_escape").decode()

@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from mev.core.errors import InvalidInputError, MevError
-from mev.core.terminal import Id, counted, print_table
+from mev.core.terminal import Id, print_table
+from mev.core.text import counted
 from mev.datasets.manifest import NAME
 from mev.datasets.query import Format
 from mev.datasets.routes import PATH

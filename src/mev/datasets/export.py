@@ -13,6 +13,7 @@ import orjson
 
 from mev.core.clock import now_ns
 from mev.core.files import sync_folder, write_atomically
+from mev.core.text import counted
 from mev.datasets import manifest, parts
 from mev.datasets.asker import Asker
 from mev.datasets.errors import ExportTooLargeError, StillChangingError, TooManyPartsError
@@ -62,6 +63,11 @@ class Plan:
         """Rows of all parts."""
         return sum(part.rows for part in self.parts)
 
+    @property
+    def text(self) -> str:
+        """What there is of it."""
+        return f"{counted(self.rows, 'row')} in {counted(len(self.parts), 'part')}"
+
 
 def make_export(clickhouse: ClickHouse, limits: Limits) -> Callable[[Context], None]:
     """Return the work of a job of kind `export`, whose spec is a query."""
@@ -94,7 +100,7 @@ class _Export:
             self._tell(plan)
         manifest.write(context.output, context.folder.name, self._statements, plan.parts, plan.started_ns)
         self._tell(plan)
-        context.log.info("%d rows in %d parts, %d bytes", plan.rows, len(plan.parts), plan.size_bytes)
+        context.log.info("%s, %s", plan.text, counted(plan.size_bytes, "byte"))
 
     def _new_plan(self) -> Plan:
         found = self._asker.rows(self._statements.last_key())
@@ -155,7 +161,7 @@ class _Export:
 
     def _tell(self, plan: Plan) -> None:
         figures = {"rows": plan.rows, "bytes": plan.size_bytes, "parts": len(plan.parts)}
-        self._context.progress(plan.looked_at, plan.events, f"{plan.rows} rows in {len(plan.parts)} parts", **figures)
+        self._context.progress(plan.looked_at, plan.events, plan.text, **figures)
 
     def _read_plan(self) -> Plan | None:
         try:

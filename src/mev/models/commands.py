@@ -7,7 +7,8 @@ from urllib.parse import quote
 import typer
 
 from mev.core.errors import InvalidInputError, MevError
-from mev.core.terminal import Id, counted, print_table
+from mev.core.terminal import Id, print_table
+from mev.core.text import counted
 from mev.models.routes import PATH
 from mev.wiring import ApiError, ask_api
 

@@ -6,7 +6,8 @@ from typing import Annotated, Any
 import typer
 
 from mev.core.errors import InvalidInputError
-from mev.core.terminal import counted, print_table
+from mev.core.terminal import print_table
+from mev.core.text import counted
 from mev.jobs.commands import follow, full_id
 from mev.models.routes import PATH as MODELS_PATH
 from mev.training.goals import Objective

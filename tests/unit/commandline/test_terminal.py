@@ -6,7 +6,8 @@ from io import StringIO
 
 import pytest
 
-from mev.core.terminal import Id, counted, print_table
+from mev.core.terminal import Id, print_table
+from mev.core.text import counted
 
 ONE = "019a0000-0000-7000-8000-000000000001"
 SOON, LATER = "019a0000-1111-7a01-8000-000000000001", "019a0000-1111-7a02-8000-000000000002"
