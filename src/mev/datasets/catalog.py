@@ -117,7 +117,7 @@ def _examples() -> Dataset:
         name=EXAMPLES,
         description="One row for each opportunity that a bundle was sent for: its features when it was decided on, and what became of it.",
         event=event,
-        columns=(*(_stored(event, name) for name in ("id", "slot", "detected_at_ns")), *features, *_LABELS),
+        columns=(*(_stored(event, name) for name in ("id", "slot", "detected_at_ns", "simulated")), *features, *_LABELS),
         features=OPPORTUNITY,
     )
 

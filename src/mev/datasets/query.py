@@ -176,7 +176,7 @@ class Statements:
         wanted = ", ".join(
             f"b.`{name}` AS `{name}`" if name in labels else f"{expressions[name].replace('`', 'o.`', 1)} AS `{name}`" for name in names
         )
-        opportunities = self._rows("`id`, `slot`, `detected_at_ns`, `features`", between, values)
+        opportunities = self._rows("`id`, `slot`, `detected_at_ns`, `simulated`, `features`", between, values)
         # Of several bundles for one opportunity the one that landed counts.
         bundles = (
             f"SELECT `opportunity_id`, `landed`, `profit_lamports`, `tip_lamports` FROM `{self._database}`.`bundle` FINAL "  # noqa: S608

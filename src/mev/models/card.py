@@ -185,6 +185,8 @@ def _data(manifest: Manifest, result: Mapping[str, Any]) -> Iterable[Html]:
     if rows:
         parts = [f"{rows[name]:,} {what}" for name, what in _ROWS.items() if name in rows]
         pairs += [("rows", ", ".join(parts)), ("validated from slot", rows.get("cutoff_slot"))]
+    if rows.get("simulated"):
+        pairs.append(("simulated", f"{rows['simulated']:,} of these rows are of a simulator: its worth on chain is not known"))
     if "validation_share" in spec:
         pairs.append(("validated on", f"the newest {100 * spec['validation_share']:g} % of the rows, by slot"))
     if "embargo_slots" in spec:

@@ -5,19 +5,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mev.training.data import Export, Split, batches, numbers
+from mev.training.data import SIMULATED, Export, Split, batches, numbers
 from mev.training.errors import EmptyFeatureError, InfiniteFeatureError, MissingTargetError, OneClassError
 from mev.training.goals import Objective
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
-    """Rows by side, and those whose target is 1 with a binary objective."""
+    """Rows by side, those whose target is 1 with a binary objective, and how many are of the simulator."""
 
     train: int
     validation: int
     train_positive: int
     validation_positive: int
+    simulated: int
 
 
 def check(export: Export, cut: Split, features: Sequence[str], target: str, objective: Objective) -> Counts:
@@ -26,9 +27,10 @@ def check(export: Export, cut: Split, features: Sequence[str], target: str, obje
     :raises MissingTargetError, OneClassError, EmptyFeatureError, InfiniteFeatureError: naming the column.
     """
     present = np.zeros(len(features), np.int64)
-    positives, lows, highs = [0, 0], [np.inf, np.inf], [-np.inf, -np.inf]
+    positives, lows, highs, simulated = [0, 0], [np.inf, np.inf], [-np.inf, -np.inf], 0
+    origin = [SIMULATED] if SIMULATED in export.columns else []
     for side, keep in enumerate((cut.train, cut.validation)):
-        for table in batches(export, [*features, target], keep):
+        for table in batches(export, [*features, target, *origin], keep):
             rows, wanted = numbers(table, features), numbers(table, [target])[:, 0]
             _check_target(wanted, target, objective)
             if np.isinf(rows).any():
@@ -36,6 +38,7 @@ def check(export: Export, cut: Split, features: Sequence[str], target: str, obje
                 raise InfiniteFeatureError(f"feature {name} is infinite in some rows; leave them out, or make it missing", column=name)
             if side == 0:
                 present += (~np.isnan(rows)).sum(axis=0)
+            simulated += int(numbers(table, origin).sum())
             positives[side] += int((wanted == 1).sum())
             lows[side], highs[side] = min(lows[side], float(wanted.min())), max(highs[side], float(wanted.max()))
     if (present == 0).any():
@@ -45,7 +48,7 @@ def check(export: Export, cut: Split, features: Sequence[str], target: str, obje
         if low == high:
             raise OneClassError(f"{target} is {low:g} in every row that is {which}; export a longer range", column=target)
     train, validation = int(cut.train.sum()), int(cut.validation.sum())
-    return Counts(train=train, validation=validation, train_positive=positives[0], validation_positive=positives[1])
+    return Counts(train=train, validation=validation, train_positive=positives[0], validation_positive=positives[1], simulated=simulated)
 
 
 def _check_target(wanted: np.ndarray[tuple[int], np.dtype[np.float32]], target: str, objective: Objective) -> None:

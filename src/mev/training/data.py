@@ -20,7 +20,8 @@ SLOT = "slot"
 PROFIT = "profit_lamports"
 OUTCOMES = ("landed", PROFIT, "tip_lamports")
 """Columns that are known only when everything is over."""
-_KEYS = ("id", SLOT, "detected_at_ns")
+SIMULATED = "simulated"
+_KEYS = ("id", SLOT, "detected_at_ns", SIMULATED)
 _BATCH_ROWS = 65_536
 Mask = NDArray[np.bool_]
 

@@ -118,7 +118,13 @@ def _result(
     model = bytes(fitted.booster.save_raw("ubj"))
     write_atomically(output / MODEL, model)
     cut, counts = material.cut, material.counts
-    counted = {"cutoff_slot": cut.cutoff_slot, "train": counts.train, "embargo": cut.embargoed, "validation": counts.validation}
+    counted = {
+        "cutoff_slot": cut.cutoff_slot,
+        "train": counts.train,
+        "embargo": cut.embargoed,
+        "validation": counts.validation,
+        "simulated": counts.simulated,
+    }
     lineage = _lineage(spec, material, fitted, found, params, used) | {"rows": counted, "importance": importance}
     content = {
         "model_sha256": hashlib.sha256(model).hexdigest(),

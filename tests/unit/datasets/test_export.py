@@ -196,7 +196,8 @@ def test_examples_join_what_was_known_with_what_became_of_it(store: ClickHouse, 
     manifest = export(store, tmp_path, checked("training_examples", part_rows=100))
     rows = {row["id"]: row for row in parquet(tmp_path, manifest)}
     assert manifest["feature_schema"] == OPPORTUNITY.name
-    assert list(rows[other.id]) == ["id", "slot", "detected_at_ns", *OPPORTUNITY.names, "landed", "profit_lamports", "tip_lamports"]
+    known, came = ("id", "slot", "detected_at_ns", "simulated"), ("landed", "profit_lamports", "tip_lamports")
+    assert list(rows[other.id]) == [*known, *OPPORTUNITY.names, *came]
     assert set(rows) == {bundle.opportunity_id for bundle in sent}
     assert manifest["rows"] == len(rows)
     assert (rows[other.id]["landed"], rows[other.id]["profit_lamports"], rows[other.id]["tip_lamports"]) == (True, 2, 9)

@@ -48,7 +48,7 @@ class Reader(HTMLParser):
 def training(**changes: Any) -> Training:
     result = {
         "importance": {"rivals": 0.5, "tip_share": 0.25},
-        "rows": {"train": 1120, "embargo": 10, "validation": 600, "cutoff_slot": 77},
+        "rows": {"train": 1120, "embargo": 10, "validation": 600, "simulated": 700, "cutoff_slot": 77},
     }
     given = {
         "job_id": "job-1",
@@ -92,7 +92,17 @@ def test_a_card_says_what_is_known(original: Made) -> None:
             "ada",
             "job-1",
         ),
-        *("0.8125", "2.500 SOL", "0.03125", "precision at k", "1,120 to learn from", "600 to validate with", "77", "1,000 rows"),
+        *(
+            "0.8125",
+            "2.500 SOL",
+            "0.03125",
+            "precision at k",
+            "1,120 to learn from",
+            "700 of these rows are of a simulator",
+            "600 to validate with",
+            "77",
+            "1,000 rows",
+        ),
         *(manifest.feature_schema_hash, *manifest.features, "0.25", "Bots seen after the same opportunity."),
         *(digest for form in ("mevt", "so", "ubj") if (digest := manifest.digest(form))),
     ):

@@ -21,11 +21,16 @@ def examples(rows: int, *, seed: int = 7, rate_per_s: float = 20.0) -> pa.Table:
     lines = []
     for _ in range(rows):
         _, opportunity, bundle = market.step()
-        keys = {"id": opportunity.id, "slot": opportunity.slot, "detected_at_ns": opportunity.detected_at_ns}
+        keys = {
+            "id": opportunity.id,
+            "slot": opportunity.slot,
+            "detected_at_ns": opportunity.detected_at_ns,
+            "simulated": opportunity.simulated,
+        }
         labels = {"landed": bundle.landed, "profit_lamports": bundle.profit_lamports, "tip_lamports": bundle.tip_lamports}
         lines.append(keys | dict(zip(OPPORTUNITY.names, opportunity.features, strict=True)) | labels)
     features = [(name, pa.float32()) for name in OPPORTUNITY.names]
-    keyed = [("id", pa.string()), ("slot", pa.uint64()), ("detected_at_ns", pa.int64())]
+    keyed = [("id", pa.string()), ("slot", pa.uint64()), ("detected_at_ns", pa.int64()), ("simulated", pa.bool_())]
     labelled = [("landed", pa.bool_()), ("profit_lamports", pa.int64()), ("tip_lamports", pa.uint64())]
     return pa.Table.from_pylist(lines, pa.schema([*keyed, *features, *labelled]))
 

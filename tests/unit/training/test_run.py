@@ -30,7 +30,9 @@ from mev.training.errors import (
     UnknownColumnError,
 )
 from mev.training.fit import CHECKPOINT
+from mev.training.rows import prepare
 from mev.training.run import run
+from mev.training.spec import parse
 from mev.wire.features import OPPORTUNITY
 from tests.unit.training.exports import Watcher, write_export
 
@@ -63,6 +65,13 @@ def test_the_landing_of_bundles_is_learned(export: Path, tmp_path: Path) -> None
     assert not (tmp_path / CHECKPOINT).exists()
     rounds = [told for told in watcher.told if "logloss" in told[3]]
     assert [told[0] for told in rounds] == list(range(1, result.rounds + 1))
+
+
+def test_rows_of_the_simulator_are_counted(table: pa.Table, tmp_path: Path) -> None:
+    real = replaced(table, "simulated", pa.array([row % 3 == 0 for row in range(table.num_rows)]))
+    material = prepare(write_export(tmp_path / "export", real), parse(QUICK))
+    kept = material.cut.train | material.cut.validation
+    assert material.counts.simulated == sum(number % 3 == 0 for number in kept.nonzero()[0])
 
 
 def test_frozen_rows_are_from_all_that_validates(export: Path, table: pa.Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
