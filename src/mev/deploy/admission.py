@@ -7,9 +7,18 @@ from mev.auth.errors import ForbiddenError
 from mev.auth.model import Permission
 from mev.control.fleet import CONTROL_PLANE, Agent, Fleet
 from mev.deploy import plan
-from mev.deploy.errors import AmbiguousModuleError, ArchivedModelError, FormMissingError, NoAgentsError, StageBackwardsError
+from mev.deploy.errors import (
+    AmbiguousModuleError,
+    ArchivedModelError,
+    FormMissingError,
+    NoAgentsError,
+    PreviousRefusedError,
+    StageBackwardsError,
+)
 from mev.deploy.model import FORWARD, Artifact, Deployment, Rules, Stage, Step
-from mev.models.registry import Entry
+from mev.models.errors import UnknownModelError
+from mev.models.registry import Entry, Registry
+from mev.predict.errors import ModelError
 
 DEFAULT_SHARE = 0.1
 RAISE = Permission.CONTROL_RAISE
@@ -124,6 +133,26 @@ def file_of(entry: Entry, form: str | None) -> Artifact:
     if file is None:
         raise FormMissingError(f"form: model {manifest.model_id} has no {form} file", field="form")
     return file
+
+
+def check_can_return(registry: Registry, previous: Artifact | None, module: str) -> None:
+    """Refuse to take the place of a model that agents would not load again. One of another registry is not known here. Blocks.
+
+    :raises PreviousRefusedError: when its manifest is refused.
+    """
+    if previous is None:
+        return
+    try:
+        registry.get(previous.model_id)
+    except UnknownModelError:
+        return
+    except ModelError as error:
+        name = previous.model_id
+        raise PreviousRefusedError(
+            f"model {name}, which is given back to {module!r} on a rollback, is refused ({error.code}: {error.detail}); "
+            f"sign it again: mev models sign {name}",
+            model_id=name,
+        ) from None
 
 
 def skipped_between(active: Deployment, to: Stage, agent_ids: Iterable[str]) -> tuple[Stage, ...]:

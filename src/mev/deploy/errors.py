@@ -58,6 +58,13 @@ class AlreadyDeployedError(MevError):
     status = 409
 
 
+class PreviousRefusedError(MevError):
+    """The model that decides now could not be given back: agents would refuse it."""
+
+    code = "previous_model_refused"
+    status = 409
+
+
 class NothingToRollBackError(MevError):
     """No deployment of this model can be taken back."""
 

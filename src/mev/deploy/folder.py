@@ -58,6 +58,7 @@ def _deployment(content: dict[str, Any]) -> Deployment:
         "state": State(content["state"]),
         "rules": Rules(**content["rules"]),
         "agent_ids": tuple(content["agent_ids"]),
+        "refused": tuple(content.get("refused", ())),
         "base": tuple(content["base"]),
         "steps": tuple(_step(each) for each in content["steps"]),
         "rows": tuple(Row(**{**each, "verdict": Verdict(each["verdict"])}) for each in content["rows"]),

@@ -147,6 +147,15 @@ class Deployment:
     because: str = ""
     """Why it was rolled back, superseded or failed."""
     rows: tuple[Row, ...] = ()
+    returning: bool = False
+    """Whether it has ended, and an agent may not have obeyed the orders that took the model back."""
+    refused: tuple[str, ...] = ()
+    """The agents that refuse those for good."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether nobody has to look after it any more."""
+        return not self.state.active and self.step.settled and not self.returning
 
     @property
     def step(self) -> Step:

@@ -37,9 +37,7 @@ def canaries(deployment: Deployment, agent_ids: Iterable[str], share: float) -> 
 
 def newest(ledger: Ledger, about: str, module: str, agent_ids: Iterable[str] = ()) -> Issued | None:
     """Return the newest command on a subject that is for the module, or for one of `agent_ids`."""
-    scopes = ["all", f"module:{module}", *(f"agent:{name}" for name in agent_ids)]
-    found = [issued for scope in scopes if (issued := ledger.latest(about, scope)) is not None]
-    return max(found, key=lambda issued: version_of(issued.command.version), default=None)
+    return next(iter(_newest_first(ledger, about, module, agent_ids)), None)
 
 
 def in_production(ledger: Ledger, module: str) -> Artifact | None:
@@ -102,14 +100,19 @@ def still_due(deployment: Deployment, order: Order, ledger: Ledger) -> Order | N
     return replace(order, agent_ids=left) if left else None
 
 
-def intruder(deployment: Deployment, book: Book) -> Issued | None:
-    """Return a command that somebody else gave, and that is in force in the place of what this deployment ordered or found."""
+def intruder(deployment: Deployment, book: Book, emptied: Sequence[Deployment] = ()) -> Issued | None:
+    """Return a command that somebody else gave, and that is in force in the place of what this deployment ordered or found.
+
+    One of `emptied`, which end later than this one began, is not somebody else.
+    """
     members = [agent.id for agent in book.fleet.agents.values() if agent.module == deployment.module]
     subjects = (PRODUCTION_SUBJECT, SHADOW_SUBJECT) if deployment.stage is Stage.SHADOW else (PRODUCTION_SUBJECT,)
     for about in subjects:
-        found = newest(book.ledger, about, deployment.module, members)
-        if found is not None and version_of(found.command.version) > deployment.base and not is_ours(deployment, found.command):
-            return found
+        for found in _newest_first(book.ledger, about, deployment.module, members):
+            if version_of(found.command.version) <= deployment.base or is_ours(deployment, found.command):
+                break
+            if not any(is_ours(one, found.command) for one in emptied):
+                return found
     return None
 
 
@@ -146,6 +149,12 @@ def current(deployment: Deployment, step: int, number: int, scopes: Sequence[str
         if issued is not None and issued.command.request_sha256 == marked:
             found[issued.command.id] = issued
     return [issued for issued in found.values() if issued is not None]
+
+
+def _newest_first(ledger: Ledger, about: str, module: str, agent_ids: Iterable[str]) -> list[Issued]:
+    scopes = ["all", f"module:{module}", *(f"agent:{name}" for name in agent_ids)]
+    found = [issued for scope in scopes if (issued := ledger.latest(about, scope)) is not None]
+    return sorted(found, key=lambda issued: version_of(issued.command.version), reverse=True)
 
 
 def _is_foreign(deployment: Deployment, found: Issued | None, ledger: Ledger) -> bool:

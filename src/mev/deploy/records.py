@@ -43,7 +43,7 @@ class Records:
 
     def unfinished(self, module: str | None = None) -> list[Deployment]:
         """Return those that somebody has to look after, oldest first."""
-        found = [one for one in self._known.values() if (one.state.active or not one.step.settled) and module in {None, one.module}]
+        found = [one for one in self._known.values() if not one.finished and module in {None, one.module}]
         return sorted(found, key=lambda one: one.id)
 
     def page(
@@ -59,6 +59,10 @@ class Records:
     def active(self, module: str) -> Deployment | None:
         """Return the one deployment of a module that is under way."""
         return next((one for one in self.newest() if one.module == module and one.state.active), None)
+
+    def emptied(self, module: str) -> list[Deployment]:
+        """Return those that had to leave agents of a module without a model, for a while longer than they were under way."""
+        return [one for one in self._known.values() if one.module == module and one.refused]
 
     def arrived(self, module: str, model_id: str) -> Deployment | None:
         """Return the deployment that brought a model into production last."""
@@ -89,7 +93,7 @@ class Records:
         return deployment
 
     async def _forget_oldest(self) -> None:
-        ended = [one for one in self.newest() if not one.state.active and one.step.settled]
+        ended = [one for one in self.newest() if one.finished]
         for one in ended[KEPT - 1 :]:
             await asyncio.to_thread(self._folder.remove, one.id)
             del self._known[one.id]

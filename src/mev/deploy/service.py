@@ -21,7 +21,7 @@ from mev.control.service import Control
 from mev.core.clock import now_ns
 from mev.core.errors import MevError
 from mev.core.ids import new_id
-from mev.deploy import admission, plan, watch
+from mev.deploy import admission, plan, returns, watch
 from mev.deploy.admission import DEFAULT_SHARE, RAISE, Request
 from mev.deploy.aliases import follow
 from mev.deploy.errors import AlreadyDeployedError, NoAgentsError, NothingToRollBackError, OtherFormError, TooManyStepsError
@@ -33,6 +33,7 @@ from mev.wire.orders import order as version_of
 
 LOG = logging.getLogger(__name__)
 ROLLBACKS = Counter("mev_deployment_rollbacks_total", "Deployments that were taken back because a rule was broken.")
+REFUSALS = Counter("mev_deployment_rollback_refusals_total", "Agents that refused for good what took a model back from them.")
 MAX_STEPS = 100
 _UNAVAILABLE = 503
 _NS = 1_000_000_000
@@ -128,6 +129,7 @@ class Deployments:
         previous = plan.in_production(self.book.ledger, module)
         if previous is not None and previous.model_id == file.model_id and previous.sha256 in {"", file.sha256}:
             raise AlreadyDeployedError(f"model {file.model_id} decides in {module!r} already")
+        await asyncio.to_thread(admission.check_can_return, self._registry, previous, module)
         now = self._clock()
         deployment = Deployment(
             id=new_id(),
@@ -162,6 +164,7 @@ class Deployments:
         skipped = admission.skipped_between(active, request.stage, agent_ids)
         if len(active.steps) >= MAX_STEPS:
             raise TooManyStepsError(f"deployment {active.id} has {MAX_STEPS} steps; take it back and begin anew")
+        await asyncio.to_thread(admission.check_can_return, self._registry, active.previous, active.module)
         await self._note_first(request.actor, "training.promote", active, request.stage, request.reason)
         moved = replace(
             active,
@@ -229,6 +232,8 @@ class Deployments:
             return
         if not deployment.step.settled:
             deployment = await self._settle(deployment)
+        if deployment.returning:
+            await self._look_back(deployment)
         if not deployment.state.active:
             return
         judged = self.judged(deployment)
@@ -245,6 +250,22 @@ class Deployments:
         elif judged.state is State.READY and judged.promote and watch.passed(judged.rows):  # they may all be away by now
             await self._go_on(judged)
 
+    async def _look_back(self, deployment: Deployment) -> None:
+        """See whether the model is given back, and leave an agent without one that refuses for good what it had before."""
+        found = [(step, number, self.standings(deployment, step, number)) for step, number in returns.placed(deployment)]
+        outcome = returns.outcome(deployment, found, self.book.ledger, self.book.fleet)
+        looked = returns.noted(deployment, outcome, self._clock(), plan.base(self.book, deployment.module))
+        news = len(looked.refused) - len(deployment.refused)
+        if not news and not outcome.orders:
+            if not outcome.waits:
+                await self.records.save(replace(deployment, returning=False))
+            return
+        await self.records.save(looked)
+        REFUSALS.inc(news)
+        LOG.error("deployment %s is not given back: %s", looked.id, looked.rows[-1].detail, extra={"action": "deployment_rollback_refused"})
+        if outcome.orders:
+            await self._settle(looked)
+
     async def _go_on(self, deployment: Deployment) -> None:
         stage = FORWARD[FORWARD.index(deployment.stage) + 1]
         chosen = plan.canaries(deployment, self._eligible(deployment), DEFAULT_SHARE) if stage is Stage.CANARY else ()
@@ -257,7 +278,7 @@ class Deployments:
 
     async def _is_taken_over(self, deployment: Deployment) -> bool:
         """Say whether somebody else's command is in force now; then the deployment has ended."""
-        found = plan.intruder(deployment, self.book)
+        found = plan.intruder(deployment, self.book, self.records.emptied(deployment.module))
         if found is None:
             return False
         if plan.is_repeated(deployment, found, self.book.ledger):
@@ -293,7 +314,8 @@ class Deployments:
     async def _end(self, deployment: Deployment, state: State, step: Step, why: str) -> Deployment:
         """Write down that a deployment has ended, with what is to be ordered."""
         base, steps = plan.base(self.book, deployment.module), (*deployment.steps, step)
-        return await self._end_or_keep(replace(deployment, state=state, since_ns=self._clock(), because=why, base=base, steps=steps))
+        ended = replace(deployment, state=state, since_ns=self._clock(), because=why, base=base, steps=steps)
+        return await self._end_or_keep(replace(ended, returning=bool(step.orders), refused=()))
 
     def _judged_at_last(self, deployment: Deployment) -> Deployment:
         """Return a deployment that ends, with what its rules say, where that can be said: nothing must keep it from being taken back."""
@@ -342,7 +364,8 @@ class Deployments:
                     raise
                 return await self._fail(deployment, error)
             deployment = await self.records.save(deployment.with_order(number, replace(due, command_id=issued.command.id)))
-        await asyncio.to_thread(follow, self._registry, deployment)
+        if not deployment.refused:  # else they have followed, and what is ordered now is for some agents only
+            await asyncio.to_thread(follow, self._registry, deployment)
         return await self.records.save(deployment.with_step(replace(deployment.step, settled=True)))
 
     def _due(self, deployment: Deployment, number: int) -> Order | None:
@@ -358,7 +381,7 @@ class Deployments:
         LOG.error("deployment %s fails: %s", deployment.id, error, extra={"action": "deployment_failed"})
         why = f"{error.code}: {error.detail}"
         if deployment.step.stage is Stage.ROLLBACK:
-            failed = replace(deployment, state=State.FAILED, since_ns=self._clock(), because=why)
+            failed = replace(deployment, state=State.FAILED, since_ns=self._clock(), because=why, returning=False)
             return await self._end_or_keep(failed.with_step(replace(failed.step, settled=True)))
         orders = plan.backward(deployment, self.book.ledger)
         step = Step(stage=Stage.ROLLBACK, at_ns=self._clock(), by=SYSTEM, reason=why, orders=orders)

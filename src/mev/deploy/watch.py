@@ -1,7 +1,7 @@
 """What the agents of a deployment have answered and report, and what its rules make of that."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from mev.control import ledger as ledger_module
@@ -123,7 +123,7 @@ def judge(deployment: Deployment, found: list[Standing], unanswered_s: float, no
     drifts = deployment.has_baseline
     return (
         Row(rule="agents", value=running, bound=len(living), verdict=_reached(running, max(1, len(living)))),
-        _refused(refusals),
+        refusal("refusals", refusals),
         _unanswered(unanswered_s, rules.ack_timeout_s, waiting=running < len(living)),
         Row(rule="min_scored", value=counted, bound=rules.min_scored, verdict=_reached(counted, rules.min_scored)),
         _errors(living, sums, rules.max_error_rate, rules.min_scored),
@@ -183,10 +183,11 @@ def _held(held_s: float, deployment: Deployment) -> Verdict:
     return Verdict.WAITING if deployment.state is State.ROLLING_OUT else _reached(held_s, deployment.rules.hold_s)
 
 
-def _refused(refusals: list[Standing]) -> Row:
+def refusal(rule: str, refusals: Sequence[Standing]) -> Row:
+    """Return who refuses, and why the first of them do."""
     detail = "; ".join(f"{one.agent_id}: {said(one.delivery.reason_code)} {said(one.delivery.detail)}".strip() for one in refusals[:3])
     verdict = Verdict.BREACHED if refusals else Verdict.HOLDS
-    return Row(rule="refusals", value=len(refusals), bound=0, verdict=verdict, detail=detail)
+    return Row(rule=rule, value=len(refusals), bound=0, verdict=verdict, detail=detail)
 
 
 def _unanswered(seconds: float, bound: float, *, waiting: bool) -> Row:

@@ -110,7 +110,10 @@ class Trail:
 
 
 class ScriptedAgent:
-    """An agent that takes the newest model of each role; `refuses` is the code of its NACK, `mute` means alive and no answers."""
+    """An agent that takes the newest model of each role; `refuses` is the code of its NACK, `mute` means alive and no answers.
+
+    To have no model is refused only by one that is `stubborn`.
+    """
 
     def __init__(self, name: str, module: str, topic: Topic) -> None:
         self.name = name
@@ -118,6 +121,7 @@ class ScriptedAgent:
         self.key = SigningKey.generate()
         self.alive = True
         self.mute = False
+        self.stubborn = False
         self.refuses = ""
         self.figures: dict[str, Any] = {"scored": 0, "failed": 0, "latency_p50_us": 8.0, "latency_p99_us": 11.0}
         self.held: dict[ModelRole, SwapModel] = {}
@@ -153,7 +157,7 @@ class ScriptedAgent:
                 continue
             if self._versions.get(subject(command), (0, 0)) >= order(command.version):
                 continue
-            if self.refuses:
+            if self.refuses and (command.model.model_id or self.stubborn):
                 answers.append((command, "NACK", self.refuses))
                 continue
             self._versions[subject(command)] = order(command.version)

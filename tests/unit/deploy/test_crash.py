@@ -6,7 +6,6 @@ from typing import Any, NoReturn
 import pytest
 from prometheus_client import REGISTRY
 
-from mev.control.book import Book
 from mev.control.keys import rotation
 from mev.control.ledger import Issued
 from mev.control.service import Control
@@ -254,10 +253,10 @@ async def test_one_that_cannot_be_looked_at_keeps_no_other_from_being_watched(pl
     whole = await plant.deploy(plant.model("theirs"), "shadow", module="other")
     look = plan.intruder
 
-    def looking(deployment: Deployment, book: Book) -> Issued | None:
+    def looking(deployment: Deployment, *rest: Any) -> Issued | None:
         if deployment.id == broken.id:
             raise ZeroDivisionError
-        return look(deployment, book)
+        return look(deployment, *rest)
 
     monkeypatch.setattr(plan, "intruder", looking)
     await plant.pass_time(1)
