@@ -25,6 +25,7 @@ def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedApi
             real_sleep(seconds)
             return
         made.pauses.append(seconds)
+        made.on_pause()
         passed[0] += seconds
 
     monkeypatch.setattr("time.sleep", sleep)

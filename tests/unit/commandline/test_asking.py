@@ -25,10 +25,10 @@ def test_a_poll_asks_again_as_late_as_it_is_told(api: ScriptedApi) -> None:
     assert api.pauses == [1, 7, 1]
 
 
-def test_a_poll_outlives_a_restart_on_another_port(api: ScriptedApi, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_poll_outlives_a_restart_on_another_port(api: ScriptedApi) -> None:
     api.tell("GET /api/jobs/1", Answer({"id": "1"}))
     api.lost()
-    monkeypatch.setattr("time.sleep", lambda _: api.found())
+    api.on_pause = api.found
     assert poll("/api/jobs/1").json() == {"id": "1"}
 
 
