@@ -351,6 +351,8 @@ def test_one_name_wanted_by_two_keys_at_both_has_one_winner_everywhere(both: tup
         for client in both:
             again = [client.post("/api/control/agents", json=body).status_code for body in bodies]
             assert (again[winner], again[1 - winner]) == (201, 409)
+        # A newer enrolment than the one that is revoked would stand: both must know the latest.
+        until(lambda: seen(both[0], name)["enrolled_at"] == seen(both[1], name)["enrolled_at"], "not enrolled alike")  # noqa: B023
         both[0].delete(f"/api/control/agents/{name}").raise_for_status()
         until(lambda: not seen(both[1], name), "not let go everywhere")  # noqa: B023
         taken = both[1].post("/api/control/agents", json=bodies[1 - winner])
