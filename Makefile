@@ -2,7 +2,7 @@ PY := .venv/bin/python
 # Most tests wait for services to start: more at once than there are processors.
 TEST_WORKERS ?= 4
 
-.PHONY: help run test check bench proto docs lock web
+.PHONY: help run test check bench proto docs lock web screenshots release
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -20,6 +20,9 @@ check: .venv/dev  ## formatting, linters, types, layer contracts, generated code
 	.venv/bin/lint-imports
 	$(PY) tools/proto.py --check
 	$(PY) tools/settings_reference.py --check
+	$(PY) tools/asyncapi.py --check
+	tools/check_native
+	$(PY) tools/dependencies.py
 
 bench: .venv/dev  ## measure, as ratios to the raw libraries (ROWS=name,name for some)
 	$(PY) -m bench $(ROWS)
@@ -27,15 +30,23 @@ bench: .venv/dev  ## measure, as ratios to the raw libraries (ROWS=name,name for
 proto: .venv/dev  ## generate src/mev/wire/pb from protocol/
 	$(PY) tools/proto.py
 
-docs: .venv/dev  ## generate docs/settings.md
+docs: .venv/dev  ## generate docs/settings.md and docs/asyncapi.json
 	$(PY) tools/settings_reference.py
+	$(PY) tools/asyncapi.py
 
-web:  ## install, build and test the TypeScript client
+web:  ## install, build and test the TypeScript client and the dashboard
 	cd web/client && npm ci --no-audit --no-fund && npm run build && npm test
+	cd web/dashboard && npm ci --no-audit --no-fund && npm run check && npm test && npm run build
+
+screenshots: .venv/dev  ## take pictures of every page of the dashboard
+	PYTHONPATH=. $(PY) tools/screenshots.py
+
+release: .venv/dev  ## build wheel, source archive, client, bill of materials and checksums into dist/
+	tools/release
 
 lock: .venv/dev  ## resolve the lock files again from pyproject.toml
 	tools/lock
 
-.venv/dev: requirements-dev.lock pyproject.toml setup.py src/mev/predict/engine.c
+.venv/dev: requirements-dev.lock pyproject.toml native/Cargo.lock $(wildcard native/src/*.rs)
 	tools/install requirements-dev.lock
 	@touch $@

@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")"
 
 stamp=.venv/installed
-if [ ! -e "$stamp" ] || [ requirements.lock -nt "$stamp" ] || [ pyproject.toml -nt "$stamp" ] || [ src/mev/predict/engine.c -nt "$stamp" ]; then
+if [ ! -e "$stamp" ] || [ requirements.lock -nt "$stamp" ] || [ pyproject.toml -nt "$stamp" ] || [ -n "$(find native/Cargo.lock native/src -newer "$stamp")" ]; then
   echo "mev: installing into .venv (once) ..." >&2
   tools/install requirements.lock
   touch "$stamp"

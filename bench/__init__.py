@@ -1,1 +1,1 @@
-"""Measure the hot paths as ratios to the raw library, engine or peer that does the same in the same run."""
+"""Benchmarks of hot paths as ratios to the raw library, engine or peer in the same run."""

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from bench import report, runner
-from bench.harness import Result, Row
+from bench.harness import Row, RowResult
 from bench.rows import ROWS
 
 _FILE_WIDTH = 120
@@ -16,11 +16,25 @@ _BLOCK = Path(__file__).parents[2] / "shared" / "data" / "solana" / "block-25417
 
 
 def main(
-    rows: Annotated[str, typer.Argument(help="Rows to measure, separated by commas; all without it.", show_default=False)] = "",
-    rounds: Annotated[int, typer.Option(min=2, help="Rounds that count; each measures both sides.")] = 7,
-    block: Annotated[Path, typer.Option(help="A block as getBlock gives it, for the capture; may be gzipped.")] = _BLOCK,
-    json: Annotated[Path | None, typer.Option(dir_okay=False, help="Write the figures of every round to this file.")] = None,
-    list_rows: Annotated[bool, typer.Option("--list", help="Say what there is to measure, and stop.")] = False,
+    rows: Annotated[
+        str,
+        typer.Argument(
+            help="Rows to measure, separated by commas; all without it.", show_default=False
+        ),
+    ] = "",
+    rounds: Annotated[
+        int, typer.Option(min=2, help="Rounds that count; each measures both sides.")
+    ] = 7,
+    block: Annotated[
+        Path, typer.Option(help="A block as getBlock gives it, for the capture; may be gzipped.")
+    ] = _BLOCK,
+    json: Annotated[
+        Path | None,
+        typer.Option(dir_okay=False, help="Write the figures of every round to this file."),
+    ] = None,
+    list_rows: Annotated[
+        bool, typer.Option("--list", help="Say what there is to measure, and stop.")
+    ] = False,
 ) -> None:
     """Measure the hot paths against the raw libraries, in alternating rounds."""
     console = Console(highlight=False)
@@ -43,7 +57,7 @@ def _choose(names: str) -> list[Row]:
     return [ROWS[name] for name in wanted or ROWS]
 
 
-def _run(rows: list[Row], rounds: int, block: Path) -> list[Result]:
+def _run(rows: list[Row], rounds: int, block: Path) -> list[RowResult]:
     results = []
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:

@@ -15,12 +15,14 @@ _PR_SET_PDEATHSIG = 1
 _END_S = 20.0
 
 Pipe = Connection
-"""The parent's or the child's end: whole Python objects, and `EOFError` when the other end is gone."""
+"""One end of the pipe: Python objects, and `EOFError` when the other end is closed."""
 
 
 @contextmanager
-def child(target: Callable[Concatenate[Pipe, _P], None], *args: _P.args, **kwargs: _P.kwargs) -> Iterator[Pipe]:
-    """Run `target` in a new process with the other end of the pipe given here; it should end when the pipe does."""
+def child(
+    target: Callable[Concatenate[Pipe, _P], None], *args: _P.args, **kwargs: _P.kwargs
+) -> Iterator[Pipe]:
+    """Run `target` in a new process with the other end of the pipe; it should end with the pipe."""
     context = multiprocessing.get_context("spawn")
     near, far = context.Pipe()
     process = context.Process(target=_begin, args=(os.getpid(), far, target, args, kwargs))
@@ -43,7 +45,13 @@ def wait_for_end(pipe: Pipe) -> None:
         pipe.recv()
 
 
-def _begin(parent: int, pipe: Pipe, target: Callable[..., None], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def _begin(
+    parent: int,
+    pipe: Pipe,
+    target: Callable[..., None],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> None:
     # An interrupt goes to the whole group; the parent ends its children in their own order.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "linux":

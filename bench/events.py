@@ -38,7 +38,11 @@ def plain(message: Message) -> dict[str, Any]:
 def _complete() -> Iterator[Opportunity]:
     # JSON has no word for the features that a simulated agent could not observe (NaN).
     for _, opportunity, _ in Market(seed=1, rate_per_s=1000):
-        if isinstance(opportunity, Opportunity) and len(opportunity.route) == 2 and all(map(math.isfinite, opportunity.features)):
+        if (
+            isinstance(opportunity, Opportunity)
+            and len(opportunity.route) == 2
+            and all(map(math.isfinite, opportunity.features))
+        ):
             yield opportunity
 
 

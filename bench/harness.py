@@ -1,7 +1,8 @@
-"""Rows and how they are measured: baseline and our side in alternating rounds, medians, the spread of the ratio.
+"""Rows and their measurement: alternating rounds, medians, and the spread of the ratio.
 
-The load of a machine changes from second to second, so two figures can be compared only when they were taken next to each other. Each
-round measures both sides, the next one in the opposite order, and its ratio counts as one sample.
+The load of a machine changes from second to second, so two figures are comparable only when
+measured next to each other. Each round measures both sides, the next one in the opposite order, and
+its ratio counts as one sample.
 """
 
 import statistics
@@ -21,7 +22,7 @@ class SkippedError(Exception):
 
 
 class Clock(StrEnum):
-    """What a row divides by: the time of day, or the processor time of the measured process."""
+    """Clock of a row: wall time, or CPU time of the measured process."""
 
     WALL = "wall"
     CPU = "cpu"
@@ -29,16 +30,16 @@ class Clock(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Sides:
-    """Both sides of a row, ready to run; `notes` is asked at the end for lines that say what the rates cannot."""
+    """Both sides of a row, ready to run; `notes` returns further lines for the report."""
 
     baseline: Side
     ours: Side
-    notes: Callable[["Figures"], Sequence[str]] | None = None
+    notes: Callable[["RowFigures"], Sequence[str]] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Setting:
-    """What a row is given: a folder that is removed afterwards, and the options of the command line."""
+class RowInput:
+    """Input of a row: a temporary folder and the options of the command line."""
 
     scratch: Path
     block: Path
@@ -48,7 +49,8 @@ class Setting:
 class Row:
     """One comparison; `open` makes its two sides, or raises :class:`SkippedError`.
 
-    `expected_cost_us` is what a unit of work may take longer than the baseline's, `expected_ms` what it may take at all.
+    `expected_cost_us` is the expected extra time per unit of work against the baseline,
+    `expected_ms` the expected total time.
     """
 
     name: str
@@ -56,7 +58,7 @@ class Row:
     ours: str
     baseline: str
     clock: Clock
-    open: Callable[[Setting], AbstractContextManager[Sides]]
+    open: Callable[[RowInput], AbstractContextManager[Sides]]
     expected_ratio: float | None = None
     expected_rate: float | None = None
     expected_cost_us: float | None = None
@@ -64,7 +66,7 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
+class RowFigures:
     """One row's figures of each round, in work per second, and its notes."""
 
     baseline: tuple[float, ...]
@@ -88,34 +90,40 @@ class Figures:
 
     @property
     def costs_us(self) -> list[float]:
-        """How many microseconds a unit of work takes longer than the baseline's, round by round."""
-        return [1e6 / ours - 1e6 / baseline for baseline, ours in zip(self.baseline, self.ours, strict=True)]
+        """Return the extra microseconds per unit of work against the baseline, by round."""
+        return [
+            1e6 / ours - 1e6 / baseline
+            for baseline, ours in zip(self.baseline, self.ours, strict=True)
+        ]
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
-    """What became of a row: its figures, or why there are none."""
+class RowResult:
+    """Result of a row: its figures, or the reason why there are none."""
 
     row: Row
-    figures: Figures | None = None
+    figures: RowFigures | None = None
     reason: str = ""
 
     @property
     def as_expected(self) -> bool | None:
-        """Whether the figures reach what is expected, where something is."""
+        """Return whether the figures meet the expectation, where there is one."""
         row, figures = self.row, self.figures
         if figures is None:
             return None
         rate = statistics.median(figures.ours)
         least = ((figures.ratio, row.expected_ratio), (rate, row.expected_rate))
-        most = ((statistics.median(figures.costs_us), row.expected_cost_us), (1000 / rate, row.expected_ms))
+        most = (
+            (statistics.median(figures.costs_us), row.expected_cost_us),
+            (1000 / rate, row.expected_ms),
+        )
         kept = [found >= bound for found, bound in least if bound is not None] + [
             found <= bound for found, bound in most if bound is not None
         ]
         return all(kept) if kept else None
 
 
-def measure(sides: Sides, rounds: int) -> Figures:
+def measure(sides: Sides, rounds: int) -> RowFigures:
     """Run both sides `rounds` times, after one round that is not counted."""
     sides.baseline()
     sides.ours()
@@ -127,12 +135,14 @@ def measure(sides: Sides, rounds: int) -> Figures:
         else:
             baseline.append(sides.baseline())
             ours.append(sides.ours())
-    figures = Figures(tuple(baseline), tuple(ours))
+    figures = RowFigures(tuple(baseline), tuple(ours))
     return replace(figures, notes=tuple(sides.notes(figures))) if sides.notes else figures
 
 
-def rate(work: Callable[[], object], amount: int, *, clock: Clock, at_least_s: float = 0.4) -> float:
-    """Repeat `work`, which does `amount` at a time, for `at_least_s` and return how much was done in a second."""
+def rate(
+    work: Callable[[], object], amount: int, *, clock: Clock, at_least_s: float = 0.4
+) -> float:
+    """Repeat `work`, which does `amount` per call, for `at_least_s`; return the rate per second."""
     now = time.perf_counter if clock is Clock.WALL else time.process_time
     started, done = now(), 0
     while (elapsed := now() - started) < at_least_s:

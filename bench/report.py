@@ -8,19 +8,28 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from bench.harness import Result, Row, middle_half
+from bench.harness import Row, RowResult, middle_half
 
 
 def print_rows(console: Console, rows: Iterable[Row]) -> None:
     """Print what there is to measure."""
-    table = Table("row", "our side", "baseline", "clock", "expected", box=None, header_style="bold", pad_edge=False)
+    table = Table(
+        "row",
+        "our side",
+        "baseline",
+        "clock",
+        "expected",
+        box=None,
+        header_style="bold",
+        pad_edge=False,
+    )
     for row in rows:
         table.add_row(row.name, row.ours, row.baseline, row.clock.value, _expected(row))
     console.print(table)
 
 
-def print_results(console: Console, results: Sequence[Result]) -> None:
-    """Print the figures, then what else there is to say of a row, or why it has none."""
+def print_results(console: Console, results: Sequence[RowResult]) -> None:
+    """Print the figures and notes of each row, or the reason why it was skipped."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in ("row", "unit", "clock"):
         table.add_column(name, no_wrap=True)
@@ -34,12 +43,12 @@ def print_results(console: Console, results: Sequence[Result]) -> None:
             console.print(f"{result.row.name}{line}")
 
 
-def write_json(path: Path, results: Iterable[Result]) -> None:
+def write_json(path: Path, results: Iterable[RowResult]) -> None:
     """Write every figure of every round."""
     path.write_text(json.dumps([_document(result) for result in results], indent=2) + "\n")
 
 
-def _cells(result: Result) -> list[str]:
+def _cells(result: RowResult) -> list[str]:
     row, figures = result.row, result.figures
     if figures is None:
         return [row.name, row.unit, row.clock.value, "-", "-", "-", "-", _expected(row)]
@@ -56,14 +65,18 @@ def _cells(result: Result) -> list[str]:
     ]
 
 
-def _lines(result: Result) -> list[str]:
+def _lines(result: RowResult) -> list[str]:
     figures = result.figures
     if figures is None:
         return [f" was not measured: {result.reason}"]
     lines = [f": {note}" for note in figures.notes]
     if result.row.expected_cost_us is not None:
         low, high = middle_half(figures.costs_us)
-        lines.insert(0, f": {statistics.median(figures.costs_us):.1f} us more than the baseline (middle half {low:.1f} to {high:.1f})")
+        lines.insert(
+            0,
+            f": {statistics.median(figures.costs_us):.1f} us more than the baseline (middle half"
+            f" {low:.1f} to {high:.1f})",
+        )
     return lines
 
 
@@ -80,14 +93,14 @@ def _expected(row: Row) -> str:
     return ", ".join(parts)
 
 
-def _judged(result: Result) -> str:
+def _judged(result: RowResult) -> str:
     expected = _expected(result.row)
     if result.as_expected is None:
         return expected
     return f"[green]{expected}  yes[/]" if result.as_expected else f"[red]{expected}   no[/]"
 
 
-def _document(result: Result) -> dict[str, object]:
+def _document(result: RowResult) -> dict[str, object]:
     row, figures = result.row, result.figures
     document: dict[str, object] = {
         "row": row.name,

@@ -1,4 +1,4 @@
-"""Servers of the HTTP and WebSocket rows: one event loop in a thread, uvicorn configured as the running system configures it."""
+"""Servers of the HTTP and WebSocket rows: an event loop in a thread, uvicorn as in production."""
 
 import asyncio
 import threading

@@ -1,4 +1,4 @@
-"""WebSocket clients that count or time what they get, in a process of their own, and the hub that serves them."""
+"""WebSocket clients in a separate process that count or time frames, and the hub they use."""
 
 import asyncio
 import base64
@@ -18,13 +18,13 @@ from bench.children import Pipe
 from bench.servers import Loop
 from mev.auth.credentials import Credential
 from mev.auth.model import MASTER, Principal
-from mev.host.lane import health_lane
-from mev.realtime.guard import Guard, Quota
-from mev.realtime.handshake import SUBPROTOCOL
+from mev.host.routes import health_route
+from mev.realtime.access import PrincipalQuota, StreamAccess
+from mev.realtime.batch import Encoding
 from mev.realtime.hub import Hub
-from mev.realtime.limits import Limits
-from mev.realtime.server import PATH, websocket_class
-from mev.realtime.tally import Encoding
+from mev.realtime.limits import HubLimits
+from mev.realtime.websocket.connection import PATH, websocket_class
+from mev.realtime.websocket.handshake import SUBPROTOCOL
 from mev.wire.pb.events_pb2 import Tick
 from mev.wire.pb.stream_pb2 import Frame
 from mev.wire.registry import EVENT_TYPES
@@ -59,7 +59,9 @@ class Doorkeeper:
         del credential
         return MASTER
 
-    async def identify(self, credential: Credential, peer: str, headers: Iterable[tuple[bytes, bytes]]) -> Principal:
+    async def identify(
+        self, credential: Credential, peer: str, headers: Iterable[tuple[bytes, bytes]]
+    ) -> Principal:
         """Answer."""
         del credential, peer, headers
         return MASTER
@@ -85,7 +87,11 @@ class Served:
         """Return how many frames and events were handed to connections that read frames."""
         labels = {"transport": "websocket", "encoding": "protobuf"}
         frames = self.registry.get_sample_value("mev_realtime_frames_sent_total", labels)
-        return int(frames or 0), sum(client.sent for client in self.hub.clients.values() if client.encoding is Encoding.PROTOBUF)
+        return int(frames or 0), sum(
+            client.sent
+            for client in self.hub.clients.values()
+            if client.encoding is Encoding.PROTOBUF
+        )
 
 
 @contextmanager
@@ -93,8 +99,14 @@ def serve_hub(loop: Loop, batch_max_size: int) -> Iterator[Served]:
     """Serve a hub as the running system does."""
     registry = CollectorRegistry()
     # Nothing but events: these clients answer no pings, and count frames.
-    hub = Hub(EVENT_TYPES, Limits(batch_max_size=batch_max_size, ping_interval_s=math.inf, position_s=math.inf), registry)
-    made = websocket_class(hub, Guard(hub, Doorkeeper(), quota=Quota(connections=10_000)))
+    hub = Hub(
+        EVENT_TYPES,
+        HubLimits(batch_max_size=batch_max_size, ping_interval_s=math.inf, position_s=math.inf),
+        registry,
+    )
+    made = websocket_class(
+        hub, StreamAccess(hub, Doorkeeper(), quota=PrincipalQuota(connections=10_000))
+    )
     transports: list[asyncio.Transport] = []
 
     class Noted(made):  # type: ignore[valid-type, misc]
@@ -105,13 +117,15 @@ def serve_hub(loop: Loop, batch_max_size: int) -> Iterator[Served]:
             transports.append(cast("asyncio.Transport", transport))
             super().connection_made(transport)
 
-    with loop.serve(health_lane, Noted) as port:
+    with loop.serve(health_route, Noted) as port:
         yield Served(hub, port, registry, transports)
 
 
 def subscribe(event_type: str, conditions: Sequence[str] = ()) -> bytes:
     """Return a client's `subscribe` message."""
-    return orjson.dumps({"op": "subscribe", "id": "b", "topics": [event_type], "filter": conditions})
+    return orjson.dumps(
+        {"op": "subscribe", "id": "b", "topics": [event_type], "filter": conditions}
+    )
 
 
 def connect(port: int, message: bytes | None, *, text: bool = False) -> socket.socket:
@@ -125,10 +139,14 @@ def connect(port: int, message: bytes | None, *, text: bool = False) -> socket.s
         raise RuntimeError(f"answered {answer[:200]!r}")
     if message is not None:
         size = len(message)
-        length_field = bytes((0x80 | size,)) if size < 126 else bytes((0x80 | 126,)) + size.to_bytes(2)
+        length_field = (
+            bytes((0x80 | size,)) if size < 126 else bytes((0x80 | 126,)) + size.to_bytes(2)
+        )
         connection.sendall(b"\x81" + length_field + bytes(4) + message)
         _, length = _exactly(connection, 2)
-        confirmed = _exactly(connection, int.from_bytes(_exactly(connection, 2)) if length == 126 else length)
+        confirmed = _exactly(
+            connection, int.from_bytes(_exactly(connection, 2)) if length == 126 else length
+        )
         if b'"subscribed"' not in confirmed:
             raise RuntimeError(f"answered {confirmed[:200]!r}")
     return connection
@@ -145,16 +163,21 @@ def _exactly(connection: socket.socket, size: int) -> bytes:
 
 
 class Receiver(Protocol):
-    """What one connection receives goes through it."""
+    """Receiver of one connection's data."""
 
     def take(self, data: memoryview) -> int:
         """Return how many frames `data` completes."""
 
 
-def read(pipe: Pipe, port: int, messages: Sequence[bytes | None], receiver: Callable[[list[int]], Receiver]) -> None:
-    """Connect once for each of `messages`; then, whenever the parent says how many frames there were, say when they are all here.
+def read(
+    pipe: Pipe,
+    port: int,
+    messages: Sequence[bytes | None],
+    receiver: Callable[[list[int]], Receiver],
+) -> None:
+    """Connect once for each of `messages`, and report each requested number of frames.
 
-    What the receivers have noted meanwhile is the answer.
+    The reply holds the notes of the receivers.
     """
     noted: list[int] = []
     with ExitStack() as stack, selectors.DefaultSelector() as selector:
@@ -173,7 +196,7 @@ def read(pipe: Pipe, port: int, messages: Sequence[bytes | None], receiver: Call
 
 
 def misbehave(pipe: Pipe, port: int, message: bytes) -> None:
-    """Until the parent is gone: one connection that never reads, one that reads a little, one that comes and goes every second."""
+    """Misbehave until the parent exits: never read, read slowly, and reconnect every second."""
     with connect(port, message, text=True), connect(port, message, text=True) as slow:
         pipe.send("connected")
         while True:
@@ -197,7 +220,20 @@ def _read_round(selector: selectors.BaseSelector, pipe: Pipe) -> None:
             frames += key.data.take(buffer[:size])
 
 
-class Counter:
+class GreetingProtocol(asyncio.Protocol):
+    """A connection that greets, never listens, and adds its transport to `greeted`."""
+
+    def __init__(self, greeted: list[asyncio.Transport]) -> None:
+        self._greeted = greeted
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Greet."""
+        transport = cast("asyncio.Transport", transport)
+        transport.write(GREETING)
+        self._greeted.append(transport)
+
+
+class FrameCounter:
     """Counts binary frames by their headers."""
 
     def __init__(self, noted: list[int]) -> None:
@@ -228,9 +264,9 @@ class Counter:
 
 
 class Clocked:
-    """Notes how many nanoseconds every `_EACH`-th tick of each frame was on its way, by the time in it."""
+    """Receiver that records the latency in nanoseconds of every `_EACH`-th tick in each frame."""
 
-    _EACH = 64  # decoding more would keep the reader busy, and what it reads late looks as if it came late
+    _EACH = 64  # more decoding would slow the reader and inflate the latency
 
     def __init__(self, noted: list[int]) -> None:
         self._noted = noted
@@ -247,7 +283,10 @@ class Clocked:
                 break
             frame = Frame.FromString(bytes(self._data[start:end]))
             for part in frame.slices:
-                self._noted += [now_ns - Tick.FromString(value).timestamp_ns for value in part.events[:: self._EACH]]
+                self._noted += [
+                    now_ns - Tick.FromString(value).timestamp_ns
+                    for value in part.events[:: self._EACH]
+                ]
             del self._data[:end]
             frames += 1
         return frames

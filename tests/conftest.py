@@ -1,17 +1,18 @@
-"""Fixtures for every test: real servers, the shared sample of on-chain data, and a guard against processes left behind."""
+"""Shared fixtures: real servers, on-chain sample data, and a check for leftover processes."""
 
 import os
 import shutil
-from collections.abc import Iterator
+import sys
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.services import clickhouse, kafka, processes, redis, require
+from tests.services import clickhouse, kafka, processes, redis, require, system
 from tests.services.kafka import jars
 from tests.services.service import Service
 
-# Before XGBoost is imported: tests run beside one another, and its threads must not spin while they wait.
+# Set before XGBoost is imported: tests run in parallel, and idle threads must not spin.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data" / "solana"
 RUNNING = pytest.StashKey[list[Service]]()
@@ -24,7 +25,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give each test the marker of the server that it asks for, and time for a first download of the broker."""
+    """Mark each test by the server it uses, and allow time for the broker's first download."""
     downloads = not jars.cached()
     for item in items:
         names: list[str] = getattr(item, "fixturenames", [])
@@ -34,8 +35,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.timeout(jars.RESOLVE_TIMEOUT_S + 60))
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show with a failed test what the newest whole system logged last, if the test uses one."""
+    report = yield
+    names = vars(sys.modules[item.function.__module__]) if isinstance(item, pytest.Function) else {}
+    newest = system.RunningSystem.newest
+    if report.failed and newest is not None and "RunningSystem" in names:
+        report.sections.append(("last lines of the system's logs", newest.last_lines()))
+    return report
+
+
 @pytest.fixture(scope="session")
-def real_kafka(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[kafka.RealKafka]:
+def real_kafka(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[kafka.RealKafka]:
     """Run an Apache Kafka broker for the session; a test that stops or kills it may leave it so."""
     with kafka.real_kafka(tmp_path_factory.mktemp("kafka")) as server:
         request.config.stash[RUNNING].append(server)
@@ -45,7 +61,9 @@ def real_kafka(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
 
 
 @pytest.fixture(scope="session")
-def real_redis(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[redis.RealRedis]:
+def real_redis(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[redis.RealRedis]:
     """Run a Redis server for the session; a test that stops or kills it may leave it so."""
     with redis.real_redis(tmp_path_factory.mktemp("redis")) as server:
         request.config.stash[RUNNING].append(server)
@@ -54,12 +72,15 @@ def real_redis(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
 
 
 @pytest.fixture(scope="session")
-def clickhouse_http(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[clickhouse.ClickHouseHttp]:
-    """Run ClickHouse's engine behind HTTP for the session; a test that stops or kills it may leave it so.
+def clickhouse_http(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[clickhouse.ClickHouseHttp]:
+    """Run the ClickHouse engine behind HTTP for the session; a test may leave it stopped.
 
-    Real are the engine (chDB: parser, types, formats, tables on disk, deduplication, error codes and texts), the client, and the HTTP
-    between them (bytes, compression, keep-alive, time-outs, connections that break). Not real is the server's own HTTP handler: how it
-    authenticates, maps errors to statuses, streams, reports progress and limits what it takes is imitated, as far as the client notices.
+    Real are the engine (chDB: parser, types, formats, tables on disk, deduplication, error codes
+    and texts), the client, and the HTTP between them (bytes, compression, keep-alive, timeouts,
+    broken connections). The server's own HTTP handler is imitated as far as the client notices:
+    authentication, status codes, streaming, progress and limits.
     """
     with clickhouse.clickhouse_http(tmp_path_factory.mktemp("clickhouse")) as server:
         request.config.stash[RUNNING].append(server)

@@ -1,4 +1,4 @@
-"""Generate ``src/mev/wire/pb`` from ``protocol/``; with ``--check``, fail when what is committed is stale."""
+"""Generate ``src/mev/wire/pb`` from ``protocol/``; ``--check`` fails when it is stale."""
 
 import argparse
 import filecmp
@@ -16,23 +16,46 @@ PACKAGE = "mev.wire.pb"
 
 
 def generate(folder: Path) -> None:
-    """Write every generated module and its stub into `folder`, with imports that name our package."""
+    """Write every generated module and its stub to `folder`, with imports of our package."""
     protocol = ROOT / "protocol"
     sources = sorted(str(path) for path in protocol.rglob("*.proto"))
     well_known = str(Path(grpc_tools.__file__).parent / "_proto")
     with tempfile.TemporaryDirectory() as raw:
-        if protoc.main(["protoc", f"-I{protocol}", f"-I{well_known}", f"--python_out={raw}", f"--pyi_out={raw}", *sources]) != 0:
+        if (
+            protoc.main(
+                [
+                    "protoc",
+                    f"-I{protocol}",
+                    f"-I{well_known}",
+                    f"--python_out={raw}",
+                    f"--pyi_out={raw}",
+                    *sources,
+                ]
+            )
+            != 0
+        ):
             sys.exit("tools/proto.py: protoc refused the sources; its message is above")
         for path in sorted(Path(raw, "mev", "v1").iterdir()):
-            text = re.sub(r"^from mev\.v1 import", f"from {PACKAGE} import", path.read_text(), flags=re.MULTILINE)
+            text = re.sub(
+                r"^from mev\.v1 import",
+                f"from {PACKAGE} import",
+                path.read_text(),
+                flags=re.MULTILINE,
+            )
             (folder / path.name).write_text(text)
-    (folder / "__init__.py").write_text('"""Generated from protocol/ by `make proto`; do not edit."""\n')
+    (folder / "__init__.py").write_text(
+        '"""Generated from protocol/ by `make proto`; do not edit."""\n'
+    )
 
 
 def main() -> None:
     """Generate, or check."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="change nothing; exit 1 when the committed code is stale")
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="change nothing; exit 1 when the committed code is stale",
+    )
     if not parser.parse_args().check:
         TARGET.mkdir(parents=True, exist_ok=True)
         generate(TARGET)

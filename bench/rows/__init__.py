@@ -2,6 +2,7 @@
 
 from bench.harness import Row
 from bench.rows import (
+    active_model,
     auth,
     capture,
     catchup,
@@ -17,7 +18,6 @@ from bench.rows import (
     onnx,
     predict,
     publish,
-    seat,
     sink,
     websocket,
     webtransport,
@@ -42,6 +42,6 @@ _ALL = (
     *predict.ROWS,
     *onnx.ROWS,
     *distributed.ROWS,
-    *seat.ROWS,
+    *active_model.ROWS,
 )
 ROWS: dict[str, Row] = {row.name: row for row in _ALL}

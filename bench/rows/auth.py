@@ -1,4 +1,4 @@
-"""What the gate costs a request: an endpoint behind it against the same endpoint bare, and the rate limiter alone."""
+"""Cost of authentication per request against the bare endpoint, and of the rate limiter alone."""
 
 import asyncio
 import statistics
@@ -13,13 +13,14 @@ from fastapi import APIRouter, FastAPI
 from pydantic import BaseModel
 from redis import asyncio as redis
 
-from bench.harness import Clock, Figures, Row, Setting, Side, Sides, rate
+from bench.harness import Clock, Row, RowFigures, RowInput, Side, Sides, rate
 from mev import settings
-from mev.app import create_app
 from mev.auth.dependencies import ControlCommand, EventsRead
 from mev.auth.model import MASTER, Permission
 from mev.core import asgi
-from mev.security import REDIS_TIMEOUT_S, Security, build
+from mev.server.app import create_app
+from mev.server.security import Security, build
+from mev.store.boot import REDIS_TIMEOUT_S
 from mev.store.folder import DataFolder
 from mev.store.redis import Redis
 from mev.store.valkey import EmbeddedValkey
@@ -30,7 +31,7 @@ _TIMEOUT_S = 10.0
 _DAY_S = 86_400.0
 _PATH = "/api/bench/order"
 _SCOPES = (Permission.EVENTS_READ, Permission.CONTROL_COMMAND)
-# A bucket that no benchmark empties; what is taken from Redis at a time follows from the rate, which stays the default.
+# A bucket that never empties; the tokens taken from Redis at once follow from the default rate.
 _BURST = 10**9
 
 
@@ -79,19 +80,22 @@ class _Request:
         await app(scope, receive, send)
 
 
-def _open(method: str, body: bytes = b"") -> Callable[[Setting], Any]:
+def _open(method: str, body: bytes = b"") -> Callable[[RowInput], Any]:
     @contextmanager
-    def opened(setting: Setting) -> Iterator[Sides]:
+    def opened(setting: RowInput) -> Iterator[Sides]:
         with _security(setting.scratch) as (runner, security, _):
             _, key = runner.run(security.keys.create(MASTER, "bench", _SCOPES, _DAY_S))
             request = _Request(method, _headers(key, body), body)
-            yield Sides(_requests(runner, _bare_app(), request), _requests(runner, create_app([_guarded()], [], security.gate), request))
+            yield Sides(
+                _requests(runner, _bare_app(), request),
+                _requests(runner, create_app([_guarded()], [], security.gate), request),
+            )
 
     return opened
 
 
 @contextmanager
-def _limiter(setting: Setting) -> Iterator[Sides]:
+def _limiter(setting: RowInput) -> Iterator[Sides]:
     with _security(setting.scratch) as (runner, security, valkey):
         limiter, client = security.limiter, redis.from_url(valkey.url)
 
@@ -111,14 +115,14 @@ def _limiter(setting: Setting) -> Iterator[Sides]:
             runner.run(client.aclose())
 
 
-def _each(figures: Figures) -> list[str]:
+def _each(figures: RowFigures) -> list[str]:
     ours, baseline = (1e6 / statistics.median(rates) for rates in (figures.ours, figures.baseline))
     return [f"{ours:.1f} us a request; {baseline:.1f} us when each one asks Redis"]
 
 
 @contextmanager
 def _security(folder: Path) -> Iterator[tuple[asyncio.Runner, Security, EmbeddedValkey]]:
-    """Give what the running system puts before its endpoints, on an embedded Valkey, and the event loop it belongs to."""
+    """Yield the system's request checks on an embedded Valkey, and their event loop."""
     valkey = EmbeddedValkey(folder / "valkey", timeout_s=_TIMEOUT_S)
     valkey.start()
     try:
@@ -150,7 +154,12 @@ def _guarded() -> APIRouter:
 
 
 def _bare_app() -> asgi.App:
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, telemetry={"tracing": False, "metrics": False, "logs": False})
+    app = FastAPI(
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        telemetry={"tracing": False, "metrics": False, "logs": False},
+    )
 
     @app.get(_PATH)
     async def read() -> Order:
@@ -172,7 +181,11 @@ def _headers(key: str, body: bytes) -> list[tuple[bytes, bytes]]:
         (b"user-agent", b"python-httpx/0.28.1"),
         (b"x-api-key", key.encode()),
     ]
-    return [*headers, (b"content-length", b"%d" % len(body)), (b"content-type", b"application/json")] if body else headers
+    return (
+        [*headers, (b"content-length", b"%d" % len(body)), (b"content-type", b"application/json")]
+        if body
+        else headers
+    )
 
 
 def _requests(runner: asyncio.Runner, app: asgi.App, request: _Request) -> Side:
@@ -183,7 +196,9 @@ def _requests(runner: asyncio.Runner, app: asgi.App, request: _Request) -> Side:
     return _side(runner, work, Clock.CPU)
 
 
-def _side(runner: asyncio.Runner, work: Callable[[], Coroutine[Any, Any, None]], clock: Clock) -> Side:
+def _side(
+    runner: asyncio.Runner, work: Callable[[], Coroutine[Any, Any, None]], clock: Clock
+) -> Side:
     return lambda: rate(lambda: runner.run(work()), _REQUESTS, clock=clock, at_least_s=_AT_LEAST_S)
 
 

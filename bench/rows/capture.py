@@ -7,12 +7,12 @@ from pathlib import Path
 
 import orjson
 
-from bench.harness import Clock, Row, Setting, Sides, SkippedError, rate
+from bench.harness import Clock, Row, RowInput, Sides, SkippedError, rate
 from mev.capture.service import Capture
 
 
 @contextmanager
-def _open(setting: Setting) -> Iterator[Sides]:
+def _open(setting: RowInput) -> Iterator[Sides]:
     text = _read(setting.block)
     _check(text, setting.block)
     yield Sides(

@@ -1,7 +1,8 @@
-"""How fast a lossless subscription reads the past, against the Kafka client alone on the same log.
+"""Replay rate of a lossless subscription, against the Kafka client alone on the same log.
 
-The embedded broker runs in another process and holds as much as it keeps. Each pass begins with a new consumer and ends with the last
-event. The subscription's connection takes every frame at once and does nothing with it.
+The embedded broker runs in another process and is filled to its retention. Each pass begins with a
+new consumer and ends with the last event. The subscription's connection accepts every frame at once
+and discards it.
 """
 
 import asyncio
@@ -13,17 +14,15 @@ import uvloop
 from confluent_kafka import Consumer, Producer, TopicPartition
 
 from bench import events
-from bench.harness import Clock, Row, Setting, Sides
+from bench.harness import Clock, Row, RowInput, Sides
 from bench.rows.publish import broker
-from mev.bus.kafka import PARTITIONS, Brokers, Cluster
-from mev.bus.replay import Bounds, Replay
+from mev.bus.kafka import PARTITIONS, Brokers, KafkaCluster
+from mev.bus.replay import OffsetRange, Replay
+from mev.realtime.batch import EncodedFrame, Encoding
 from mev.realtime.hub import Hub
-from mev.realtime.limits import Limits
-from mev.realtime.link import EncodedFrame
-from mev.realtime.past import Pool
-from mev.realtime.start import Earliest
-from mev.realtime.tally import Encoding
-from mev.realtime.terms import OnSlow, Terms
+from mev.realtime.limits import HubLimits
+from mev.realtime.options import Earliest, OnSlow, SubscriptionOptions
+from mev.realtime.replay_pool import ReplayPool
 from mev.wire.filters import Filter
 from mev.wire.registry import EVENT_TYPES
 
@@ -36,7 +35,7 @@ _LOOK_S = 0.001
 
 
 @contextmanager
-def _open(_: Setting) -> Iterator[Sides]:
+def _open(_: RowInput) -> Iterator[Sides]:
     with broker() as brokers, _catching_up(brokers) as catching_up:
         total = _fill(brokers)
 
@@ -57,7 +56,7 @@ def _open(_: Setting) -> Iterator[Sides]:
 
 def _fill(brokers: Brokers) -> int:
     """Publish as much as the broker keeps; return how many events that is."""
-    Cluster(brokers, timeout_s=_TIMEOUT_S).ensure_topics([_TOPIC])
+    KafkaCluster(brokers, timeout_s=_TIMEOUT_S).ensure_topics([_TOPIC])
     values = [event.SerializeToString() for event in events.opportunities(_READ_MESSAGES)]
     count = _KEPT_BYTES * len(values) // sum(map(len, values))
     with closing(Producer(brokers.config(linger_ms=5))) as producer:
@@ -66,14 +65,19 @@ def _fill(brokers: Brokers) -> int:
                 producer.produce(_TOPIC, values[number % len(values)], b"key", partition)
             producer.flush(_TIMEOUT_S)
     with closing(Replay(brokers, timeout_s=_TIMEOUT_S)) as replay:
-        if set(replay.bounds([_TOPIC]).values()) != {Bounds(0, count)}:
+        if set(replay.bounds([_TOPIC]).values()) != {OffsetRange(0, count)}:
             raise RuntimeError("the broker has not kept everything")
     return count * PARTITIONS
 
 
 def _consume(brokers: Brokers, total: int) -> None:
     """Read everything with the settings of :class:`Replay`."""
-    config = brokers.config(group_id="bench", enable_auto_commit=False, auto_offset_reset="earliest", queued_max_messages_kbytes=4096)
+    config = brokers.config(
+        group_id="bench",
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        queued_max_messages_kbytes=4096,
+    )
     with closing(Consumer(config)) as consumer:
         consumer.assign([TopicPartition(_TOPIC, number, 0) for number in range(PARTITIONS)])
         while total > 0:
@@ -81,13 +85,15 @@ def _consume(brokers: Brokers, total: int) -> None:
             first = consumer.poll(_TIMEOUT_S)
             if first is None:
                 raise RuntimeError("the log cannot be read")
-            total -= len([message.value() for message in (first, *consumer.consume(_READ_MESSAGES - 1, 0))])
+            total -= len(
+                [message.value() for message in (first, *consumer.consume(_READ_MESSAGES - 1, 0))]
+            )
 
 
 class _CatchingUp:
     """Subscribes from the earliest event until all have been sent."""
 
-    def __init__(self, pool: Pool, runner: asyncio.Runner) -> None:
+    def __init__(self, pool: ReplayPool, runner: asyncio.Runner) -> None:
         self._pool = pool
         self._runner = runner
 
@@ -96,12 +102,14 @@ class _CatchingUp:
         self._runner.run(self._run(total))
 
     async def _run(self, total: int) -> None:
-        hub = Hub(EVENT_TYPES, Limits(), past=self._pool)
+        hub = Hub(EVENT_TYPES, HubLimits(), replay_pool=self._pool)
         client = hub.admit(_Taking(), Encoding.PROTOBUF, "bench")
         reader = self._pool.reader()
         beginning = await reader.begin(Earliest(), [events.EVENT], "")
         hub.begin({at: bounds.latest for at, bounds in beginning.bounds.items()})
-        terms = Terms(topics=frozenset({events.EVENT.name}), filter=Filter(), on_slow=OnSlow.LOSSLESS)
+        terms = SubscriptionOptions(
+            topics=frozenset({events.EVENT.name}), filter=Filter(), on_slow=OnSlow.LOSSLESS
+        )
         hub.subscribe_from(client, "b", terms, dict(beginning.positions), self._pool, reader)
         async with asyncio.timeout(_TIMEOUT_S):
             while self._pool.open:  # noqa: ASYNC110 - nothing tells
@@ -117,8 +125,9 @@ class _Taking:
 
     transport = "websocket"
 
-    def send_text(self, text: bytes) -> None:
+    def send_text(self, text: bytes, resume: str = "") -> None:
         """Take a message."""
+        del resume  # it is in the text
 
     def send_frame(self, frame: EncodedFrame, tail: bytes, *, stale: bool) -> None:
         """Take a frame."""
@@ -144,13 +153,13 @@ class _Taking:
     def close(self, code: int, reason: str) -> None:
         """Go."""
 
-    def abort(self) -> None:
+    def abort(self, code: int, reason: str) -> None:
         """Go."""
 
 
 @contextmanager
 def _catching_up(brokers: Brokers) -> Iterator[_CatchingUp]:
-    pool = Pool(brokers, limit=1, timeout_s=_TIMEOUT_S)
+    pool = ReplayPool(brokers, limit=1, timeout_s=_TIMEOUT_S)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         yield _CatchingUp(pool, runner)
         runner.run(pool.close())

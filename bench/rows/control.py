@@ -1,4 +1,4 @@
-"""Commands to running agents: `mev up` with its embedded services and three agents, every one a process of its own."""
+"""Commands to running agents: `mev up` with embedded services, and three agent processes."""
 
 import os
 import signal
@@ -14,12 +14,13 @@ from queue import SimpleQueue
 import httpx
 
 from bench.children import Pipe, child, wait_for_end
-from bench.harness import Clock, Figures, Row, Setting, Sides
-from mev import cli
-from mev.bus.batch import Batch
-from mev.bus.kafka import Brokers, Cluster
+from bench.harness import Clock, Row, RowFigures, RowInput, Sides
+from mev.bus.batch import PartitionBatch
+from mev.bus.embedded import KAFKA_FOLDER, embedded_brokers
+from mev.bus.kafka import Brokers, KafkaCluster
 from mev.bus.publisher import Publisher
 from mev.bus.tail import Tail
+from mev.cli import main
 from mev.core.errors import UnavailableError
 from mev.crypto.envelope import payload_type
 from mev.store.folder import DataFolder
@@ -40,16 +41,21 @@ _KEPT_VARIABLES = ("PATH", "HOME", "TMPDIR", "LANG")
 
 
 @contextmanager
-def _open(setting: Setting) -> Iterator[Sides]:
+def _open(setting: RowInput) -> Iterator[Sides]:
     folder = setting.scratch / "data"
     with ExitStack() as stack:
         stack.enter_context(child(_mev, folder, "up"))
         http = stack.enter_context(_client(folder))
         for agent_id in _AGENTS:
-            stack.enter_context(child(_mev, folder, "agent", "run", "--module", "arbitrage", "--id", agent_id))
+            stack.enter_context(
+                child(_mev, folder, "agent", "run", "--module", "arbitrage", "--id", agent_id)
+            )
         _wait(lambda: _online(http) == set(_AGENTS), folder)
-        brokers = Brokers(servers=DataFolder(folder).read_runtime().kafka, embedded=True)
-        bare, ours = stack.enter_context(_bare(brokers)), stack.enter_context(_issued(brokers, http))
+        brokers = embedded_brokers(folder / KAFKA_FOLDER, DataFolder(folder).read_runtime().kafka)
+        bare, ours = (
+            stack.enter_context(_bare(brokers)),
+            stack.enter_context(_issued(brokers, http)),
+        )
         yield Sides(bare.side, ours.side, lambda figures: _percentiles(figures, bare, ours))
 
 
@@ -62,7 +68,7 @@ def _mev(pipe: Pipe, folder: Path, *arguments: str) -> None:
         for output in (1, 2):
             os.dup2(log.fileno(), output)
     threading.Thread(target=_stop_with, args=(pipe,), daemon=True).start()
-    cli.app(arguments)
+    main.app(arguments)
 
 
 def _stop_with(pipe: Pipe) -> None:
@@ -87,7 +93,9 @@ def _client(folder: Path) -> Iterator[httpx.Client]:
 
     _wait(ready, folder)
     headers = {"X-API-Key": data.secret("master-api-key")}
-    with httpx.Client(base_url=data.read_runtime().api, headers=headers, timeout=_TIMEOUT_S) as client:
+    with httpx.Client(
+        base_url=data.read_runtime().api, headers=headers, timeout=_TIMEOUT_S
+    ) as client:
         yield client
 
 
@@ -106,7 +114,7 @@ def _online(http: httpx.Client) -> set[str]:
 
 @dataclass(slots=True)
 class _Bare:
-    """Publishes messages and takes each from the broker before the next; keeps what they took, in milliseconds."""
+    """Baseline that publishes messages and reads each back before the next; stores milliseconds."""
 
     publisher: Publisher
     arrived: SimpleQueue[int]
@@ -116,17 +124,23 @@ class _Bare:
         before = len(self.taken_ms)
         for _ in range(_COMMANDS):
             started_ns = time.perf_counter_ns()
-            self.publisher.publish_and_wait(_TOPIC, [{"key": b"bench", "value": bytes(_RECORD_BYTES)}])
+            self.publisher.publish_and_wait(
+                _TOPIC, [{"key": b"bench", "value": bytes(_RECORD_BYTES)}]
+            )
             self.taken_ms.append((self.arrived.get(timeout=_ANSWER_S) - started_ns) / 1e6)
         return 1000 / statistics.median(self.taken_ms[before:])
 
 
 @contextmanager
 def _bare(brokers: Brokers) -> Iterator[_Bare]:
-    Cluster(brokers, timeout_s=_TIMEOUT_S).ensure_topics([_TOPIC])
+    KafkaCluster(brokers, timeout_s=_TIMEOUT_S).ensure_topics([_TOPIC])
     arrived: SimpleQueue[int] = SimpleQueue()
-    tail = Tail(brokers, [_TOPIC], lambda _: arrived.put(time.perf_counter_ns()), timeout_s=_TIMEOUT_S)
-    publisher = Publisher(brokers, queue_messages=1000, queue_kbytes=65_536, linger_ms=0, timeout_s=_TIMEOUT_S)
+    tail = Tail(
+        brokers, [_TOPIC], lambda _: arrived.put(time.perf_counter_ns()), timeout_s=_TIMEOUT_S
+    )
+    publisher = Publisher(
+        brokers, queue_messages=1000, queue_kbytes=65_536, linger_ms=0, timeout_s=_TIMEOUT_S
+    )
     with closing(tail), closing(publisher):
         tail.start()
         yield _Bare(publisher, arrived)
@@ -134,7 +148,7 @@ def _bare(brokers: Brokers) -> Iterator[_Bare]:
 
 @dataclass(slots=True)
 class _Issued:
-    """Issues commands, each when all agents have answered the one before; keeps what they took, in milliseconds."""
+    """Issuer of commands, each after all agents answered the one before; stores milliseconds."""
 
     http: httpx.Client
     seen: SimpleQueue[Command | Report]
@@ -149,7 +163,9 @@ class _Issued:
 
     def _issue(self, number: int) -> None:
         body = {"module": "arbitrage", "action": "set_min_profit", "params": {"lamports": number}}
-        command_id = self.http.post("/api/control/command", json=body).raise_for_status().json()["id"]
+        command_id = (
+            self.http.post("/api/control/command", json=body).raise_for_status().json()["id"]
+        )
         self.applied_ms += self._applied_ms(command_id)
         self.reported_ms += self._reported_ms(command_id)
 
@@ -162,14 +178,20 @@ class _Issued:
                 issued_at_ns = message.issued_at_ns
             elif isinstance(message, Report) and message.command_id == command_id:
                 if message.result != ACK:
-                    raise RuntimeError(f"{message.agent_id} refused: {message.reason_code}: {message.detail}")
+                    raise RuntimeError(
+                        f"{message.agent_id} refused: {message.reason_code}: {message.detail}"
+                    )
                 applied_at_ns.append(message.applied_at_ns)
         return [(each - issued_at_ns) / 1e6 for each in applied_at_ns]
 
     def _reported_ms(self, command_id: str) -> list[float]:
         deadline = time.monotonic() + _ANSWER_S
         while True:
-            deliveries = self.http.get(f"/api/control/commands/{command_id}").raise_for_status().json()["deliveries"]
+            deliveries = (
+                self.http.get(f"/api/control/commands/{command_id}")
+                .raise_for_status()
+                .json()["deliveries"]
+            )
             if all(delivery["state"] == "SYNCED" for delivery in deliveries):
                 return [delivery["latency_ms"] for delivery in deliveries]
             if time.monotonic() > deadline:
@@ -181,7 +203,7 @@ class _Issued:
 def _issued(brokers: Brokers, http: httpx.Client) -> Iterator[_Issued]:
     seen: SimpleQueue[Command | Report] = SimpleQueue()
 
-    def deliver(batches: list[Batch]) -> None:
+    def deliver(batches: list[PartitionBatch]) -> None:
         for batch in batches:
             for value in batch.values:
                 _note(Envelope.FromString(value), seen)
@@ -198,14 +220,16 @@ def _note(envelope: Envelope, seen: "SimpleQueue[Command | Report]") -> None:
             seen.put(kind.FromString(envelope.payload))
 
 
-def _percentiles(figures: Figures, bare: _Bare, ours: _Issued) -> list[str]:
+def _percentiles(figures: RowFigures, bare: _Bare, ours: _Issued) -> list[str]:
     rounds = len(figures.ours)  # one more was run before
     named = (
         ("accepted to applied by an agent", ours.applied_ms),
         ("accepted to its report arrived", ours.reported_ms),
         ("published to taken from the broker", bare.taken_ms),
     )
-    return [f"{what}: {_p50_p99(times_ms[len(times_ms) // (rounds + 1) :])}" for what, times_ms in named]
+    return [
+        f"{what}: {_p50_p99(times_ms[len(times_ms) // (rounds + 1) :])}" for what, times_ms in named
+    ]
 
 
 def _p50_p99(times_ms: list[float]) -> str:
@@ -216,8 +240,13 @@ def _p50_p99(times_ms: list[float]) -> str:
 ROW = Row(
     name="command_latency",
     unit="1/s",
-    ours=f"a command accepted over HTTP to applied by {len(_AGENTS)} agents, one after the other: 1 / median time",
-    baseline="a message published to taken from the same broker, one after the other: 1 / median time",
+    ours=(
+        f"a command accepted over HTTP to applied by {len(_AGENTS)} agents, one after the other: 1"
+        " / median time"
+    ),
+    baseline=(
+        "a message published to taken from the same broker, one after the other: 1 / median time"
+    ),
     clock=Clock.WALL,
     open=_open,
     expected_ms=20,

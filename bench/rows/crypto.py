@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from bench.harness import Clock, Row, Setting, Sides, rate
+from bench.harness import Clock, Row, RowInput, Sides, rate
 from mev.core.clock import now_ns
 from mev.core.ids import new_id
 from mev.crypto.envelope import pae, payload_type, seal
@@ -19,7 +19,7 @@ _SEED = bytes(range(32))
 
 
 @contextmanager
-def _sign(_: Setting) -> Iterator[Sides]:
+def _sign(_: RowInput) -> Iterator[Sides]:
     signing, bare = SigningKey("control", _SEED), Ed25519PrivateKey.from_private_bytes(_SEED)
     commands = _commands()
     signed = [_signed_bytes(command) for command in commands]
@@ -36,13 +36,16 @@ def _sign(_: Setting) -> Iterator[Sides]:
 
 
 @contextmanager
-def _verify(_: Setting) -> Iterator[Sides]:
+def _verify(_: RowInput) -> Iterator[Sides]:
     signing = SigningKey("control", _SEED)
     bare = Ed25519PublicKey.from_public_bytes(signing.public_key)
     trust = TrustStore(KeySet(epoch=1, keys=[signing.trusted_for(COMMAND)]))
     commands = _commands()
     envelopes = [seal(command, signing) for command in commands]
-    signed = [(envelope.signatures[0].sig, _signed_bytes(command)) for envelope, command in zip(envelopes, commands, strict=True)]
+    signed = [
+        (envelope.signatures[0].sig, _signed_bytes(command))
+        for envelope, command in zip(envelopes, commands, strict=True)
+    ]
     received = [envelope.SerializeToString() for envelope in envelopes]
     now = now_ns()
 
@@ -58,7 +61,10 @@ def _verify(_: Setting) -> Iterator[Sides]:
 
 
 def _sides(baseline: Callable[[], None], ours: Callable[[], None]) -> Sides:
-    return Sides(lambda: rate(baseline, _ENVELOPES, clock=Clock.CPU), lambda: rate(ours, _ENVELOPES, clock=Clock.CPU))
+    return Sides(
+        lambda: rate(baseline, _ENVELOPES, clock=Clock.CPU),
+        lambda: rate(ours, _ENVELOPES, clock=Clock.CPU),
+    )
 
 
 def _commands() -> list[Command]:
@@ -74,7 +80,9 @@ def _commands() -> list[Command]:
             priority=5,
             issuer=Issuer(principal="master"),
             request_sha256=_SEED,
-            action=ModuleAction(module="arbitrage", action="set_min_profit", params_json=f'{{"lamports": {number}}}'),
+            action=ModuleAction(
+                module="arbitrage", action="set_min_profit", params_json=f'{{"lamports": {number}}}'
+            ),
         )
         for number in range(_ENVELOPES)
     ]

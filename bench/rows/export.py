@@ -1,6 +1,7 @@
-"""A million rows to Parquet: the whole export, part by part with digests on the disk, against one ``INTO OUTFILE`` of the same rows.
+"""Export of a million rows to Parquet, against one ``INTO OUTFILE`` of the same rows.
 
-Both collapse repeats and sort. The engine's is one file that nothing counts, digests or makes durable.
+Both deduplicate and sort. The export writes parts with digests, durably; the engine's single file
+has none of these.
 """
 
 import logging
@@ -15,9 +16,9 @@ from pathlib import Path
 import clickhouse_connect
 
 from bench import events
-from bench.harness import Clock, Row, Setting, Sides
+from bench.harness import Clock, Row, RowInput, Sides
 from mev.datasets import manifest
-from mev.datasets.export import Limits, make_export
+from mev.datasets.export import ExportLimits, make_export
 from mev.datasets.query import checked
 from mev.jobs.context import Context
 from mev.simulate.model import EPOCH_NS
@@ -33,7 +34,7 @@ _DATABASE = "mev"
 
 
 @contextmanager
-def _open(setting: Setting) -> Iterator[Sides]:
+def _open(setting: RowInput) -> Iterator[Sides]:
     os.chdir(setting.scratch)  # the engine keeps a cache of schemas in the working directory
     path = setting.scratch / "clickhouse"
     with closing(ClickHouse(Address(database=_DATABASE, path=path))) as store:
@@ -46,7 +47,8 @@ def _open(setting: Setting) -> Iterator[Sides]:
                 setting.scratch,
                 store,
                 lambda target: client.raw_query(
-                    f"SELECT {columns} FROM {table} FINAL ORDER BY {', '.join(events.EVENT.order_by)} INTO OUTFILE '{target}'",
+                    f"SELECT {columns} FROM {table} FINAL ORDER BY"
+                    f" {', '.join(events.EVENT.order_by)} INTO OUTFILE '{target}'",
                     settings={"output_format_parquet_compression_method": "zstd"},
                     fmt="Parquet",
                 ),
@@ -59,14 +61,23 @@ def _fill(store: ClickHouse) -> None:
     event = events.EVENT
     for first in range(0, _ROWS, _BLOCK_ROWS):
         values = []
-        for number, each in zip(range(first, min(first + _BLOCK_ROWS, _ROWS)), patterns, strict=False):
+        for number, each in zip(
+            range(first, min(first + _BLOCK_ROWS, _ROWS)), patterns, strict=False
+        ):
             each.id = f"event-{number}"
             each.detected_at_ns = EPOCH_NS + number
             each.slot = 310_000_000 + number // _EVENTS_A_SLOT
             values.append(each.SerializeToString())
         columns = list(event.clickhouse_types)
         name = event.descriptor.name
-        store.insert_protobuf(event.table, columns, join(values), schema=event.proto_schema, message=name, token=f"{first}")
+        store.insert_protobuf(
+            event.table,
+            columns,
+            join(values),
+            schema=event.proto_schema,
+            message=name,
+            token=f"{first}",
+        )
 
 
 class _Bench:
@@ -85,7 +96,9 @@ class _Bench:
         output.mkdir(parents=True)
         spec = checked(events.EVENT.name).as_json()
         started = time.perf_counter()
-        make_export(self._store, Limits())(Context(spec, folder, output, logging.getLogger("bench"), lambda: False))
+        make_export(self._store, ExportLimits())(
+            Context(spec, folder, output, logging.getLogger("bench"), lambda: False)
+        )
         elapsed = time.perf_counter() - started
         rows = manifest.read(output)["rows"]
         shutil.rmtree(folder)

@@ -1,4 +1,4 @@
-"""What a filter costs an event, against decoding the event alone."""
+"""Cost of a filter per event, against decoding the event alone."""
 
 import random
 import statistics
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import orjson
 
 from bench import events
-from bench.harness import Clock, Figures, Row, Setting, Side, Sides, rate
+from bench.harness import Clock, Row, RowFigures, RowInput, Side, Sides, rate
 from mev.wire.filters import MAX_KEYS, Columns, Filter, parse
 from mev.wire.pb.events_pb2 import Opportunity
 
@@ -19,28 +19,34 @@ _BASE58 = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 
 
 @contextmanager
-def _compare(_: Setting) -> Iterator[Sides]:
+def _compare(_: RowInput) -> Iterator[Sides]:
     block = events.opportunities(EVENTS)
     values = _encoded(block)
     yield Sides(_decode(values), _new_block(_comparison(block), values), _cost)
 
 
 @contextmanager
-def _keys(_: Setting) -> Iterator[Sides]:
+def _keys(_: RowInput) -> Iterator[Sides]:
     block = events.opportunities(EVENTS)
     values, condition = _encoded(block), _key_set(block)
     started = time.process_time()
     chosen = parse([condition], [events.EVENT])
     parse_ms = (time.process_time() - started) * 1000
 
-    def notes(figures: Figures) -> list[str]:
-        return [*_cost(figures), f"{parse_ms:.0f} ms to parse the condition, {len(condition) / 1e6:.1f} MB of text, once"]
+    def notes(figures: RowFigures) -> list[str]:
+        return [
+            *_cost(figures),
+            (
+                f"{parse_ms:.0f} ms to parse the condition, {len(condition) / 1e6:.1f} MB of text,"
+                " once"
+            ),
+        ]
 
     yield Sides(_decode(values), _new_block(chosen, values), notes)
 
 
 @contextmanager
-def _shared(_: Setting) -> Iterator[Sides]:
+def _shared(_: RowInput) -> Iterator[Sides]:
     block = events.opportunities(EVENTS)
     values, chosen = _encoded(block), _comparison(block)
     columns = Columns(events.EVENT, values)
@@ -58,10 +64,11 @@ def _comparison(block: list[Opportunity]) -> Filter:
 
 
 def _key_set(block: list[Opportunity]) -> str:
-    """Return a condition with as many addresses as there may be, and among them the identifiers of half of the events."""
+    """Return a condition with the maximum number of addresses, which matches half of the events."""
     draw = random.Random(1)
     known = [event.id for event in block[::2]]
-    return f"id in {orjson.dumps([*known, *(''.join(draw.choices(_BASE58, k=44)) for _ in range(MAX_KEYS - len(known)))]).decode()}"
+    others = ("".join(draw.choices(_BASE58, k=44)) for _ in range(MAX_KEYS - len(known)))
+    return f"id in {orjson.dumps([*known, *others]).decode()}"
 
 
 def _decode(values: list[bytes]) -> Side:
@@ -78,17 +85,22 @@ def _rate(work: Callable[[], object]) -> Side:
     return lambda: rate(work, EVENTS, clock=Clock.CPU)
 
 
-def _cost(figures: Figures) -> list[str]:
+def _cost(figures: RowFigures) -> list[str]:
     cost_ns = statistics.median(figures.costs_us) * 1000
     decode_ns = 1e9 / statistics.median(figures.baseline)
-    return [f"{cost_ns:.0f} ns an event more than the {decode_ns:.0f} ns of decoding it, {cost_ns / decode_ns:.2f} of that"]
+    return [
+        (
+            f"{cost_ns:.0f} ns an event more than the {decode_ns:.0f} ns of decoding it,"
+            f" {cost_ns / decode_ns:.2f} of that"
+        )
+    ]
 
 
 ROWS = (
     Row(
         name="filter_compare",
         unit="events/s",
-        ours="a block of 256 events through a filter of one comparison, decoding included",
+        ours="a block of 256 events through a filter of one comparison, checks included",
         baseline="the Protobuf library's parser on the same events",
         clock=Clock.CPU,
         open=_compare,

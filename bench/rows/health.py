@@ -16,21 +16,21 @@ from urllib.parse import urlsplit
 import uvloop
 
 from bench.children import Pipe, child, wait_for_end
-from bench.harness import Clock, Row, Setting, Side, Sides
+from bench.harness import Clock, Row, RowInput, Side, Sides
 from bench.servers import event_loop
 from mev import settings
-from mev.host import lane
-from mev.system import running
+from mev.host.routes import ALIVE_PATH, health_route
+from mev.server.system import running
 
 _CONNECTIONS = 32
 _REQUESTS = 16_000
-_REQUEST = b"GET %b HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" % lane.PATH.encode()
+_REQUEST = b"GET %b HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" % ALIVE_PATH.encode()
 _ANSWER_END = b'{"status":"ok"}'
 _WRK_S = 1
 
 
 @contextmanager
-def _open(setting: Setting) -> Iterator[Sides]:
+def _open(setting: RowInput) -> Iterator[Sides]:
     with child(_bare) as bare_server, child(_system, setting.scratch) as system:
         bare, whole = bare_server.recv(), system.recv()
         if shutil.which("wrk"):
@@ -42,7 +42,7 @@ def _open(setting: Setting) -> Iterator[Sides]:
 
 def _bare(pipe: Pipe) -> None:
     """Answer everything as the health endpoint answers."""
-    with event_loop() as loop, loop.serve(lane.health_lane) as port:
+    with event_loop() as loop, loop.serve(health_route) as port:
         pipe.send(port)
         wait_for_end(pipe)
 
@@ -74,9 +74,12 @@ def _load(pipe: Pipe) -> Side:
 
 
 def _client(pipe: Pipe, port: int) -> None:
-    """Send as many requests as the parent asks for, over connections that stay open, one at a time on each."""
+    """Send the number of requests given by the parent, one at a time on each open connection."""
     with ExitStack() as stack, selectors.DefaultSelector() as selector:
-        connections = [stack.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(_CONNECTIONS)]
+        connections = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+            for _ in range(_CONNECTIONS)
+        ]
         for connection in connections:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             selector.register(connection, selectors.EVENT_READ)
@@ -88,7 +91,9 @@ def _client(pipe: Pipe, port: int) -> None:
             pipe.send(_ask(connections, selector, requests))
 
 
-def _ask(connections: list[socket.socket], selector: selectors.BaseSelector, requests: int) -> float:
+def _ask(
+    connections: list[socket.socket], selector: selectors.BaseSelector, requests: int
+) -> float:
     started, missing, to_send = time.perf_counter(), requests, requests - len(connections)
     for connection in connections:
         connection.sendall(_REQUEST)
@@ -114,7 +119,7 @@ def _wrk(port: int) -> Side:
         str(_CONNECTIONS),
         "--duration",
         f"{_WRK_S}s",
-        f"http://127.0.0.1:{port}{lane.PATH}",
+        f"http://127.0.0.1:{port}{ALIVE_PATH}",
     ]
 
     def side() -> float:
@@ -128,7 +133,7 @@ def _wrk(port: int) -> Side:
 ROW = Row(
     name="health",
     unit="requests/s",
-    ours=f"GET {lane.PATH} of the whole running system, {_CONNECTIONS} connections",
+    ours=f"GET {ALIVE_PATH} of the whole running system, {_CONNECTIONS} connections",
     baseline="an ASGI application that only gives the same answer, on the same server",
     clock=Clock.WALL,
     open=_open,

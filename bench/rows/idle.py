@@ -1,6 +1,7 @@
-"""What a connection costs in memory that is authenticated and subscribed and gets nothing, against a protocol that only greets.
+"""Memory per idle, authenticated and subscribed connection, against a minimal protocol.
 
-Each round has a server process of its own; what it grows by for so many connections is divided by them. A rate is connections in a GB.
+Each round has its own server process, and its growth is divided by the number of connections. A
+rate is connections per GB.
 """
 
 import asyncio
@@ -10,12 +11,12 @@ import resource
 import statistics
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import cast
 
 from bench import sockets
 from bench.children import Pipe, child
-from bench.harness import Clock, Figures, Row, Setting, Side, Sides
+from bench.harness import Clock, Row, RowFigures, RowInput, Side, Sides
 from bench.servers import event_loop
 
 _CONNECTIONS = 2000
@@ -24,7 +25,7 @@ _EXPECTED_BYTES = 27_000
 
 
 @contextmanager
-def _open(setting: Setting) -> Iterator[Sides]:
+def _open(setting: RowInput) -> Iterator[Sides]:
     del setting
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
@@ -55,18 +56,9 @@ def _hub(pipe: Pipe) -> None:
 
 
 def _bare(pipe: Pipe) -> None:
-    protocols: list[asyncio.Protocol] = []
+    transports: list[asyncio.Transport] = []
 
-    class Plain(asyncio.Protocol):
-        """A connection that greets and never listens."""
-
-        def connection_made(self, transport: asyncio.BaseTransport) -> None:
-            """Greet."""
-            protocols.append(self)
-            self._transport = cast("asyncio.Transport", transport)
-            self._transport.write(sockets.GREETING)
-
-    with event_loop() as loop, loop.listen(Plain) as port:
+    with event_loop() as loop, loop.listen(partial(sockets.GreetingProtocol, transports)) as port:
         _answer(pipe, port)
 
 
@@ -83,7 +75,7 @@ def _answer(pipe: Pipe, port: int) -> None:
         return
 
 
-def _notes(figures: Figures) -> list[str]:
+def _notes(figures: RowFigures) -> list[str]:
     ours, bare = (1e6 / statistics.median(rates) for rates in (figures.ours, figures.baseline))
     return [f"{ours:.1f} KB a connection, bare {bare:.1f} KB"]
 
@@ -91,7 +83,9 @@ def _notes(figures: Figures) -> list[str]:
 ROW = Row(
     name="idle_connections",
     unit="connections/GB",
-    ours=f"resident memory for {_CONNECTIONS:,} WebSocket connections, authenticated and subscribed",
+    ours=(
+        f"resident memory for {_CONNECTIONS:,} WebSocket connections, authenticated and subscribed"
+    ),
     baseline="the same for connections of a protocol that greets, uvloop",
     clock=Clock.WALL,
     open=_open,

@@ -1,7 +1,8 @@
-"""How long ticks are on their way through the hub at 20,000 a second, against the smallest program with the same window.
+"""Latency of ticks through the hub at 20,000 a second, against a minimal program.
 
-Both collect what comes within the window, or a full frame, and write it to every client. A tick carries the time at which it was pushed;
-the reader, in another process, looks at four in each full frame. A side's rate is 1 divided by the 99th percentile.
+Both collect events for the same window, or a full frame, and write it to every client. A tick
+carries the time at which it was pushed; the reader, in another process, samples four in each full
+frame. A side's rate is 1 divided by the 99th percentile.
 """
 
 import asyncio
@@ -10,15 +11,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import cast
 
 from bench import sockets
 from bench.children import Pipe, child
-from bench.harness import Clock, Figures, Row, Setting, Sides
+from bench.harness import Clock, Row, RowFigures, RowInput, Sides
 from bench.servers import Loop, event_loop
-from mev.bus.batch import Batch
-from mev.realtime import websocket
-from mev.realtime.limits import Limits
+from mev.bus.batch import PartitionBatch
+from mev.realtime.limits import HubLimits
+from mev.realtime.websocket import protocol
 from mev.wire.frames import Run, encode_frame
 from mev.wire.pb.events_pb2 import Tick
 from mev.wire.registry import EVENT_TYPES
@@ -27,8 +27,8 @@ _TYPE = EVENT_TYPES["tick"]
 _RATE_PER_S = 20_000
 _PUSH_EVENTS = 20  # what comes at once: one push a millisecond
 _PUSHES = 1500  # in one round
-_WINDOW_MS = Limits().batch_window_ms
-_MOST_EVENTS = Limits().batch_max_size
+_WINDOW_MS = HubLimits().batch_window_ms
+_MOST_EVENTS = HubLimits().batch_max_size
 _MORE_MS = 10.0  # than the window
 _TIMEOUT_S = 60
 
@@ -36,26 +36,47 @@ Push = Callable[[list[bytes]], None]
 
 
 @contextmanager
-def _open(clients: int, _: Setting) -> Iterator[Sides]:
+def _open(clients: int, _: RowInput) -> Iterator[Sides]:
     with event_loop() as loop, _bare(loop, clients) as bare, _hub(loop, clients) as ours:
 
-        def notes(figures: Figures) -> list[str]:
-            window = f"window {_WINDOW_MS:g} ms, or {_MOST_EVENTS} events: {_MOST_EVENTS / _RATE_PER_S * 1000:.1f} ms"
+        def notes(figures: RowFigures) -> list[str]:
+            window = (
+                f"window {_WINDOW_MS:g} ms, or {_MOST_EVENTS} events:"
+                f" {_MOST_EVENTS / _RATE_PER_S * 1000:.1f} ms"
+            )
             return [f"ours {ours.p50_p99(figures)}", f"bare {bare.p50_p99(figures)}", window]
 
         yield Sides(bare.side, ours.side, notes)
 
 
 @contextmanager
-def _open_beside(clients: int, _: Setting) -> Iterator[Sides]:
-    with event_loop() as loop, _hub(loop, clients) as alone, _hub(loop, clients, beside_bad=True) as beside:
-        yield Sides(alone.side, beside.side, lambda figures: [f"beside them {beside.p50_p99(figures)}", f"alone {alone.p50_p99(figures)}"])
+def _open_beside(clients: int, _: RowInput) -> Iterator[Sides]:
+    with (
+        event_loop() as loop,
+        _hub(loop, clients) as alone,
+        _hub(loop, clients, beside_bad=True) as beside,
+    ):
+        yield Sides(
+            alone.side,
+            beside.side,
+            lambda figures: [
+                f"beside them {beside.p50_p99(figures)}",
+                f"alone {alone.p50_p99(figures)}",
+            ],
+        )
 
 
 class _Timed:
     """Pushes ticks, each with its time, and keeps what the reader found of each round."""
 
-    def __init__(self, loop: Loop, pipe: Pipe, push: Push, frames: Callable[[], int], waiting: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        pipe: Pipe,
+        push: Push,
+        frames: Callable[[], int],
+        waiting: Callable[[], bool],
+    ) -> None:
         self._loop = loop
         self._pipe = pipe
         self._push = push
@@ -74,15 +95,21 @@ class _Timed:
         self._rounds.append((cuts[49] / 1e6, cuts[98] / 1e6))
         return 1000 / self._rounds[-1][1]
 
-    def p50_p99(self, figures: Figures) -> str:
+    def p50_p99(self, figures: RowFigures) -> str:
         """Return the medians of the rounds that count."""
-        p50, p99 = (statistics.median(column) for column in zip(*self._rounds[-len(figures.ours) :], strict=True))
+        p50, p99 = (
+            statistics.median(column)
+            for column in zip(*self._rounds[-len(figures.ours) :], strict=True)
+        )
         return f"p50 {p50:.1f} ms, p99 {p99:.1f} ms"
 
     async def _pump(self) -> None:
-        """Push at the given rate; a push that is late is made at once, with the time at which it is made."""
+        """Push at the given rate; a late push is made at once, with its actual time."""
         loop = asyncio.get_running_loop()
-        values = [Tick(market_id=f"orca:{number}", last_price=number).SerializeToString() for number in range(_PUSH_EVENTS)]
+        values = [
+            Tick(market_id=f"orca:{number}", last_price=number).SerializeToString()
+            for number in range(_PUSH_EVENTS)
+        ]
         started_s, period_s = loop.time(), _PUSH_EVENTS / _RATE_PER_S
         for number in range(_PUSHES):
             await asyncio.sleep(max(0.0, started_s + number * period_s - loop.time()))
@@ -99,17 +126,27 @@ def _hub(loop: Loop, clients: int, *, beside_bad: bool = False) -> Iterator[_Tim
     pushed = 0
     with sockets.serve_hub(loop, _MOST_EVENTS) as served, ExitStack() as stack:
         if beside_bad:
-            stack.enter_context(child(sockets.misbehave, served.port, sockets.subscribe(_TYPE.name))).recv()
+            stack.enter_context(
+                child(sockets.misbehave, served.port, sockets.subscribe(_TYPE.name))
+            ).recv()
 
         def push(values: list[bytes]) -> None:
             nonlocal pushed
             offsets = list(range(pushed, pushed + len(values)))
             pushed += len(values)
-            served.hub.push(Batch(_TYPE.topic, 0, offsets, [b"key"] * len(values), values))
+            served.hub.push(PartitionBatch(_TYPE.topic, 0, offsets, [b"key"] * len(values), values))
 
-        with child(sockets.read, served.port, [sockets.subscribe(_TYPE.name)] * clients, sockets.Clocked) as pipe:
+        with child(
+            sockets.read, served.port, [sockets.subscribe(_TYPE.name)] * clients, sockets.Clocked
+        ) as pipe:
             pipe.recv()
-            yield _Timed(loop, pipe, push, lambda: served.sent()[0], lambda: served.sent()[1] < pushed * clients)
+            yield _Timed(
+                loop,
+                pipe,
+                push,
+                lambda: served.sent()[0],
+                lambda: served.sent()[1] < pushed * clients,
+            )
 
 
 class _Collector:
@@ -124,7 +161,7 @@ class _Collector:
 
     @property
     def waiting(self) -> bool:
-        """Whether something has not been written."""
+        """Return whether data is waiting to be written."""
         return bool(self._values)
 
     def push(self, values: list[bytes]) -> None:
@@ -140,9 +177,12 @@ class _Collector:
             self._timer.cancel()
             self._timer = None
         values, self._values = self._values[:_MOST_EVENTS], self._values[_MOST_EVENTS:]
-        payload = encode_frame([Run(_TYPE.topic, 0, range(self._pushed, self._pushed + len(values)), values)], time.time_ns())
+        payload = encode_frame(
+            [Run(_TYPE.topic, 0, range(self._pushed, self._pushed + len(values)), values)],
+            time.time_ns(),
+        )
         self._pushed += len(values)
-        frame = websocket.frame(websocket.Opcode.BINARY, payload)
+        frame = protocol.frame(protocol.Opcode.BINARY, payload)
         for transport in self.transports:
             transport.write(frame)
         self.frames += len(self.transports)
@@ -153,26 +193,27 @@ def _bare(loop: Loop, clients: int) -> Iterator[_Timed]:
     """Serve a collector with nothing but `transport.write`."""
     collector = _Collector()
 
-    class Plain(asyncio.Protocol):
-        """A connection that greets and never listens."""
-
-        def connection_made(self, transport: asyncio.BaseTransport) -> None:
-            """Greet."""
-            self._transport = cast("asyncio.Transport", transport)
-            self._transport.write(sockets.GREETING)
-            collector.transports.append(self._transport)
-
-    with loop.listen(Plain) as port, child(sockets.read, port, [None] * clients, sockets.Clocked) as pipe:
+    with (
+        loop.listen(partial(sockets.GreetingProtocol, collector.transports)) as port,
+        child(sockets.read, port, [None] * clients, sockets.Clocked) as pipe,
+    ):
         pipe.recv()
-        yield _Timed(loop, pipe, collector.push, lambda: collector.frames, lambda: collector.waiting)
+        yield _Timed(
+            loop, pipe, collector.push, lambda: collector.frames, lambda: collector.waiting
+        )
 
 
 def _row(clients: int) -> Row:
     return Row(
         name=f"latency_{clients}",
         unit="1/s",
-        ours=f"ticks at {_RATE_PER_S:,} a second, pushed to received by {clients} WebSocket client{'s' if clients > 1 else ''}: 1 / p99",
-        baseline="the same by a list, a timer of the same window and transport.write, uvloop: 1 / p99",
+        ours=(
+            f"ticks at {_RATE_PER_S:,} a second, pushed to received by {clients} WebSocket"
+            f" client{'s' if clients > 1 else ''}: 1 / p99"
+        ),
+        baseline=(
+            "the same by a list, a timer of the same window and transport.write, uvloop: 1 / p99"
+        ),
         clock=Clock.WALL,
         open=partial(_open, clients),
         expected_ms=_WINDOW_MS + _MORE_MS,
@@ -182,7 +223,10 @@ def _row(clients: int) -> Row:
 _BESIDE = Row(
     name="latency_beside_slow",
     unit="1/s",
-    ours="200 clients beside one that never reads, one that reads 8 KiB a second, one that comes and goes every second: 1 / p99",
+    ours=(
+        "200 clients beside one that never reads, one that reads 8 KiB a second, one that comes and"
+        " goes every second: 1 / p99"
+    ),
     baseline="the same hub with the 200 alone: 1 / p99",
     clock=Clock.WALL,
     open=partial(_open_beside, 200),

@@ -1,4 +1,4 @@
-"""Scoring beside ONNX Runtime: the same trees, written as a graph of one node and the logistic function."""
+"""Scoring against ONNX Runtime: the same trees as a graph of one node and the logistic function."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from bench.harness import Clock, Figures, Row, Setting, Sides, SkippedError, rate
+from bench.harness import Clock, Row, RowFigures, RowInput, Sides, SkippedError, rate
 from bench.rows import predict
 
 _ROWS = 65_536
@@ -20,7 +20,7 @@ _OPSET, _ML_OPSET, _IR = 21, 3, 10
 
 
 @contextmanager
-def _score(_: Setting, *, batch: int) -> Iterator[Sides]:
+def _score(_: RowInput, *, batch: int) -> Iterator[Sides]:
     """Ours: the data-only form; the baseline: ONNX Runtime on one thread; compared first."""
     session = _session(booster := predict.booster())
     ours = predict.engine(booster)
@@ -44,9 +44,12 @@ def _score(_: Setting, *, batch: int) -> Iterator[Sides]:
 
         return rate(work, calls * batch, clock=Clock.CPU)
 
-    def notes(_: Figures) -> Sequence[str]:
+    def notes(_: RowFigures) -> Sequence[str]:
         found = {name: np.percentile(values, (50, 99)) * 1e6 for name, values in times.items()}
-        lines = [f"{name}: p50 {p50:.1f} us, p99 {p99:.1f} us a call" for name, (p50, p99) in found.items()]
+        lines = [
+            f"{name}: p50 {p50:.1f} us, p99 {p99:.1f} us a call"
+            for name, (p50, p99) in found.items()
+        ]
         return [*lines, f"{_ROWS} rows: scores differ by {worst:.2g} at most"]
 
     yield Sides(lambda: side("onnxruntime", session), lambda: side("ours", ours.predict), notes)
@@ -59,7 +62,9 @@ def _session(booster: Any) -> Callable[[Any], Any]:
         raise SkippedError("ONNX Runtime is not installed: pip install onnx onnxruntime") from None
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    session = onnxruntime.InferenceSession(graph(booster), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        graph(booster), options, providers=["CPUExecutionProvider"]
+    )
     return lambda rows: session.run(None, {"rows": rows})[0][:, 0]
 
 
@@ -77,38 +82,66 @@ def graph(booster: Any) -> bytes:
         "base_values": [float(np.log(base / (1 - base)))],
     }
     nodes = [
-        helper.make_node("TreeEnsembleRegressor", ["rows"], ["margin"], domain="ai.onnx.ml", **attributes),
+        helper.make_node(
+            "TreeEnsembleRegressor", ["rows"], ["margin"], domain="ai.onnx.ml", **attributes
+        ),
         helper.make_node("Sigmoid", ["margin"], ["score"]),
     ]
-    rows = helper.make_tensor_value_info("rows", TensorProto.FLOAT, [None, int(shape["num_feature"])])
+    rows = helper.make_tensor_value_info(
+        "rows", TensorProto.FLOAT, [None, int(shape["num_feature"])]
+    )
     score = helper.make_tensor_value_info("score", TensorProto.FLOAT, [None, 1])
     opsets = [helper.make_opsetid("", _OPSET), helper.make_opsetid("ai.onnx.ml", _ML_OPSET)]
-    model = helper.make_model(helper.make_graph(nodes, "trees", [rows], [score]), opset_imports=opsets, ir_version=_IR)
+    model = helper.make_model(
+        helper.make_graph(nodes, "trees", [rows], [score]), opset_imports=opsets, ir_version=_IR
+    )
     return bytes(model.SerializeToString())
 
 
 def _attributes(trees: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
-    names = ("treeids", "nodeids", "featureids", "values", "modes", "truenodeids", "falsenodeids", "missing_value_tracks_true")
+    names = (
+        "treeids",
+        "nodeids",
+        "featureids",
+        "values",
+        "modes",
+        "truenodeids",
+        "falsenodeids",
+        "missing_value_tracks_true",
+    )
     nodes: dict[str, list[Any]] = {f"nodes_{name}": [] for name in names}
-    leaves: dict[str, list[Any]] = {f"target_{name}": [] for name in ("treeids", "nodeids", "ids", "weights")}
+    leaves: dict[str, list[Any]] = {
+        f"target_{name}": [] for name in ("treeids", "nodeids", "ids", "weights")
+    }
     for number, tree in enumerate(trees):
         count = len(tree["left_children"])
         inner = [left >= 0 for left in tree["left_children"]]
         columns: tuple[Iterable[Any], ...] = (
             [number] * count,
             range(count),
-            [feature if split else 0 for feature, split in zip(tree["split_indices"], inner, strict=True)],
-            [value if split else 0.0 for value, split in zip(tree["split_conditions"], inner, strict=True)],
+            [
+                feature if split else 0
+                for feature, split in zip(tree["split_indices"], inner, strict=True)
+            ],
+            [
+                value if split else 0.0
+                for value, split in zip(tree["split_conditions"], inner, strict=True)
+            ],
             ["BRANCH_LT" if split else "LEAF" for split in inner],
             [max(left, 0) for left in tree["left_children"]],
             [max(right, 0) for right in tree["right_children"]],
-            [int(bool(left and split)) for left, split in zip(tree["default_left"], inner, strict=True)],
+            [
+                int(bool(left and split))
+                for left, split in zip(tree["default_left"], inner, strict=True)
+            ],
         )
         for name, column in zip(names, columns, strict=True):
             nodes[f"nodes_{name}"] += column
         ends = [place for place, split in enumerate(inner) if not split]
         weights = [tree["split_conditions"][place] for place in ends]
-        for name, found in zip(leaves, ([number] * len(ends), ends, [0] * len(ends), weights), strict=True):
+        for name, found in zip(
+            leaves, ([number] * len(ends), ends, [0] * len(ends), weights), strict=True
+        ):
             leaves[name] += found
     return nodes | leaves
 

@@ -13,9 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from bench.harness import Clock, Figures, Row, Setting, Sides, SkippedError, rate
-from mev.predict.engine import Engine
-from mev.predict.native import Native
+from bench.harness import Clock, Row, RowFigures, RowInput, Sides, SkippedError, rate
+from mev.scoring.compiled import CompiledModel
+from mev.scoring.native_engine import NativeEngine, open_model
+from mev.scoring.numpy_engine import NumpyEngine
+from mev.scoring.predictor import Scorer
 
 _FEATURES, _TREES, _DEPTH = 40, 300, 6
 _ROWS = 65_536
@@ -25,11 +27,11 @@ _CALLS = 2_000
 
 
 @contextmanager
-def _score(_: Setting, *, batch: int, compiled: bool) -> Iterator[Sides]:
+def _score(_: RowInput, *, batch: int, scorer: Callable[[Any], Scorer]) -> Iterator[Sides]:
     """Ours: one form; the baseline: XGBoost in place, on one thread."""
     model = booster()
     model.set_param({"nthread": 1})
-    ours = _native(model) if compiled else engine(model)
+    ours = scorer(model)
     rows = table(_ROWS, 2)
     batches = [rows[start : start + batch] for start in range(0, _ROWS - batch + 1, batch)]
     baseline_times: list[float] = []
@@ -48,7 +50,7 @@ def _score(_: Setting, *, batch: int, compiled: bool) -> Iterator[Sides]:
 
         return rate(work, calls * batch, clock=Clock.CPU)
 
-    def notes(_: Figures) -> Sequence[str]:
+    def notes(_: RowFigures) -> Sequence[str]:
         return [
             f"{name}: p50 {p50:.1f} us, p99 {p99:.1f} us a call"
             for name, (p50, p99) in _percentiles(ours=our_times, xgboost=baseline_times)
@@ -59,8 +61,8 @@ def _score(_: Setting, *, batch: int, compiled: bool) -> Iterator[Sides]:
 
 
 @contextmanager
-def _train(setting: Setting) -> Iterator[Sides]:
-    """Both on one matrix and one thread: two threads that wait for each other measure what else the machine does."""
+def _train(setting: RowInput) -> Iterator[Sides]:
+    """Train both on one matrix and one thread; waiting threads would measure other load."""
     xgb = _xgboost()
     from mev.training.fit import fit  # noqa: PLC0415 - needs the extra
     from mev.training.spec import parse  # noqa: PLC0415 - as above
@@ -75,13 +77,20 @@ def _train(setting: Setting) -> Iterator[Sides]:
 
     def baseline() -> None:
         full = params | {"objective": "binary:logistic", "eval_metric": "logloss"}
-        xgb.train(full, matrix, _LEARNED_TREES, evals=[(validation, "validation")], verbose_eval=False)
+        xgb.train(
+            full, matrix, _LEARNED_TREES, evals=[(validation, "validation")], verbose_eval=False
+        )
 
     def ours() -> None:
-        with tempfile.TemporaryDirectory(dir=setting.scratch) as work:  # a checkpoint that is there would be gone on from
+        with tempfile.TemporaryDirectory(
+            dir=setting.scratch
+        ) as work:  # a checkpoint that is there would be gone on from
             fit(spec, params, matrix, validation, Path(work), "bench", report)
 
-    yield Sides(lambda: rate(baseline, _LEARNED_TREES, clock=Clock.CPU), lambda: rate(ours, _LEARNED_TREES, clock=Clock.CPU))
+    yield Sides(
+        lambda: rate(baseline, _LEARNED_TREES, clock=Clock.CPU),
+        lambda: rate(ours, _LEARNED_TREES, clock=Clock.CPU),
+    )
 
 
 def _percentiles(**times: list[float]) -> list[tuple[str, Any]]:
@@ -96,16 +105,22 @@ def _xgboost() -> Any:
     return xgboost
 
 
-def engine(booster: Any) -> Engine:
+def engine(booster: Any) -> NativeEngine | NumpyEngine:
     """Return the data-only form of `booster`."""
-    from mev.models.pack import pack  # noqa: PLC0415 - needs the extra
+    from mev.registry.pack import pack  # noqa: PLC0415 - needs the extra
 
-    return Engine(pack(booster))
+    return open_model(pack(booster))
 
 
-def _native(booster: Any) -> Native:
-    from mev.models.compile import compile_model  # noqa: PLC0415 - needs the extra
-    from mev.models.errors import CompilerMissingError  # noqa: PLC0415
+def _numpy(booster: Any) -> NumpyEngine:
+    from mev.registry.pack import pack  # noqa: PLC0415 - needs the extra
+
+    return NumpyEngine(pack(booster))
+
+
+def _native(booster: Any) -> CompiledModel:
+    from mev.registry.compile import compile_model  # noqa: PLC0415 - needs the extra
+    from mev.registry.errors import CompilerMissingError  # noqa: PLC0415
 
     model_id = hashlib.sha256(booster.save_raw("ubj")).hexdigest()
     try:
@@ -115,7 +130,7 @@ def _native(booster: Any) -> Native:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.so")
         path.write_bytes(content)
-        return Native(path, width=_FEATURES, model_id=model_id)
+        return CompiledModel(path, width=_FEATURES, model_id=model_id)
 
 
 def booster() -> Any:
@@ -143,24 +158,31 @@ def target(rows: int, seed: int) -> Any:
     return (known[:, 0] * known[:, 1] + known[:, 2] + noise > 0).astype(np.float32)
 
 
-def _row(name: str, batch: int, *, compiled: bool) -> Row:
-    form = "the compiled form" if compiled else "the data-only form"
+def _row(
+    name: str,
+    form: str,
+    batch: int,
+    scorer: Callable[[Any], Scorer],
+    expected_ratio: float | None = None,
+) -> Row:
     return Row(
         name=name,
         unit="rows/s",
         ours=f"{form} of a model of {_TREES} trees, {batch} rows a call",
         baseline="XGBoost's inplace_predict on one thread, the same rows",
         clock=Clock.CPU,
-        open=partial(_score, batch=batch, compiled=compiled),
-        expected_ratio=None if compiled else 10.0 if batch == 1 else 1.0,
+        open=partial(_score, batch=batch, scorer=scorer),
+        expected_ratio=expected_ratio,
     )
 
 
 ROWS = (
-    _row("score_1", 1, compiled=False),
-    _row("score_256", 256, compiled=False),
-    _row("score_compiled_1", 1, compiled=True),
-    _row("score_compiled_256", 256, compiled=True),
+    _row("score_1", "the data-only form", 1, engine, 10.0),
+    _row("score_256", "the data-only form", 256, engine, 2.0),
+    _row("score_compiled_1", "the compiled form", 1, _native),
+    _row("score_compiled_256", "the compiled form", 256, _native),
+    _row("score_numpy_1", "the data-only form in NumPy", 1, _numpy),
+    _row("score_numpy_256", "the data-only form in NumPy", 256, _numpy),
     Row(
         name="train",
         unit="trees/s",

@@ -1,10 +1,12 @@
 """Request bodies to acknowledged Kafka messages, on the embedded broker in a process of its own."""
 
 import asyncio
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from itertools import repeat
+from pathlib import Path
 from typing import Any, cast
 
 import uvloop
@@ -12,13 +14,14 @@ from confluent_kafka import Producer
 
 from bench import events
 from bench.children import Pipe, child, wait_for_end
-from bench.harness import Clock, Row, Setting, Side, Sides, rate
+from bench.harness import Clock, Row, RowInput, Side, Sides, rate
 from bench.rows.codec import convert
 from mev.bus.embedded import EmbeddedBroker
 from mev.bus.kafka import Brokers
 from mev.bus.publisher import Publisher
-from mev.ingest.service import Ingest
+from mev.ingest.raw_route import Ingest
 from mev.wire import codec
+from mev.wire.times import TimeBounds
 
 EVENTS = 1000
 _BODIES = 300
@@ -37,29 +40,42 @@ def broker() -> Iterator[Brokers]:
 
 
 def _broker(pipe: Pipe) -> None:
-    with closing(EmbeddedBroker(timeout_s=_TIMEOUT_S)) as running:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        closing(EmbeddedBroker(Path(folder), timeout_s=_TIMEOUT_S)) as running,
+    ):
         pipe.send(running.brokers)
         wait_for_end(pipe)
 
 
 @contextmanager
-def _protobuf(_: Setting) -> Iterator[Sides]:
+def _protobuf(_: RowInput) -> Iterator[Sides]:
     values = [event.SerializeToString() for event in events.opportunities(EVENTS)]
-    with broker() as brokers, _bare(brokers) as bare, _whole(brokers, events.protobuf_body(values), codec.PROTOBUF) as ours:
+    with (
+        broker() as brokers,
+        _bare(brokers) as bare,
+        _whole(brokers, events.protobuf_body(values), codec.PROTOBUF) as ours,
+    ):
         yield Sides(bare, ours)
 
 
 @contextmanager
-def _json(_: Setting) -> Iterator[Sides]:
-    with broker() as brokers, _bare(brokers) as bare, _whole(brokers, _json_body(), codec.JSON) as ours:
+def _json(_: RowInput) -> Iterator[Sides]:
+    with (
+        broker() as brokers,
+        _bare(brokers) as bare,
+        _whole(brokers, _json_body(), codec.JSON) as ours,
+    ):
         yield Sides(bare, ours)
 
 
 @contextmanager
-def _json_against_parsing(_: Setting) -> Iterator[Sides]:
+def _json_against_parsing(_: RowInput) -> Iterator[Sides]:
     body = _json_body()
     with broker() as brokers, _whole(brokers, body, codec.JSON) as ours:
-        yield Sides(lambda: rate(lambda: convert(body), EVENTS, clock=Clock.WALL, at_least_s=1), ours)
+        yield Sides(
+            lambda: rate(lambda: convert(body), EVENTS, clock=Clock.WALL, at_least_s=1), ours
+        )
 
 
 def _json_body() -> bytes:
@@ -69,8 +85,15 @@ def _json_body() -> bytes:
 @contextmanager
 def _whole(brokers: Brokers, body: bytes, content_type: str) -> Iterator[Side]:
     """Give a side that takes bodies as the HTTP endpoint does."""
-    with closing(_publisher(brokers)) as publisher, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        ingest = Ingest(publisher, max_record_bytes=900_000)
+    with (
+        closing(_publisher(brokers)) as publisher,
+        asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+    ):
+        ingest = Ingest(
+            publisher,
+            max_record_bytes=900_000,
+            times=TimeBounds(earliest_ns=1, ahead_s=3600),
+        )
 
         def side() -> float:
             started = time.perf_counter()
@@ -81,7 +104,13 @@ def _whole(brokers: Brokers, body: bytes, content_type: str) -> Iterator[Side]:
 
 
 def _publisher(brokers: Brokers) -> Publisher:
-    return Publisher(brokers, queue_messages=_QUEUE_MESSAGES, queue_kbytes=_QUEUE_KBYTES, linger_ms=_LINGER_MS, timeout_s=_TIMEOUT_S)
+    return Publisher(
+        brokers,
+        queue_messages=_QUEUE_MESSAGES,
+        queue_kbytes=_QUEUE_KBYTES,
+        linger_ms=_LINGER_MS,
+        timeout_s=_TIMEOUT_S,
+    )
 
 
 async def _take_all(ingest: Ingest, body: bytes, content_type: str) -> None:
@@ -110,7 +139,10 @@ def _producer(brokers: Brokers) -> Producer:
 @contextmanager
 def _bare(brokers: Brokers) -> Iterator[Side]:
     """Give a side that publishes ready records and waits for the last one."""
-    records = cast("list[dict[str, Any]]", [events.EVENT.record(event) for event in events.opportunities(EVENTS)])
+    records = cast(
+        "list[dict[str, Any]]",
+        [events.EVENT.record(event) for event in events.opportunities(EVENTS)],
+    )
     with closing(_producer(brokers)) as producer:
 
         def side() -> float:
@@ -125,7 +157,13 @@ def _bare(brokers: Brokers) -> Iterator[Side]:
         yield side
 
 
-def _row(name: str, content: str, baseline: str, opened: Callable[[Setting], Any], expected: float | None) -> Row:
+def _row(
+    name: str,
+    content: str,
+    baseline: str,
+    opened: Callable[[RowInput], Any],
+    expected: float | None,
+) -> Row:
     return Row(
         name=name,
         unit="events/s",

@@ -1,7 +1,8 @@
-"""Kafka to ClickHouse: the whole sink, from its start to the last committed offset, against the engine's own insert of the same blocks.
+"""Kafka to ClickHouse: the whole sink, against the engine's own insert of the same blocks.
 
-Kafka is the real broker of the tests, because the embedded one keeps too little; ClickHouse is the engine in this process. The broker
-is filled once; every round reads it as a new consumer group into new tables.
+Measured from its start to the last committed offset. Kafka is the real broker of the tests, because
+the embedded one retains too little; ClickHouse is the engine in this process. The broker is filled
+once; every round reads it as a new consumer group into new tables.
 """
 
 import os
@@ -18,8 +19,8 @@ import clickhouse_connect
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 
 from bench import events
-from bench.harness import Clock, Row, Setting, Sides, SkippedError
-from mev.bus.kafka import PARTITIONS, Brokers, Cluster
+from bench.harness import Clock, Row, RowInput, Sides, SkippedError
+from mev.bus.kafka import PARTITIONS, Brokers, KafkaCluster
 from mev.simulate.model import EPOCH_NS
 from mev.sink.block import join
 from mev.sink.partition import BlockLimits
@@ -27,12 +28,14 @@ from mev.sink.service import Sink
 from mev.sink.writer import Writer
 from mev.store.clickhouse import Address, ClickHouse
 from mev.wire.pb.events_pb2 import Opportunity
-from mev.wire.registry import Record
+from mev.wire.registry import KafkaRecord
 from tests.services.kafka import RealKafka, jars
 
 _DATABASE = "mev"
 _BLOCK_ROWS = 65_536
-_BLOCKS = 4  # of each partition, all full: a last block that waits for its age would measure the waiting
+_BLOCKS = (
+    4  # of each partition, all full: a last block that waits for its age would measure the waiting
+)
 _ROWS = _BLOCK_ROWS * _BLOCKS * PARTITIONS
 _DIFFERENT = 8192
 _INSERT_THREADS = 2
@@ -43,25 +46,27 @@ _TOPIC, _TABLE = events.EVENT.topic, events.EVENT.table
 
 
 @contextmanager
-def _one(setting: Setting) -> Iterator[Sides]:
+def _one(setting: RowInput) -> Iterator[Sides]:
     with _open(setting, engine_threads=1) as sides:
         yield sides
 
 
 @contextmanager
-def _as_many(setting: Setting) -> Iterator[Sides]:
+def _as_many(setting: RowInput) -> Iterator[Sides]:
     with _open(setting, engine_threads=_INSERT_THREADS) as sides:
         yield sides
 
 
 @contextmanager
-def _open(setting: Setting, *, engine_threads: int) -> Iterator[Sides]:
+def _open(setting: RowInput, *, engine_threads: int) -> Iterator[Sides]:
     os.chdir(setting.scratch)  # the engine keeps a cache of schemas in the working directory
     with ExitStack() as stack:
         kafka = stack.enter_context(_kafka(setting.scratch / "kafka"))
         brokers = Brokers(servers=kafka.brokers)
         _fill(brokers)
-        clickhouse = stack.enter_context(closing(ClickHouse(Address(database=_DATABASE, path=setting.scratch / "clickhouse"))))
+        clickhouse = stack.enter_context(
+            closing(ClickHouse(Address(database=_DATABASE, path=setting.scratch / "clickhouse")))
+        )
         bench = _Bench(brokers, clickhouse, setting.scratch / "clickhouse", engine_threads)
         yield Sides(bench.engine, bench.sink)
 
@@ -80,8 +85,8 @@ def _patterns() -> list[Opportunity]:
     return events.opportunities(_DIFFERENT)
 
 
-def _records(partition: int) -> Iterator[Record]:
-    """Yield the records of a partition: made again when they are needed, as all of them are more than should lie in memory."""
+def _records(partition: int) -> Iterator[KafkaRecord]:
+    """Yield the records of a partition, generated on demand because they do not fit in memory."""
     for number, event in zip(range(_ROWS // PARTITIONS), cycle(_patterns()), strict=False):
         event.id = f"event-{partition}-{number}"
         event.detected_at_ns = EPOCH_NS + number
@@ -89,9 +94,13 @@ def _records(partition: int) -> Iterator[Record]:
 
 
 def _fill(brokers: Brokers) -> None:
-    Cluster(brokers, timeout_s=_TIMEOUT_S).ensure_topics([_TOPIC])
+    KafkaCluster(brokers, timeout_s=_TIMEOUT_S).ensure_topics([_TOPIC])
     with closing(
-        Producer(brokers.config(linger_ms=20, queue_buffering_max_messages=_ROWS, queue_buffering_max_kbytes=1 << 20))
+        Producer(
+            brokers.config(
+                linger_ms=20, queue_buffering_max_messages=_ROWS, queue_buffering_max_kbytes=1 << 20
+            )
+        )
     ) as producer:
         for partition in range(PARTITIONS):
             records = cast("list[dict[str, Any]]", list(_records(partition)))
@@ -103,14 +112,18 @@ def _fill(brokers: Brokers) -> None:
 class _Bench:
     """The two sides, on one broker and one engine."""
 
-    def __init__(self, brokers: Brokers, clickhouse: ClickHouse, path: Path, engine_threads: int) -> None:
+    def __init__(
+        self, brokers: Brokers, clickhouse: ClickHouse, path: Path, engine_threads: int
+    ) -> None:
         self._brokers = brokers
         self._clickhouse = clickhouse
         self._path = path
         self._engine_threads = engine_threads
         self._rounds = count()
         self._blocks = [
-            (number, first, _BLOCK_ROWS) for first in range(0, _ROWS // PARTITIONS, _BLOCK_ROWS) for number in range(PARTITIONS)
+            (number, first, _BLOCK_ROWS)
+            for first in range(0, _ROWS // PARTITIONS, _BLOCK_ROWS)
+            for number in range(PARTITIONS)
         ]
 
     def sink(self) -> float:
@@ -152,11 +165,19 @@ class _Bench:
         with closing(clickhouse_connect.get_client(dsn=f"chdb://{self._path}")) as client:
             for number, body in bodies:
                 token = {"insert_deduplication_token": f"{cluster}-{number}"}
-                client.raw_insert(table, column_names=columns, insert_block=body, fmt="Protobuf", settings=settings | token)
+                client.raw_insert(
+                    table,
+                    column_names=columns,
+                    insert_block=body,
+                    fmt="Protobuf",
+                    settings=settings | token,
+                )
 
     def _sink(self, writer: Writer, group: str) -> Sink:
         return Sink(
-            Brokers(servers=self._brokers.servers, options={"group.id": group}),  # options win over what the sink asks for
+            Brokers(
+                servers=self._brokers.servers, options={"group.id": group}
+            ),  # options win over what the sink asks for
             [_TOPIC],
             writer,
             limits=BlockLimits(rows=_BLOCK_ROWS, size_bytes=64 << 20, age_s=_ROUND_S),
@@ -167,11 +188,15 @@ class _Bench:
         )
 
     def _bodies(self) -> list[bytes]:
-        """Return the blocks of the sink's last round, partition by partition, as the engine reads them."""
+        """Return the blocks of the sink's last round by partition, in the engine's input format."""
         bodies = []
         for partition in range(PARTITIONS):
             values = [record["value"] for record in _records(partition)]
-            bodies += [join(values[first : first + rows]) for number, first, rows in self._blocks if number == partition]
+            bodies += [
+                join(values[first : first + rows])
+                for number, first, rows in self._blocks
+                if number == partition
+            ]
         return bodies
 
     def _new_round(self) -> str:
@@ -180,7 +205,9 @@ class _Bench:
 
     def _wait_for_commits(self, sink: Sink, group: str) -> None:
         deadline = time.monotonic() + _ROUND_S
-        with closing(Consumer(self._brokers.config(group_id=group, enable_auto_commit=False))) as observer:
+        with closing(
+            Consumer(self._brokers.config(group_id=group, enable_auto_commit=False))
+        ) as observer:
             while _committed(observer) < _ROWS:
                 if sink.failure or time.monotonic() > deadline:
                     raise RuntimeError(f"the sink did not store everything: {sink.failure}")
@@ -201,11 +228,13 @@ def _committed(observer: Consumer) -> int:
         return 0
 
 
-def _refuse(records: list[Record]) -> None:
+def _refuse(records: list[KafkaRecord]) -> None:
     raise RuntimeError(f"{len(records)} records were unreadable")
 
 
-_OURS = f"{_ROWS:,} events in a Kafka topic of {PARTITIONS} partitions to rows with committed offsets"
+_OURS = (
+    f"{_ROWS:,} events in a Kafka topic of {PARTITIONS} partitions to rows with committed offsets"
+)
 ROWS = (
     Row(
         name="sink",
@@ -220,7 +249,10 @@ ROWS = (
         name="sink_parallel",
         unit="rows/s",
         ours=_OURS,
-        baseline=f"ClickHouse's insert of the same blocks by {_INSERT_THREADS} threads, with no broker and no reading beside it",
+        baseline=(
+            f"ClickHouse's insert of the same blocks by {_INSERT_THREADS} threads, with no broker"
+            " and no reading beside it"
+        ),
         clock=Clock.WALL,
         open=_as_many,
     ),

@@ -1,7 +1,7 @@
-"""Frames of 256 events to WebSocket clients in another process, against a server that only writes prepared bytes.
+"""Frames of 256 events to WebSocket clients, against a server that writes prepared bytes.
 
-Both servers live on one event loop, are driven by the same pump, and write to the same reader. The pump waits for whatever client is
-behind, so that every frame is delivered and counted.
+Both servers run on one event loop, are driven by the same pump, and write to the same reader in
+another process. The pump waits for slow clients, so that every frame is delivered and counted.
 """
 
 import asyncio
@@ -9,16 +9,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import cast
 
 from websockets.asyncio import server
 
 from bench import events, sockets
 from bench.children import Pipe, child
-from bench.harness import Clock, Row, Setting, Side, Sides
+from bench.harness import Clock, Row, RowInput, Side, Sides
 from bench.servers import Loop, event_loop
-from mev.bus.batch import Batch
-from mev.realtime import websocket
+from mev.bus.batch import PartitionBatch
+from mev.realtime.websocket import protocol
 from mev.wire.frames import Run, encode_frame
 
 _CLIENTS = (1, 10, 100, 1000)
@@ -33,42 +32,55 @@ Sent = Callable[[], tuple[int, int]]
 
 
 @contextmanager
-def _against_bytes(clients: int, filters: int, _: Setting) -> Iterator[Sides]:
-    with event_loop() as loop, _bytes(loop, clients) as baseline, _hub(loop, clients, filters) as ours:
+def _against_bytes(clients: int, filters: int, _: RowInput) -> Iterator[Sides]:
+    with (
+        event_loop() as loop,
+        _bytes(loop, clients) as baseline,
+        _hub(loop, clients, filters) as ours,
+    ):
         yield Sides(baseline, ours)
 
 
 @contextmanager
-def _against_library(clients: int, filters: int, _: Setting) -> Iterator[Sides]:
-    with event_loop() as loop, _library(loop, clients) as baseline, _hub(loop, clients, filters) as ours:
+def _against_library(clients: int, filters: int, _: RowInput) -> Iterator[Sides]:
+    with (
+        event_loop() as loop,
+        _library(loop, clients) as baseline,
+        _hub(loop, clients, filters) as ours,
+    ):
         yield Sides(baseline, ours)
 
 
 @contextmanager
 def _hub(loop: Loop, clients: int, filters: int) -> Iterator[Side]:
-    """Serve a hub to clients of all opportunities, or of half of them by so many different filters: a frame's worth at each push."""
+    """Serve a hub to clients of all opportunities, or of half of them by distinct filters."""
     count = 2 * _EVENTS if filters else _EVENTS
     values = [event.SerializeToString() for event in events.opportunities(count)]
-    batch = Batch(events.EVENT.topic, 0, list(range(count)), [b"key"] * count, values)
+    batch = PartitionBatch(events.EVENT.topic, 0, list(range(count)), [b"key"] * count, values)
     conditions = _conditions(filters)
-    messages = [sockets.subscribe(events.EVENT.name, conditions[number % filters :][:1] if filters else []) for number in range(clients)]
+    messages = [
+        sockets.subscribe(events.EVENT.name, conditions[number % filters :][:1] if filters else [])
+        for number in range(clients)
+    ]
     with sockets.serve_hub(loop, _EVENTS) as served:
 
         def push() -> None:
             served.hub.positions.clear()  # the same offsets again are no loss
             served.hub.push(batch)
 
-        with child(sockets.read, served.port, messages, sockets.Counter) as pipe:
+        with child(sockets.read, served.port, messages, sockets.FrameCounter) as pipe:
             pipe.recv()
             yield _side(loop, pipe, served.transports, push, served.sent, clients=clients)
 
 
 def _conditions(different: int) -> list[str]:
-    """Return conditions that half of the events meet: between the middle two there is room for so many."""
+    """Return that many different conditions that match half of the events."""
     profits = sorted(event.expected_profit_lamports for event in events.opportunities(2 * _EVENTS))
     below, above = profits[_EVENTS - 1 : _EVENTS + 1]
     if above - below < different:
-        raise RuntimeError(f"there is no room for {different} conditions between {below} and {above}")
+        raise RuntimeError(
+            f"there is no room for {different} conditions between {below} and {above}"
+        )
     return [f"expected_profit_lamports >= {above - number}" for number in range(different)]
 
 
@@ -77,20 +89,14 @@ def _bytes(loop: Loop, clients: int) -> Iterator[Side]:
     """Serve one prepared frame with nothing but `transport.write`."""
     frame, transports = _frame(), list[asyncio.Transport]()
 
-    class Plain(asyncio.Protocol):
-        """A connection that greets and never listens."""
-
-        def connection_made(self, transport: asyncio.BaseTransport) -> None:
-            """Greet."""
-            self._transport = cast("asyncio.Transport", transport)
-            self._transport.write(sockets.GREETING)
-            transports.append(self._transport)
-
     def push() -> None:
         for transport in transports:
             transport.write(frame)
 
-    with loop.listen(Plain) as port, _reader(port, clients) as pipe:
+    with (
+        loop.listen(partial(sockets.GreetingProtocol, transports)) as port,
+        _reader(port, clients) as pipe,
+    ):
         yield _counted(loop, pipe, transports, push)
 
 
@@ -122,7 +128,7 @@ def _library(loop: Loop, clients: int) -> Iterator[Side]:
 @contextmanager
 def _reader(port: int, clients: int) -> Iterator[Pipe]:
     """Connect clients that say nothing."""
-    with child(sockets.read, port, [None] * clients, sockets.Counter) as pipe:
+    with child(sockets.read, port, [None] * clients, sockets.FrameCounter) as pipe:
         pipe.recv()
         yield pipe
 
@@ -134,10 +140,12 @@ def _payload() -> bytes:
 
 def _frame() -> bytes:
     payload = _payload()
-    return websocket.header(websocket.Opcode.BINARY, len(payload)) + payload
+    return protocol.header(protocol.Opcode.BINARY, len(payload)) + payload
 
 
-def _counted(loop: Loop, pipe: Pipe, transports: list[asyncio.Transport], push: Callable[[], None]) -> Side:
+def _counted(
+    loop: Loop, pipe: Pipe, transports: list[asyncio.Transport], push: Callable[[], None]
+) -> Side:
     """Give the side of a server that writes a frame to everyone at each push."""
     frames = 0
 
@@ -146,10 +154,25 @@ def _counted(loop: Loop, pipe: Pipe, transports: list[asyncio.Transport], push: 
         push()
         frames += len(transports)
 
-    return _side(loop, pipe, transports, counting, lambda: (frames, frames * _EVENTS), clients=len(transports))
+    return _side(
+        loop,
+        pipe,
+        transports,
+        counting,
+        lambda: (frames, frames * _EVENTS),
+        clients=len(transports),
+    )
 
 
-def _side(loop: Loop, pipe: Pipe, transports: list[asyncio.Transport], push: Callable[[], None], sent: Sent, *, clients: int) -> Side:
+def _side(
+    loop: Loop,
+    pipe: Pipe,
+    transports: list[asyncio.Transport],
+    push: Callable[[], None],
+    sent: Sent,
+    *,
+    clients: int,
+) -> Side:
     pushes = _FRAMES // clients
     events_each = pushes * clients * _EVENTS
 
@@ -166,26 +189,44 @@ def _side(loop: Loop, pipe: Pipe, transports: list[asyncio.Transport], push: Cal
     return side
 
 
-async def _pump(push: Callable[[], None], transports: list[asyncio.Transport], pushes: int, sent: Callable[[], bool]) -> None:
+async def _pump(
+    push: Callable[[], None],
+    transports: list[asyncio.Transport],
+    pushes: int,
+    sent: Callable[[], bool],
+) -> None:
     for _ in range(pushes):
         push()
         await asyncio.sleep(0)
-        while any(transport.get_write_buffer_size() > _BEHIND_BYTES for transport in transports):  # noqa: ASYNC110 - nothing tells
+        while any(  # noqa: ASYNC110 - nothing tells
+            transport.get_write_buffer_size() > _BEHIND_BYTES for transport in transports
+        ):
             await asyncio.sleep(0)
     async with asyncio.timeout(_TIMEOUT_S):
         while not sent():  # noqa: ASYNC110 - nothing tells
             await asyncio.sleep(_PAUSE_S)
 
 
-def _row(name: str, clients: int, *, filters: int = 0, library: bool = False, rate: float | None = None) -> Row:
-    what = ("", ", half of them by one filter")[filters] if filters < 2 else f", half of them by {filters} different filters"
+def _row(
+    name: str, clients: int, *, filters: int = 0, library: bool = False, rate: float | None = None
+) -> Row:
+    what = (
+        ("", ", half of them by one filter")[filters]
+        if filters < 2
+        else f", half of them by {filters} different filters"
+    )
     return Row(
         name=name,
         unit="delivered/s",
-        ours=f"events through the hub to {clients} WebSocket client{'s' if clients > 1 else ''}, 256 a frame{what}",
-        baseline="broadcast() of one prepared payload by the websockets library, uvloop"
-        if library
-        else "transport.write of one prepared frame, uvloop",
+        ours=(
+            f"events through the hub to {clients} WebSocket client{'s' if clients > 1 else ''}, 256"
+            f" a frame{what}"
+        ),
+        baseline=(
+            "broadcast() of one prepared payload by the websockets library, uvloop"
+            if library
+            else "transport.write of one prepared frame, uvloop"
+        ),
         clock=Clock.WALL,
         open=partial(_against_library if library else _against_bytes, clients, filters),
         expected_rate=rate,
@@ -193,8 +234,19 @@ def _row(name: str, clients: int, *, filters: int = 0, library: bool = False, ra
 
 
 ROWS = (
-    *(_row(f"websocket_{clients}", clients, rate=1e6 if clients == 100 else None) for clients in _CLIENTS),
-    *(_row(f"websocket_filter_{clients}", clients, filters=1, rate=1.5e6 if clients == 100 else None) for clients in _CLIENTS),
+    *(
+        _row(f"websocket_{clients}", clients, rate=1e6 if clients == 100 else None)
+        for clients in _CLIENTS
+    ),
+    *(
+        _row(
+            f"websocket_filter_{clients}",
+            clients,
+            filters=1,
+            rate=1.5e6 if clients == 100 else None,
+        )
+        for clients in _CLIENTS
+    ),
     _row("websocket_filters_100", 100, filters=100, rate=4e5),
     _row("websocket_100_library", 100, library=True),
 )

@@ -1,7 +1,8 @@
-"""Frames of 256 events, and datagrams, to a WebTransport client in another process, against bare aioquic that sends prepared bytes.
+"""Frames of 256 events, and datagrams, to a WebTransport client, against bare aioquic.
 
-Both servers live on one event loop, show the same certificate, send packets of the same size, and are driven by the same pump, which
-waits for what they still hold. A rate is bytes by processor time of this process: the client is of the same library, and as busy.
+The baseline sends prepared bytes. Both servers run on one event loop, use the same certificate and
+packet size, and are driven by the same pump, which waits for their buffers. A rate is bytes per CPU
+time of this process; the client, in another process, uses the same library and is as busy.
 """
 
 import asyncio
@@ -22,20 +23,19 @@ from aioquic.quic.events import ProtocolNegotiated, QuicEvent, StreamDataReceive
 
 from bench import events
 from bench.children import Pipe, child
-from bench.harness import Clock, Figures, Row, Setting, Side, Sides
+from bench.harness import Clock, Row, RowFigures, RowInput, Side, Sides
 from bench.servers import Loop, event_loop
 from mev.auth.credentials import Credential
 from mev.auth.model import MASTER, Principal
-from mev.bus.batch import Batch
+from mev.bus.batch import PartitionBatch
+from mev.realtime.access import StreamAccess
 from mev.realtime.client import Client
-from mev.realtime.guard import Guard
 from mev.realtime.hub import Hub
-from mev.realtime.limits import Limits
-from mev.realtime.webtransport import certificates, quic, requests
-from mev.realtime.webtransport.bounds import Bounds
+from mev.realtime.limits import HubLimits, WebTransportLimits
+from mev.realtime.webtransport import certificates, handshake, quic
 from mev.realtime.webtransport.certificates import Certificate
-from mev.realtime.webtransport.gateway import Gateway
-from mev.realtime.webtransport.link import WebTransport
+from mev.realtime.webtransport.server import WebTransportServer
+from mev.realtime.webtransport.session import WebTransportSession
 from mev.wire.frames import Run, encode_frame
 from mev.wire.registry import EVENT_TYPES
 
@@ -53,27 +53,54 @@ Held = Callable[[], int]
 
 
 @contextmanager
-def _streams(_: Setting) -> Iterator[Sides]:
+def _streams(_: RowInput) -> Iterator[Sides]:
     payload = _payload(_FRAME_EVENTS)
-    with event_loop() as loop, _bare(loop) as (bare, one), _gateway(loop, _FRAME_EVENTS, "stream") as (link, push, two):
+    with (
+        event_loop() as loop,
+        _bare(loop) as (bare, one),
+        _server(loop, _FRAME_EVENTS, "stream") as (link, push, two),
+    ):
         bounds = (_FRAMES, len(payload), _BEHIND_BYTES)
-        yield _sides(loop, (lambda: bare.send_frame(payload), bare.backlog, one), (push, link.backlog, two), *bounds, whole=True)
+        yield _sides(
+            loop,
+            (lambda: bare.send_frame(payload), bare.backlog, one),
+            (push, link.backlog, two),
+            *bounds,
+            whole=True,
+        )
 
 
 @contextmanager
-def _datagrams(_: Setting) -> Iterator[Sides]:
+def _datagrams(_: RowInput) -> Iterator[Sides]:
     payload = _payload(_DATAGRAM_EVENTS)
-    with event_loop() as loop, _bare(loop) as (bare, one), _gateway(loop, _DATAGRAM_EVENTS, "datagram") as (link, push, two):
+    with (
+        event_loop() as loop,
+        _bare(loop) as (bare, one),
+        _server(loop, _DATAGRAM_EVENTS, "datagram") as (link, push, two),
+    ):
 
         def waiting() -> int:
             return quic.datagrams_waiting(link.quic)
 
         bounds = (_DATAGRAMS, len(payload), _BEHIND_DATAGRAMS)
-        yield _sides(loop, (lambda: bare.send_datagram(payload), bare.waiting, one), (push, waiting, two), *bounds, whole=False)
+        yield _sides(
+            loop,
+            (lambda: bare.send_datagram(payload), bare.waiting, one),
+            (push, waiting, two),
+            *bounds,
+            whole=False,
+        )
 
 
 def _sides(
-    loop: Loop, bare: tuple[Send, Held, Pipe], ours: tuple[Send, Held, Pipe], count: int, size: int, behind: int, *, whole: bool
+    loop: Loop,
+    bare: tuple[Send, Held, Pipe],
+    ours: tuple[Send, Held, Pipe],
+    count: int,
+    size: int,
+    behind: int,
+    *,
+    whole: bool,
 ) -> Sides:
     rates: dict[str, list[float]] = {"bare": [], "ours": []}
 
@@ -92,7 +119,7 @@ def _sides(
 
         return run
 
-    def notes(_: Figures) -> list[str]:
+    def notes(_: RowFigures) -> list[str]:
         middle = {name: sorted(found)[len(found) // 2] for name, found in rates.items()}
         return [f"by the clock {middle['ours']:.1f} MB/s, bare {middle['bare']:.1f} MB/s"]
 
@@ -126,7 +153,7 @@ class _Bare(QuicConnectionProtocol):
             for found in self._h3.handle_event(event):
                 if isinstance(found, HeadersReceived):
                     self._session = found.stream_id
-                    self._h3.send_headers(self._session, requests.ACCEPTED)
+                    self._h3.send_headers(self._session, handshake.ACCEPTED)
 
     def send_frame(self, payload: bytes) -> None:
         """Send a frame on a stream of its own."""
@@ -161,8 +188,10 @@ def _bare(loop: Loop) -> Iterator[tuple[_Bare, Pipe]]:
         return made[-1]
 
     async def start() -> tuple[QuicServer, int]:
-        shown, bounds = _certificate(), Bounds()
-        configuration = quic.configuration(idle_timeout_s=bounds.idle_timeout_s, max_datagram_bytes=bounds.max_datagram_bytes)
+        shown, bounds = _certificate(), WebTransportLimits()
+        configuration = quic.configuration(
+            idle_timeout_s=bounds.idle_timeout_s, max_datagram_bytes=bounds.max_datagram_bytes
+        )
         configuration.certificate, configuration.private_key = shown.chain[0], shown.key
         server = await serve("127.0.0.1", 0, configuration=configuration, create_protocol=create)
         transport = server._transport  # noqa: SLF001 - the library does not say its port
@@ -183,44 +212,50 @@ def _bare(loop: Loop) -> Iterator[tuple[_Bare, Pipe]]:
 
 
 @contextmanager
-def _gateway(loop: Loop, count: int, delivery: str) -> Iterator[tuple["_Link", Send, Pipe]]:
+def _server(loop: Loop, count: int, delivery: str) -> Iterator[tuple["_Link", Send, Pipe]]:
     """Serve a hub as the running system does, with a client of all opportunities."""
 
-    async def start() -> tuple[Hub, Gateway]:
-        hub = Hub(EVENT_TYPES, Limits(batch_max_size=count))
-        gateway = Gateway(hub, Guard(hub, _Doorkeeper()), _Fixed())
-        await gateway.start("127.0.0.1", 0)
-        return hub, gateway
+    async def start() -> tuple[Hub, WebTransportServer]:
+        hub = Hub(EVENT_TYPES, HubLimits(batch_max_size=count))
+        server = WebTransportServer(hub, StreamAccess(hub, _Doorkeeper()), _Fixed())
+        await server.start("127.0.0.1", 0)
+        return hub, server
 
     async def stop() -> None:
-        await gateway.close()
+        await server.close()
         hub.close()
 
-    hub, gateway = loop.run(start())
+    hub, server = loop.run(start())
     values, offsets = _values(count), list(range(count))
     try:
-        with child(_reader, gateway.port, delivery) as pipe:
+        with child(_reader, server.port, delivery) as pipe:
             pipe.recv()
             (client,) = hub.clients.values()
-            yield _Link(client), lambda: hub.push(Batch(events.EVENT.topic, 0, offsets, [b""] * count, values)), pipe
+            yield (
+                _Link(client),
+                lambda: hub.push(
+                    PartitionBatch(events.EVENT.topic, 0, offsets, [b""] * count, values)
+                ),
+                pipe,
+            )
     finally:
         loop.run(stop())
 
 
 class _Link:
-    """What the pump asks of a session."""
+    """Interface that the pump needs of a session."""
 
     def __init__(self, client: Client) -> None:
-        if not isinstance(client.link, WebTransport):
+        if not isinstance(client.link, WebTransportSession):
             raise TypeError("this is no WebTransport")
         self.quic = client.link.outbox.quic
         self.backlog = client.link.backlog
 
 
 class _Fixed:
-    """One certificate for ever."""
+    """A certificate store with one permanent certificate."""
 
-    def look(self) -> Certificate:
+    def reload(self) -> Certificate:
         """Return it."""
         return _certificate()
 
@@ -233,7 +268,9 @@ class _Doorkeeper:
         del credential
         return MASTER
 
-    async def identify(self, credential: Credential, peer: str, headers: Iterable[tuple[bytes, bytes]]) -> Principal:
+    async def identify(
+        self, credential: Credential, peer: str, headers: Iterable[tuple[bytes, bytes]]
+    ) -> Principal:
         """Answer."""
         del credential, peer, headers
         return MASTER
@@ -259,7 +296,7 @@ def _payload(count: int) -> bytes:
 
 
 def _reader(pipe: Pipe, port: int, delivery: str) -> None:
-    """Open a session, subscribe if `delivery` says so; then count as many frames as the parent asks for, and say when."""
+    """Open a session, subscribe if `delivery` is set, and report requested frame counts."""
     asyncio.run(_read(pipe, port, delivery))
 
 
@@ -272,7 +309,9 @@ async def _read(pipe: Pipe, port: int, delivery: str) -> None:
         max_data=_CLIENT_BYTES,
         max_stream_data=_CLIENT_BYTES,
     )
-    async with connect("127.0.0.1", port, configuration=configuration, create_protocol=_Counter) as connection:
+    async with connect(
+        "127.0.0.1", port, configuration=configuration, create_protocol=_Counter
+    ) as connection:
         if not isinstance(connection, _Counter):
             raise TypeError("this is no counter")
         await connection.open(delivery)
@@ -304,16 +343,26 @@ class _Counter(QuicConnectionProtocol):
     async def open(self, delivery: str) -> None:
         """Open the session, and subscribe."""
         session = self._quic.get_next_available_stream_id()
-        fields = {":method": "CONNECT", ":protocol": "webtransport", ":scheme": "https", ":authority": "h", ":path": requests.PATH}
+        fields = {
+            ":method": "CONNECT",
+            ":protocol": "webtransport",
+            ":scheme": "https",
+            ":authority": "h",
+            ":path": handshake.PATH,
+        }
         fields["x-api-key"] = "benchmark"
-        self._h3.send_headers(session, [(name.encode(), value.encode()) for name, value in fields.items()])
+        self._h3.send_headers(
+            session, [(name.encode(), value.encode()) for name, value in fields.items()]
+        )
         self.transmit()
         await self._answered.wait()
         if delivery:
             self._answered.clear()
             self._control = self._h3.create_webtransport_stream(session)
             self._quic.send_stream_data(
-                self._control, b'{"op":"subscribe","id":"b","topics":["opportunity"],"delivery":"%b"}\n' % delivery.encode()
+                self._control,
+                b'{"op":"subscribe","id":"b","topics":["opportunity"],"delivery":"%b"}\n'
+                % delivery.encode(),
             )
             self.transmit()
             await self._answered.wait()
@@ -332,11 +381,29 @@ class _Counter(QuicConnectionProtocol):
             self._answered.set()
 
 
-def _row(name: str, ours: str, baseline: str, opened: Callable[[Setting], Any]) -> Row:
-    return Row(name=name, unit="MB/s", ours=ours, baseline=baseline, clock=Clock.CPU, open=opened, expected_ratio=0.8)
+def _row(name: str, ours: str, baseline: str, opened: Callable[[RowInput], Any]) -> Row:
+    return Row(
+        name=name,
+        unit="MB/s",
+        ours=ours,
+        baseline=baseline,
+        clock=Clock.CPU,
+        open=opened,
+        expected_ratio=0.8,
+    )
 
 
 ROWS = (
-    _row("webtransport_streams", "frames of 256 events, a stream each", "prepared frames by bare aioquic", _streams),
-    _row("webtransport_datagrams", "datagrams of 2 events", "prepared datagrams by bare aioquic", _datagrams),
+    _row(
+        "webtransport_streams",
+        "frames of 256 events, a stream each",
+        "prepared frames by bare aioquic",
+        _streams,
+    ),
+    _row(
+        "webtransport_datagrams",
+        "datagrams of 2 events",
+        "prepared datagrams by bare aioquic",
+        _datagrams,
+    ),
 )

@@ -1,8 +1,10 @@
-"""Check the test vectors beside this file with nothing but the `cryptography` package: a second implementation, to compare with.
+"""Check the test vectors in this folder with a second implementation.
 
-`python protocol/testdata/check.py [FOLDER]` ends with 1 and a line for each vector that comes out otherwise than the file says.
+It needs nothing but the `cryptography` package. `python protocol/testdata/check.py [FOLDER]` exits
+with 1 and prints a line for each vector with another result than the file states.
 """
 
+import base64
 import hashlib
 import json
 import re
@@ -82,14 +84,26 @@ def open_envelope(data: bytes, key_set: bytes, message: str, role: bytes, now_ns
         raise RefusedError("wrong_payload_type")
     signed = b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(payload), payload)
     verdicts = [verdict(fields(signature), keys, signed, role, now_ns) for signature in signatures]
-    good = {fields(signature)[1][0] for signature, code in zip(signatures, verdicts, strict=True) if code == "ok"}
+    good = {
+        fields(signature)[1][0]
+        for signature, code in zip(signatures, verdicts, strict=True)
+        if code == "ok"
+    }
     if len(good) >= thresholds.get(role, 1):
         return payload
-    raise RefusedError(verdicts[0] if not good and len(set(verdicts)) == 1 else "not_enough_signatures")
+    raise RefusedError(
+        verdicts[0] if not good and len(set(verdicts)) == 1 else "not_enough_signatures"
+    )
 
 
-def verdict(signature: dict[int, list[Any]], keys: dict[bytes, dict[int, list[Any]]], signed: bytes, role: bytes, now_ns: int) -> str:
-    """Return "ok" when the signature counts, else why not; one that does not fit refuses the whole envelope."""
+def verdict(
+    signature: dict[int, list[Any]],
+    keys: dict[bytes, dict[int, list[Any]]],
+    signed: bytes,
+    role: bytes,
+    now_ns: int,
+) -> str:
+    """Return "ok" when the signature counts, else the reason; a bad one refuses the envelope."""
     key = keys.get(signature.get(1, [b""])[0])
     if key is None:
         return "unknown_key"
@@ -109,7 +123,13 @@ def outcome(case: dict[str, Any], file: dict[str, Any]) -> str:
     """Return "ok", or the code of the refusal."""
     key_set = bytes.fromhex(file["key_sets"][case["key_set"]])
     try:
-        payload = open_envelope(bytes.fromhex(case["envelope"]), key_set, case["message"], case["role"].encode(), file["now_ns"])
+        payload = open_envelope(
+            bytes.fromhex(case["envelope"]),
+            key_set,
+            case["message"],
+            case["role"].encode(),
+            file["now_ns"],
+        )
         if case["message"] == "KeySet":
             epoch = fields(payload).get(1, [0])[0]
             if epoch <= read_key_set(key_set)[0]:
@@ -166,23 +186,71 @@ def wrong_trees(file: dict[str, Any]) -> Iterator[str]:
         yield "audit record"
 
 
+def wrong_log(file: dict[str, Any]) -> Iterator[str]:
+    """Yield errors in the signed note (https://c2sp.org/signed-note) and the tiles of tlog.json."""
+    bundle, records = bytes.fromhex(file["tile/entries/000.p/8"]), []
+    while bundle:
+        length = int.from_bytes(bundle[:2])
+        records.append(bundle[2 : 2 + length])
+        bundle = bundle[2 + length :]
+    if b"".join(root([record]) for record in records).hex() != file["tile/0/000.p/8"]:
+        yield "tiles: the hashes are not those of the records"
+    if (len(records), root(records).hex()) != (file["size"], file["root_hash"]):
+        yield "tiles: the root is not that of the records"
+
+    text, _, signature = file["checkpoint"].partition("\n\n")
+    signed = text + "\n"
+    name, key_hash, encoded = file["verifier_key"].split("+", 2)
+    key = base64.b64decode(encoded, validate=True)
+    if (
+        hashlib.sha256(name.encode() + b"\n" + key).hexdigest()[:8] != key_hash
+        or key[:1] != b"\x01"
+    ):
+        yield "verifier key: wrong hash or algorithm"
+    encoded_root = base64.b64encode(bytes.fromhex(file["root_hash"])).decode()
+    if signed != f"{name}\n{file['size']}\n{encoded_root}\n":
+        yield "checkpoint: origin, size or root hash"
+    dash, signer, signature = signature.removesuffix("\n").split(" ")
+    signature_bytes = base64.b64decode(signature, validate=True)
+    if (dash, signer, signature_bytes[:4].hex()) != ("\u2014", name, key_hash):
+        yield "checkpoint: the signature line is not of the verifier key"
+    try:
+        Ed25519PublicKey.from_public_bytes(key[1:]).verify(signature_bytes[4:], signed.encode())
+    except InvalidSignature:
+        yield "checkpoint: wrong signature"
+
+
 def wrong(folder: Path) -> Iterator[str]:
     """Yield a line for each vector that comes out otherwise than its file says."""
     for name, key in json.loads((folder / "keys.json").read_text()).items():
-        if Ed25519PrivateKey.from_private_bytes(bytes.fromhex(key["seed"])).public_key().public_bytes_raw().hex() != key["public_key"]:
+        if (
+            Ed25519PrivateKey.from_private_bytes(bytes.fromhex(key["seed"]))
+            .public_key()
+            .public_bytes_raw()
+            .hex()
+            != key["public_key"]
+        ):
             yield f"keys.json: {name}"
     for name in FILES:
         file = json.loads((folder / name).read_text())
         for case in file["cases"]:
             if (came := outcome(case, file)) != case["expect"]:
                 yield f"{name}: {case['name']}: {came}, not {case['expect']}"
-    yield from (f"merkle.json: {what}" for what in wrong_trees(json.loads((folder / "merkle.json").read_text())))
+    yield from (
+        f"merkle.json: {what}"
+        for what in wrong_trees(json.loads((folder / "merkle.json").read_text()))
+    )
+    yield from (
+        f"tlog.json: {what}" for what in wrong_log(json.loads((folder / "tlog.json").read_text()))
+    )
 
 
 def main() -> int:
     """Print what is wrong; return the exit code."""
     found = list(wrong(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent))
-    sys.stdout.write("".join(f"{line}\n" for line in found) or "all vectors come out as they should\n")
+    sys.stdout.write(
+        "".join(f"{line}\n" for line in found) or "all vectors come out as they should\n"
+    )
     return 1 if found else 0
 
 

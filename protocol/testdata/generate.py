@@ -1,4 +1,7 @@
-"""Write the test vectors beside this file: the same bytes at every run. `python protocol/testdata/generate.py [FOLDER]`."""
+"""Write the test vectors in this folder, deterministically.
+
+Run as `python protocol/testdata/generate.py [FOLDER]`.
+"""
 
 import hashlib
 import json
@@ -10,17 +13,40 @@ from typing import Any
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 
-from mev.crypto import merkle
+from mev.audit.tlog import origin
+from mev.crypto import merkle, note
 from mev.crypto.envelope import pae, payload_type, seal
 from mev.crypto.keys import SigningKey
 from mev.wire.pb.audit_pb2 import AuditRecord, Checkpoint
-from mev.wire.pb.control_pb2 import ACK, ACTIVE, HALTED, NACK, Command, Issuer, Lease, Report, Running, SetLevel, Target, Version
+from mev.wire.pb.control_pb2 import (
+    ACK,
+    ACTIVE,
+    HALTED,
+    NACK,
+    Command,
+    Issuer,
+    Lease,
+    Report,
+    Running,
+    SetLevel,
+    Target,
+    Version,
+)
 from mev.wire.pb.envelope_pb2 import Envelope, KeySet, Threshold
 
 NOW_NS = 1_800_000_000_000_000_000
 HOUR_NS = 3_600_000_000_000
 # The leaves that the Certificate Transparency project tests with.
-CT_LEAVES = ["", "00", "10", "2021", "3031", "40414243", "5051525354555657", "606162636465666768696a6b6c6d6e6f"]
+CT_LEAVES = [
+    "",
+    "00",
+    "10",
+    "2021",
+    "3031",
+    "40414243",
+    "5051525354555657",
+    "606162636465666768696a6b6c6d6e6f",
+]
 
 
 def key(name: str) -> SigningKey:
@@ -33,7 +59,18 @@ def seed(name: str) -> bytes:
     return hashlib.sha256(f"mev test key {name}".encode()).digest()
 
 
-NAMES = ("command-1", "command-2", "command-3", "expired-1", "future-1", "root-1", "root-2", "audit-1", "agent-1", "stranger-1")
+NAMES = (
+    "command-1",
+    "command-2",
+    "command-3",
+    "expired-1",
+    "future-1",
+    "root-1",
+    "root-2",
+    "audit-1",
+    "agent-1",
+    "stranger-1",
+)
 KEYS = {name: key(name) for name in NAMES}
 COMMAND = Command(
     id="018f3c5e-7b6a-7c11-9d2e-3f4a5b6c7d8e",
@@ -45,10 +82,17 @@ COMMAND = Command(
     issuer=Issuer(principal="alice", approvers=["bob"]),
     level=SetLevel(level=HALTED, reason="spread gone"),
 )
-LEASE = Lease(version=Version(epoch=1, counter=43), target=Target(all=True), issued_at_ns=NOW_NS, expires_at_ns=NOW_NS + 60_000_000_000)
+LEASE = Lease(
+    version=Version(epoch=1, counter=43),
+    target=Target(all=True),
+    issued_at_ns=NOW_NS,
+    expires_at_ns=NOW_NS + 60_000_000_000,
+)
 
 
-def key_set(epoch: int, command_threshold: int = 1, root_threshold: int = 1, *, without: str = "") -> KeySet:
+def key_set(
+    epoch: int, command_threshold: int = 1, root_threshold: int = 1, *, without: str = ""
+) -> KeySet:
     """Return a key set of the test keys."""
     keys = [KEYS[name].trusted_for("command") for name in ("command-1", "command-2", "command-3")]
     keys += [
@@ -59,8 +103,16 @@ def key_set(epoch: int, command_threshold: int = 1, root_threshold: int = 1, *, 
         KEYS["audit-1"].trusted_for("audit"),
         KEYS["agent-1"].trusted_for("agent"),
     ]
-    thresholds = [Threshold(role="command", signatures=command_threshold), Threshold(role="root", signatures=root_threshold)]
-    return KeySet(epoch=epoch, issued_at_ns=NOW_NS, keys=[key for key in keys if key.key_id != without], thresholds=thresholds)
+    thresholds = [
+        Threshold(role="command", signatures=command_threshold),
+        Threshold(role="root", signatures=root_threshold),
+    ]
+    return KeySet(
+        epoch=epoch,
+        issued_at_ns=NOW_NS,
+        keys=[key for key in keys if key.key_id != without],
+        thresholds=thresholds,
+    )
 
 
 def sealed(message: Message, *names: str) -> Envelope:
@@ -82,13 +134,25 @@ def retyped(envelope: Envelope, message_type: type[Message]) -> Envelope:
 
 def flipped(envelope: Envelope) -> Envelope:
     """Return `envelope` with one bit of its payload changed."""
-    return changed(envelope, lambda e: setattr(e, "payload", bytes([e.payload[0] ^ 1]) + e.payload[1:]))
+    return changed(
+        envelope, lambda e: setattr(e, "payload", bytes([e.payload[0] ^ 1]) + e.payload[1:])
+    )
 
 
 def case(name: str, envelope: Envelope | bytes, expect: str = "ok", **more: Any) -> dict[str, Any]:
     """Return one case: `expect` is "ok" or the code of the refusal."""
-    data = envelope if isinstance(envelope, bytes) else envelope.SerializeToString(deterministic=True)
-    return {"name": name, "key_set": "one", "message": "Command", "role": "command", "expect": expect, **more, "envelope": data.hex()}
+    data = (
+        envelope if isinstance(envelope, bytes) else envelope.SerializeToString(deterministic=True)
+    )
+    return {
+        "name": name,
+        "key_set": "one",
+        "message": "Command",
+        "role": "command",
+        "expect": expect,
+        **more,
+        "envelope": data.hex(),
+    }
 
 
 def envelopes() -> dict[str, Any]:
@@ -97,24 +161,49 @@ def envelopes() -> dict[str, Any]:
     swapped = changed(two, lambda e: setattr(e.signatures[1], "key_id", "command-3"))
     no_signature = changed(good, lambda e: e.ClearField("signatures"))
     cases = [
-        case("valid", good, signed=pae(good.payload_type, good.payload).hex(), decoded=MessageToDict(COMMAND)),
-        case("valid lease", sealed(LEASE, "command-2"), message="Lease", decoded=MessageToDict(LEASE)),
+        case(
+            "valid",
+            good,
+            signed=pae(good.payload_type, good.payload).hex(),
+            decoded=MessageToDict(COMMAND),
+        ),
+        case(
+            "valid lease", sealed(LEASE, "command-2"), message="Lease", decoded=MessageToDict(LEASE)
+        ),
         case("an unknown key beside a known one", sealed(COMMAND, "stranger-1", "command-1")),
         case("tampered payload", flipped(good), "bad_signature"),
         case(
-            "tampered signature beside a good one", changed(two, lambda e: setattr(e.signatures[0], "sig", b"\x01" * 64)), "bad_signature"
+            "tampered signature beside a good one",
+            changed(two, lambda e: setattr(e.signatures[0], "sig", b"\x01" * 64)),
+            "bad_signature",
         ),
         case("another kind of message", sealed(LEASE, "command-1"), "wrong_payload_type"),
-        case("another kind of message, renamed", retyped(sealed(LEASE, "command-1"), Command), "bad_signature"),
+        case(
+            "another kind of message, renamed",
+            retyped(sealed(LEASE, "command-1"), Command),
+            "bad_signature",
+        ),
         case("unknown key", sealed(COMMAND, "stranger-1"), "unknown_key"),
         case("key without the role", sealed(COMMAND, "agent-1"), "key_without_role"),
         case("key expired", sealed(COMMAND, "expired-1"), "key_expired"),
         case("key not yet valid", sealed(COMMAND, "future-1"), "key_not_yet_valid"),
         case("two of three", two, key_set="two of three"),
         case("one of two", good, "not_enough_signatures", key_set="two of three"),
-        case("one key twice", sealed(COMMAND, "command-1", "command-1"), "not_enough_signatures", key_set="two of three"),
-        case("one good, one expired", sealed(COMMAND, "command-1", "expired-1"), "not_enough_signatures", key_set="two of three"),
-        case("a signature under another key's name", swapped, "bad_signature", key_set="two of three"),
+        case(
+            "one key twice",
+            sealed(COMMAND, "command-1", "command-1"),
+            "not_enough_signatures",
+            key_set="two of three",
+        ),
+        case(
+            "one good, one expired",
+            sealed(COMMAND, "command-1", "expired-1"),
+            "not_enough_signatures",
+            key_set="two of three",
+        ),
+        case(
+            "a signature under another key's name", swapped, "bad_signature", key_set="two of three"
+        ),
         case("no signature", no_signature, "malformed_envelope"),
         case("seventeen signatures", sealed(COMMAND, *["command-1"] * 17), "malformed_envelope"),
         case("cut short", good.SerializeToString()[:-1], "malformed_envelope"),
@@ -125,7 +214,11 @@ def envelopes() -> dict[str, Any]:
 
 def key_sets() -> dict[str, str]:
     """Return the key sets that the cases name."""
-    sets = {"one": key_set(1), "two of three": key_set(1, 2), "two roots": key_set(1, root_threshold=2)}
+    sets = {
+        "one": key_set(1),
+        "two of three": key_set(1, 2),
+        "two roots": key_set(1, root_threshold=2),
+    }
     return {name: keys.SerializeToString(deterministic=True).hex() for name, keys in sets.items()}
 
 
@@ -138,12 +231,24 @@ def rotations() -> dict[str, Any]:
         case("several epochs later", sealed(key_set(9), "root-2"), epoch=9, **more),
         case("the same epoch", sealed(key_set(1), "root-1"), "old_key_set", **more),
         case("an earlier epoch", sealed(key_set(0), "root-1"), "old_key_set", **more),
-        case("signed by a command key", sealed(key_set(2), "command-1"), "key_without_role", **more),
+        case(
+            "signed by a command key", sealed(key_set(2), "command-1"), "key_without_role", **more
+        ),
         case("one root of two", good, "not_enough_signatures", **more | {"key_set": "two roots"}),
-        case("two roots of two", sealed(key_set(2), "root-1", "root-2"), epoch=2, **more | {"key_set": "two roots"}),
+        case(
+            "two roots of two",
+            sealed(key_set(2), "root-1", "root-2"),
+            epoch=2,
+            **more | {"key_set": "two roots"},
+        ),
         case("tampered", flipped(good), "bad_signature", **more),
         case("one key under two names", sealed(_twice(), "root-1"), "invalid_key_set", **more),
-        case("more signatures needed than there are keys", sealed(key_set(2, 6), "root-1"), "invalid_key_set", **more),
+        case(
+            "more signatures needed than there are keys",
+            sealed(key_set(2, 6), "root-1"),
+            "invalid_key_set",
+            **more,
+        ),
     ]
     return {"now_ns": NOW_NS, "key_sets": key_sets(), "cases": cases}
 
@@ -156,9 +261,22 @@ def _twice() -> KeySet:
 
 def reports() -> dict[str, Any]:
     """Return what agents answer."""
-    running = Running(level=HALTED, ordered_level=HALTED, key_epoch=1, model_id="arb", model_version="3", model_sha256=b"\x07" * 32)
+    running = Running(
+        level=HALTED,
+        ordered_level=HALTED,
+        key_epoch=1,
+        model_id="arb",
+        model_version="3",
+        model_sha256=b"\x07" * 32,
+    )
     ack = Report(
-        agent_id="agent-1", module="arbitrage", agent_counter=7, reported_at_ns=NOW_NS, command_id=COMMAND.id, result=ACK, running=running
+        agent_id="agent-1",
+        module="arbitrage",
+        agent_counter=7,
+        reported_at_ns=NOW_NS,
+        command_id=COMMAND.id,
+        result=ACK,
+        running=running,
     )
     nack = Report(
         agent_id="agent-1",
@@ -182,11 +300,18 @@ def reports() -> dict[str, Any]:
 
 
 def trees() -> dict[str, Any]:
-    """Return roots and proofs over the leaves of Certificate Transparency's tests, proofs that are false, and an audit record."""
-    tree = merkle.Tree(merkle.leaf_hash(bytes.fromhex(leaf)) for leaf in CT_LEAVES)
+    """Return roots and proofs over Certificate Transparency's test leaves, valid and invalid."""
+    tree = merkle.MerkleTree(merkle.leaf_hash(bytes.fromhex(leaf)) for leaf in CT_LEAVES)
     sizes = range(tree.size + 1)
     record = AuditRecord(
-        index=0, log_id="log-1", at_ns=NOW_NS, actor="alice", action="control.level", object="all", outcome="ok", details_json="{}"
+        index=0,
+        log_id="log-1",
+        at_ns=NOW_NS,
+        actor="alice",
+        action="control.level",
+        object="all",
+        outcome="ok",
+        details_json="{}",
     )
     leaf = merkle.leaf_hash(record.SerializeToString(deterministic=True))
     checkpoint = Checkpoint(log_id="log-1", size=1, root_hash=leaf, at_ns=NOW_NS)
@@ -194,7 +319,11 @@ def trees() -> dict[str, Any]:
         "leaves": CT_LEAVES,
         "roots": [tree.root(size).hex() for size in sizes],
         "inclusion": [
-            {"index": index, "size": size, "proof": [step.hex() for step in tree.inclusion(index, size)]}
+            {
+                "index": index,
+                "size": size,
+                "proof": [step.hex() for step in tree.inclusion(index, size)],
+            }
             for size in sizes
             for index in range(size)
         ],
@@ -203,7 +332,10 @@ def trees() -> dict[str, Any]:
             for new in sizes
             for old in range(new + 1)
         ],
-        "audit_record": {"record": record.SerializeToString(deterministic=True).hex(), "leaf_hash": leaf.hex()},
+        "audit_record": {
+            "record": record.SerializeToString(deterministic=True).hex(),
+            "leaf_hash": leaf.hex(),
+        },
         **envelopes_of_checkpoints(checkpoint),
     }
 
@@ -212,15 +344,41 @@ def envelopes_of_checkpoints(checkpoint: Checkpoint) -> dict[str, Any]:
     """Return a signed head of the log, and one that is not."""
     more = {"message": "Checkpoint", "role": "audit"}
     cases = [
-        case("checkpoint", sealed(checkpoint, "audit-1"), decoded=MessageToDict(checkpoint), **more),
-        case("checkpoint of a command key", sealed(checkpoint, "command-1"), "key_without_role", **more),
+        case(
+            "checkpoint", sealed(checkpoint, "audit-1"), decoded=MessageToDict(checkpoint), **more
+        ),
+        case(
+            "checkpoint of a command key",
+            sealed(checkpoint, "command-1"),
+            "key_without_role",
+            **more,
+        ),
     ]
     return {"now_ns": NOW_NS, "key_sets": key_sets(), "cases": cases}
 
 
+def tlog() -> dict[str, Any]:
+    """Return a checkpoint as a signed note, its key, and the tiles below it."""
+    signer, records = KEYS["audit-1"], [bytes.fromhex(leaf) for leaf in CT_LEAVES]
+    tree = merkle.MerkleTree(map(merkle.leaf_hash, records))
+    name = origin(signer.key_id, "log-1")
+    checkpoint = note.NoteCheckpoint(name, tree.size, tree.root())
+    return {
+        "verifier_key": note.verifier_key(name, signer.public_key),
+        "checkpoint": note.sign_checkpoint(signer, checkpoint).decode(),
+        "size": tree.size,
+        "root_hash": tree.root().hex(),
+        "tile/0/000.p/8": tree.subtree_roots(0, 0, tree.size).hex(),
+        "tile/entries/000.p/8": note.tile_entries(records).hex(),
+    }
+
+
 def keys() -> dict[str, Any]:
     """Return the seeds, which everyone may know, and what they give."""
-    return {name: {"seed": seed(name).hex(), "public_key": KEYS[name].public_key.hex()} for name in NAMES}
+    return {
+        name: {"seed": seed(name).hex(), "public_key": KEYS[name].public_key.hex()}
+        for name in NAMES
+    }
 
 
 FILES: dict[str, Callable[[], dict[str, Any]]] = {
@@ -229,6 +387,7 @@ FILES: dict[str, Callable[[], dict[str, Any]]] = {
     "key_sets.json": rotations,
     "reports.json": reports,
     "merkle.json": trees,
+    "tlog.json": tlog,
 }
 
 

@@ -1,4 +1,4 @@
-"""The documentation page in a real browser, under the policy that every page has: nothing inline, nothing from elsewhere."""
+"""Tests of the documentation page in a real browser under the Content-Security-Policy."""
 
 import os
 import shutil
@@ -12,18 +12,26 @@ import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
 from tests.services import require
-from tests.services.system import RunningSystem
+from tests.services.system import RunningSystem, running_system
 
 pytestmark = pytest.mark.timeout(240)
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update"]
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+]
 # Runs before any script of the page; what the policy stops is an event of the document.
 WATCH = """window.stopped = [];
-document.addEventListener("securitypolicyviolation", (event) => stopped.push(`${event.violatedDirective} ${event.blockedURI}`));"""
+document.addEventListener("securitypolicyviolation", (event) =>
+  stopped.push(`${event.violatedDirective} ${event.blockedURI}`));"""
 
 
 @dataclass(slots=True)
 class Seen:
-    """What a page asked for, and what it complained about."""
+    """Requests and policy violations of a page."""
 
     page: Page
     hosts: set[str] = field(default_factory=set)
@@ -32,7 +40,14 @@ class Seen:
     def watch(self) -> None:
         self.page.add_init_script(WATCH)
         self.page.on("request", lambda request: self.hosts.add(urlsplit(request.url).netloc))
-        self.page.on("console", lambda message: self.complaints.append(message.text) if message.type in {"error", "warning"} else None)
+        self.page.on(
+            "console",
+            lambda message: (
+                self.complaints.append(message.text)
+                if message.type in {"error", "warning"}
+                else None
+            ),
+        )
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
 
     def stopped(self) -> list[str]:
@@ -42,15 +57,13 @@ class Seen:
 
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningSystem]:
-    running = RunningSystem(tmp_path_factory.mktemp("docs") / "data")
-    running.start()
-    yield running
-    assert running.stop() == 0, running.log.read_text()
+    with running_system(tmp_path_factory.mktemp("docs") / "data") as running:
+        yield running
 
 
 @pytest.fixture
 def seen(system: RunningSystem) -> Iterator[Seen]:
-    """Open the page as a person does who answers the browser's question with any name and the API key."""
+    """Open the page with basic authentication by API key and return what it did."""
     executable = shutil.which("chromium")
     if executable is None:
         require("there is no chromium; install the package of that name")
@@ -58,7 +71,8 @@ def seen(system: RunningSystem) -> Iterator[Seen]:
         browser = playwright.chromium.launch(executable_path=executable, args=FLAGS)
         try:
             page = browser.new_page(
-                viewport={"width": 1280, "height": 1600}, http_credentials={"username": "anybody", "password": system.key}
+                viewport={"width": 1280, "height": 1600},
+                http_credentials={"username": "anybody", "password": system.key},
             )
             found = Seen(page)
             found.watch()
@@ -72,11 +86,21 @@ def seen(system: RunningSystem) -> Iterator[Seen]:
             browser.close()
 
 
-def test_the_page_shows_every_operation_and_breaks_no_rule(system: RunningSystem, seen: Seen) -> None:
-    document = httpx.get(f"{system.url}/openapi.json", headers={"X-API-Key": system.key}).raise_for_status().json()
-    expect(seen.page.locator(".opblock")).to_have_count(sum(len(operations) for operations in document["paths"].values()))
+def test_the_page_shows_every_operation_and_breaks_no_rule(
+    system: RunningSystem, seen: Seen
+) -> None:
+    document = (
+        httpx.get(f"{system.url}/openapi.json", headers={"X-API-Key": system.key})
+        .raise_for_status()
+        .json()
+    )
+    expect(seen.page.locator(".opblock")).to_have_count(
+        sum(len(operations) for operations in document["paths"].values())
+    )
     assert "/api/control/kill-switch" in seen.page.inner_text("#swagger-ui")
-    seen.page.click("#operations-control-kill_switch_api_control_kill_switch_post .opblock-summary-control")
+    seen.page.click(
+        "#operations-control-kill_switch_api_control_kill_switch_post .opblock-summary-control"
+    )
     seen.page.wait_for_selector(".opblock-body .model-example, .opblock-body .highlight-code")
     if folder := os.environ.get("MEV_SCREENSHOTS"):
         seen.page.screenshot(path=Path(folder) / "docs.png")

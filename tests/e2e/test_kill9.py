@@ -1,4 +1,4 @@
-"""A system that is killed under load loses nothing it acknowledged, stores nothing twice, and starts again by itself."""
+"""Tests of a system killed under load: no acknowledged event is lost or stored twice."""
 
 import contextlib
 import os
@@ -16,11 +16,11 @@ import pytest
 from mev.sink.block import join
 from mev.wire.pb.events_pb2 import Opportunity
 from mev.wire.registry import BY_TOPIC
-from mev.wire.topics import DEAD_LETTER
-from mev.wiring import SINK_GROUP
-from tests.integration.brokers import real, renew, until
+from mev.wire.topics import DEAD_LETTER, SINK_GROUP
+from tests.integration.brokers import real, renew
 from tests.services.kafka import RealKafka
 from tests.services.system import RunningSystem
+from tests.services.waits import until
 
 BODIES, EVENTS_A_BODY, THREADS = 200, 1000, 3
 # In a process of its own: this one may open no other folder while the engine is in it.
@@ -41,7 +41,12 @@ def event_id(body: int, number: int) -> str:
 
 def encode(body: int) -> bytes:
     """Return a body of events, all different."""
-    return join([Opportunity(id=event_id(body, n), slot=body, kind="arbitrage").SerializeToString() for n in range(EVENTS_A_BODY)])
+    return join(
+        [
+            Opportunity(id=event_id(body, n), slot=body, kind="arbitrage").SerializeToString()
+            for n in range(EVENTS_A_BODY)
+        ]
+    )
 
 
 class Load:
@@ -72,7 +77,9 @@ class Load:
 
     def _send_body(self, client: httpx.Client, number: int) -> None:
         headers = {"Content-Type": "application/x-protobuf"}
-        answer = client.post("/api/events/opportunity", content=self._bodies[number], headers=headers)
+        answer = client.post(
+            "/api/events/opportunity", content=self._bodies[number], headers=headers
+        )
         assert answer.status_code == 202, answer.text
         assert answer.json()["accepted"] == EVENTS_A_BODY
         self.acknowledged.add(number)
@@ -80,7 +87,7 @@ class Load:
 
 @contextlib.contextmanager
 def frozen(kafka: RealKafka) -> Iterator[None]:
-    """Keep the broker from answering, so that what is under way piles up in the system; goes on a moment later."""
+    """Suspend the broker meanwhile, so that work piles up in the system."""
     assert kafka.pid is not None
     os.kill(kafka.pid, signal.SIGSTOP)
     time.sleep(0.3)
@@ -104,21 +111,35 @@ def valkeys(data_dir: Path) -> set[int]:
 def is_all_stored(client: httpx.Client) -> bool:
     """Say whether the system can prove that all of Kafka is stored."""
     answer = client.get("/api/sink/reconcile").raise_for_status().json()
-    return answer["complete"] and all(partition["committed"] == partition["latest"] for partition in answer["items"])
+    return answer["complete"] and all(
+        partition["committed"] == partition["latest"] for partition in answer["items"]
+    )
 
 
 def stored_ids(data_dir: Path) -> list[str]:
     done = subprocess.run(
-        [sys.executable, "-c", READ_IDS, str(data_dir / "clickhouse")], cwd=data_dir, capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", READ_IDS, str(data_dir / "clickhouse")],
+        cwd=data_dir,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
     )
     return done.stdout.split()
 
 
 @pytest.mark.timeout(300)
-def test_what_was_acknowledged_is_stored_once_through_a_kill(real_kafka: RealKafka, tmp_path: Path) -> None:
+def test_what_was_acknowledged_is_stored_once_through_a_kill(
+    real_kafka: RealKafka, tmp_path: Path
+) -> None:
     renew(real(real_kafka), SINK_GROUP, [*BY_TOPIC, DEAD_LETTER])
-    # Blocks that fill while the rest of them waits: at the kill the sink holds what it has read and not stored.
-    system = RunningSystem(tmp_path / "data", KAFKA_BROKERS=real_kafka.brokers, SINK_BLOCK_ROWS="5000", SINK_BLOCK_AGE_S="1")
+    # Blocks fill slowly, so at the kill the sink holds rows that it has read and not stored.
+    system = RunningSystem(
+        tmp_path / "data",
+        KAFKA_BROKERS=real_kafka.brokers,
+        SINK_BLOCK_ROWS="5000",
+        SINK_BLOCK_AGE_S="1",
+    )
     load = Load()
     system.start()
     with load.running(system):
@@ -135,12 +156,14 @@ def test_what_was_acknowledged_is_stored_once_through_a_kill(real_kafka: RealKaf
             pass
         assert load.missing == []
         with system.client() as client:
-            until(lambda: is_all_stored(client), system.log.read_text())
+            until(lambda: is_all_stored(client), what=system.log.read_text())
     finally:
         code = system.stop()
     assert code == 0
     assert valkeys(system.data_dir) == set()
-    assert sorted(stored_ids(system.data_dir)) == sorted(event_id(body, n) for body in range(BODIES) for n in range(EVENTS_A_BODY))
+    assert sorted(stored_ids(system.data_dir)) == sorted(
+        event_id(body, n) for body in range(BODIES) for n in range(EVENTS_A_BODY)
+    )
 
 
 def test_a_data_folder_in_use_is_refused_in_one_line(tmp_path: Path) -> None:
@@ -151,7 +174,10 @@ def test_a_data_folder_in_use_is_refused_in_one_line(tmp_path: Path) -> None:
         assert second.returncode != 0
         assert second.stdout == ""
         assert second.stderr.splitlines() == [
-            f"mev: another mev runs on {system.data_dir}; stop it, or choose another folder with MEV_DATA_DIR"
+            (
+                f"mev: another mev runs on {system.data_dir}; stop it, or choose another folder"
+                " with MEV_DATA_DIR"
+            )
         ]
         with system.client() as client:
             assert client.get("/api/health/ready").is_success

@@ -1,4 +1,4 @@
-"""A lossless subscription on a real Kafka, whose broker dies and comes back under load, and so does the system: no hole, no repeat."""
+"""Tests of a lossless subscription while Kafka and the system die and recover under load."""
 
 import asyncio
 import contextlib
@@ -13,8 +13,7 @@ import pytest
 
 from mev.client import Stream, Subscription
 from mev.wire.registry import BY_TOPIC
-from mev.wire.topics import DEAD_LETTER
-from mev.wiring import SINK_GROUP
+from mev.wire.topics import DEAD_LETTER, SINK_GROUP
 from tests.integration.brokers import real, renew
 from tests.services.kafka import RealKafka
 from tests.services.system import RunningSystem
@@ -28,7 +27,9 @@ PATIENCE_S = 120
 @pytest.fixture
 def system(real_kafka: RealKafka, tmp_path: Path) -> Iterator[RunningSystem]:
     renew(real(real_kafka), SINK_GROUP, [*BY_TOPIC, DEAD_LETTER])
-    system = RunningSystem(tmp_path / "data", KAFKA_BROKERS=real_kafka.brokers, PUBLISH_TIMEOUT_S="20")
+    system = RunningSystem(
+        tmp_path / "data", KAFKA_BROKERS=real_kafka.brokers, PUBLISH_TIMEOUT_S="20"
+    )
     system.start()
     yield system
     system.stop()
@@ -59,21 +60,30 @@ class Publisher:
             # A system that has been restarted is somewhere else.
             with contextlib.suppress(httpx.HTTPError, OSError, ValueError):
                 headers = {"X-API-Key": self._system.key}
-                async with httpx.AsyncClient(base_url=self._system.url, headers=headers, timeout=30) as http:
+                async with httpx.AsyncClient(
+                    base_url=self._system.url, headers=headers, timeout=30
+                ) as http:
                     while not stopping.is_set():
                         await self._post(http)
             await asyncio.sleep(0.05)
 
     async def _post(self, http: httpx.AsyncClient) -> None:
         numbers = list(itertools.islice(self._numbers, A_BATCH))
-        events = [{"market_id": f"{self.run}-{number % MARKETS}", "timestamp_ns": number, "simulated": True} for number in numbers]
+        events = [
+            {
+                "market_id": f"{self.run}-{number % MARKETS}",
+                "timestamp_ns": number,
+                "simulated": True,
+            }
+            for number in numbers
+        ]
         answer = await http.post("/api/events/tick", json=events)
         if answer.status_code == httpx.codes.ACCEPTED and answer.json()["accepted"] == len(events):
             self.acknowledged.update(numbers)
 
 
 class Reader:
-    """What a subscription gives, partition by partition."""
+    """Reader of a subscription, by partition."""
 
     def __init__(self) -> None:
         self.offsets: dict[int, list[int]] = defaultdict(list)
@@ -105,7 +115,10 @@ def more_than(publisher: Publisher, number: int) -> Callable[[], bool]:
 
 async def test_the_leader_dies_and_comes_back(system: RunningSystem, real_kafka: RealKafka) -> None:
     publisher, reader = Publisher(system), Reader()
-    async with Stream(system.url, api_key=system.key) as stream, stream.subscribe(["tick"], on_slow="lossless") as subscription:
+    async with (
+        Stream(system.url, api_key=system.key) as stream,
+        stream.subscribe(["tick"], on_slow="lossless") as subscription,
+    ):
         async with publisher.running():
             await reader.read(subscription, more_than(publisher, 2000))
             for _ in range(2):
@@ -121,7 +134,10 @@ async def test_the_leader_dies_and_comes_back(system: RunningSystem, real_kafka:
 async def test_the_system_ends_and_comes_back(system: RunningSystem, end: str) -> None:
     publisher, reader = Publisher(system), Reader()
     async with publisher.running():
-        async with Stream(system.url, api_key=system.key) as stream, stream.subscribe(["tick"], on_slow="lossless") as subscription:
+        async with (
+            Stream(system.url, api_key=system.key) as stream,
+            stream.subscribe(["tick"], on_slow="lossless") as subscription,
+        ):
             await reader.read(subscription, more_than(publisher, 2000))
             port = httpx.URL(system.url).port
             await asyncio.to_thread(getattr(system, end))

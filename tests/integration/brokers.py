@@ -2,7 +2,7 @@
 
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import closing, contextmanager
 from typing import Any
@@ -11,24 +11,24 @@ import pytest
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from mev.bus.embedded import EmbeddedBroker
-from mev.bus.kafka import Brokers, Cluster
-from mev.wire.registry import Record
+from mev.bus.kafka import Brokers, KafkaCluster
+from mev.wire.registry import KafkaRecord
+from tests.services.embedded import TemporaryBroker
 from tests.services.kafka import RealKafka, jars
+from tests.services.waits import until
 
 TIMEOUT_S = 10.0
-_DEADLINE_S = 90.0
 _DOWNLOAD = [] if jars.cached() else [pytest.mark.timeout(jars.RESOLVE_TIMEOUT_S + 60)]
 BOTH = ["embedded", pytest.param("real", marks=[pytest.mark.real_kafka, *_DOWNLOAD])]
 
 
 @contextmanager
 def opened(request: pytest.FixtureRequest) -> Iterator[Brokers]:
-    """Give the brokers that a fixture's parameter names: new embedded ones, or the real ones of the session."""
+    """Open the brokers named by a fixture's parameter: new embedded ones, or the real ones."""
     if request.param == "real":
         yield real(request.getfixturevalue("real_kafka"))
         return
-    with closing(EmbeddedBroker(timeout_s=TIMEOUT_S)) as broker:
+    with closing(TemporaryBroker(timeout_s=TIMEOUT_S)) as broker:
         yield broker.brokers
 
 
@@ -40,7 +40,7 @@ def real(server: RealKafka) -> Brokers:
 def new_topic(brokers: Brokers) -> str:
     """Make a topic that no other test knows."""
     topic = f"test-{uuid.uuid4().hex}"
-    Cluster(brokers, timeout_s=TIMEOUT_S).ensure_topics([topic])
+    KafkaCluster(brokers, timeout_s=TIMEOUT_S).ensure_topics([topic])
     return topic
 
 
@@ -48,26 +48,41 @@ def renew(brokers: Brokers, group: str, topics: Iterable[str]) -> None:
     """Make `topics` empty, and `group` know nothing of them."""
     if not brokers.embedded:
         admin = AdminClient(brokers.config())
-        until(lambda: _gone(admin.delete_consumer_groups([group]), KafkaError.GROUP_ID_NOT_FOUND), f"{group} was not deleted")
-        until(lambda: _gone(admin.delete_topics(list(topics)), KafkaError.UNKNOWN_TOPIC_OR_PART), "topics were not deleted")
-    Cluster(brokers, timeout_s=TIMEOUT_S).ensure_topics(topics)
+        until(
+            lambda: _gone(admin.delete_consumer_groups([group]), KafkaError.GROUP_ID_NOT_FOUND),
+            what=f"{group} was not deleted",
+        )
+        until(
+            lambda: _gone(admin.delete_topics(list(topics)), KafkaError.UNKNOWN_TOPIC_OR_PART),
+            what="topics were not deleted",
+        )
+    KafkaCluster(brokers, timeout_s=TIMEOUT_S).ensure_topics(topics)
 
 
 def _gone(futures: Mapping[str, Future[Any]], unknown: int) -> bool:
     """Say whether nothing is left to delete; a broker that is still starting says to come again."""
-    errors = [error.args[0] for future in futures.values() if isinstance(error := future.exception(TIMEOUT_S), KafkaException)]
+    errors = [
+        error.args[0]
+        for future in futures.values()
+        if isinstance(error := future.exception(TIMEOUT_S), KafkaException)
+    ]
     return all(error.code() == unknown for error in errors)
 
 
-def records(count: int, *, keys: int = 10, size: int = 0, prefix: str = "") -> list[Record]:
+def records(count: int, *, keys: int = 10, size: int = 0, prefix: str = "") -> list[KafkaRecord]:
     """Make records with different values, `size` bytes or as long as they are, on `keys` keys."""
-    return [{"key": f"key-{n % keys}".encode(), "value": f"{prefix}{n:06d}".encode().ljust(size, b".")} for n in range(count)]
+    return [
+        {"key": f"key-{n % keys}".encode(), "value": f"{prefix}{n:06d}".encode().ljust(size, b".")}
+        for n in range(count)
+    ]
 
 
 def read_all(brokers: Brokers, topic: str) -> dict[int, list[tuple[int, bytes]]]:
     """Return (offset, value) of everything a topic holds, by partition."""
     found: dict[int, list[tuple[int, bytes]]] = {}
-    with closing(Consumer(brokers.config(group_id=uuid.uuid4().hex, enable_auto_commit=False))) as consumer:
+    with closing(
+        Consumer(brokers.config(group_id=uuid.uuid4().hex, enable_auto_commit=False))
+    ) as consumer:
         ends = {}
         for number in consumer.list_topics(topic, timeout=TIMEOUT_S).topics[topic].partitions:
             low, ends[number] = _watermarks(consumer, TopicPartition(topic, number))
@@ -75,8 +90,8 @@ def read_all(brokers: Brokers, topic: str) -> dict[int, list[tuple[int, bytes]]]
             found[number] = []
             if low == ends[number]:
                 del ends[number]
-        deadline = time.monotonic() + _DEADLINE_S
-        while ends and time.monotonic() < deadline:
+
+        def read() -> int:
             for message in consumer.consume(1000, 0.1):
                 assert message.error() is None
                 partition, offset = message.partition(), message.offset()
@@ -85,7 +100,9 @@ def read_all(brokers: Brokers, topic: str) -> dict[int, list[tuple[int, bytes]]]
                 found[partition].append((offset, message.value() or b""))
                 if offset + 1 == ends.get(partition):
                     del ends[partition]
-    assert not ends
+            return sum(map(len, found.values()))
+
+        until(read, lambda _: not ends)
     return found
 
 
@@ -106,11 +123,3 @@ def _watermarks(consumer: Consumer, at: TopicPartition) -> tuple[int, int]:
 def values(found: dict[int, list[tuple[int, bytes]]]) -> list[bytes]:
     """Return all values of :func:`read_all`."""
     return [value for messages in found.values() for _, value in messages]
-
-
-def until(done: Callable[[], object], what: str = "") -> None:
-    """Wait until `done`, or fail: the deadline is generous, and says nothing of speed."""
-    deadline = time.monotonic() + _DEADLINE_S
-    while not done():
-        assert time.monotonic() < deadline, what or "waited in vain"
-        time.sleep(0.02)

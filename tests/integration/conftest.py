@@ -5,16 +5,23 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from tests.services.system import RunningSystem
+from tests.services.system import RunningSystem, running_system
 
 
 @pytest.fixture(scope="module")
-def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningSystem]:
+def settings() -> dict[str, str]:
+    """Return the settings of the system; a module overrides this fixture for its own."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def system(
+    tmp_path_factory: pytest.TempPathFactory, settings: dict[str, str]
+) -> Iterator[RunningSystem]:
     """Run everything embedded, once for a module."""
-    running = RunningSystem(tmp_path_factory.mktemp("mev") / "data", IP_RATE_BURST="1000")
-    running.start()
-    yield running
-    assert running.stop() == 0, running.log.read_text()
+    folder = tmp_path_factory.mktemp("mev") / "data"
+    with running_system(folder, IP_RATE_BURST="1000", **settings) as running:
+        yield running
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A whole agent against a small control plane: real signatures, a real broker on the loopback interface, a clock that is told."""
+"""Tests of a whole agent: real signatures, a real broker on loopback, a manual clock."""
 
 import asyncio
 import threading
@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -13,19 +14,20 @@ from mev.agent import Agent, Decision, Level, Strategy
 from mev.agent.agent import UntrustedKeySetError
 from mev.agent.enrolment import EnrolmentRefusedError
 from mev.agent.folder import AgentFolder, AgentRunsError
-from mev.agent.link import Inbox, Link
-from mev.agent.model import ModelSource
-from mev.agent.state import State
+from mev.agent.kafka_clients import Inbox, KafkaClients
+from mev.agent.model_source import ModelSource
+from mev.agent.state import AgentState
 from mev.agent.strategies.arbitrage import Arbitrage
 from mev.agent.strategy import Exposure
-from mev.bus.errors import PublishError
+from mev.bus.kafka import PublishError
 from mev.crypto.envelope import seal
 from mev.crypto.keys import SigningKey
 from mev.simulate.model import Market
 from mev.wire.pb.control_pb2 import ACK, ACTIVE, NACK, STATUS, ModuleAction, Report
 from mev.wire.pb.events_pb2 import Bundle, Opportunity
-from mev.wire.registry import Record
+from mev.wire.registry import KafkaRecord
 from mev.wire.topics import REPORT
+from tests.services.waits import until_async
 from tests.unit.agent.plane import ME, MODULE, Clock, Recorder
 from tests.unit.agent.site import TIMEOUT_S, FakeSite
 
@@ -49,7 +51,9 @@ class Eager(Strategy):
     def on_opportunity(self, opportunity: Opportunity, score: float | None) -> Iterable[Decision]:
         for exposure in Exposure:
             name = f"{exposure.name}-{opportunity.id}"
-            yield Decision(exposure, Bundle(bundle_id=name, opportunity_id=opportunity.id, simulated=True))
+            yield Decision(
+                exposure, Bundle(bundle_id=name, opportunity_id=opportunity.id, simulated=True)
+            )
 
 
 def agent(
@@ -84,7 +88,10 @@ async def running(
     timeout_s: float = TIMEOUT_S,
 ) -> AsyncIterator[Agent]:
     """Run an agent, and stop it in order."""
-    bot, stop = agent(site, folder, trust, strategy, models=models, timeout_s=timeout_s), asyncio.Event()
+    bot, stop = (
+        agent(site, folder, trust, strategy, models=models, timeout_s=timeout_s),
+        asyncio.Event(),
+    )
     async with asyncio.TaskGroup() as group:
         group.create_task(bot.run(stop))
         try:
@@ -113,18 +120,22 @@ def opportunities(count: int) -> list[Opportunity]:
     return [market.step()[1] for _ in range(count)]
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(TIMEOUT_S):
-        while not condition():  # noqa: ASYNC110 - whatever the condition looks at
-            await asyncio.sleep(0.005)
-
-
 async def test_an_agent_enrols_and_waits_for_orders(site: FakeSite, tmp_path: Path) -> None:
     async with running(site, tmp_path):
         report = await site.until(lambda report: report.result == STATUS)
-    assert (report.agent_id, report.module, held(report), report.running.key_epoch) == (ME, MODULE, Level.HALTED, 1)
+    assert (report.agent_id, report.module, held(report), report.running.key_epoch) == (
+        ME,
+        MODULE,
+        Level.HALTED,
+        1,
+    )
     assert site.enrolled[ME]["policy_types"] == ["risk"]
-    assert {action["name"] for action in site.enrolled[ME]["actions"]} == {"set_min_profit", "reset_counters", "cancel_all"}  # type: ignore[attr-defined]
+    declared = cast("list[dict[str, object]]", site.enrolled[ME]["actions"])
+    assert {action["name"] for action in declared} == {
+        "set_min_profit",
+        "reset_counters",
+        "cancel_all",
+    }
 
 
 async def test_a_command_is_obeyed_and_answered(site: FakeSite, tmp_path: Path) -> None:
@@ -132,13 +143,15 @@ async def test_a_command_is_obeyed_and_answered(site: FakeSite, tmp_path: Path) 
         await activate(site)
         action = ModuleAction(module=MODULE, action="set_min_profit", params_json='{"lamports": 7}')
         report = await site.answer(await site.order(site.plane.command(action)))
-        assert (report.result, report.detail) == (ACK, "takes 7 lamports or more")
+        assert (report.result, report.detail) == (ACK, "takes 0.000000007 SOL or more")
         assert report.received_at_ns <= report.applied_at_ns <= report.reported_at_ns
 
 
 async def test_a_wrong_command_is_refused_by_name(site: FakeSite, tmp_path: Path) -> None:
     async with running(site, tmp_path):
-        action = ModuleAction(module=MODULE, action="set_min_profit", params_json='{"lamports": "much"}')
+        action = ModuleAction(
+            module=MODULE, action="set_min_profit", params_json='{"lamports": "much"}'
+        )
         report = await site.answer(await site.order(site.plane.command(action)))
         assert (report.result, report.reason_code) == (NACK, "bad_params")
 
@@ -146,25 +159,31 @@ async def test_a_wrong_command_is_refused_by_name(site: FakeSite, tmp_path: Path
 async def test_a_forged_command_is_reported_and_not_obeyed(site: FakeSite, tmp_path: Path) -> None:
     async with running(site, tmp_path) as bot:
         await activate(site)
-        await site.send_bytes(seal(site.plane.level(Level.HALTED), SigningKey.generate("thief")).SerializeToString())
+        await site.send_bytes(
+            seal(site.plane.level(Level.HALTED), SigningKey.generate("thief")).SerializeToString()
+        )
         report = await site.until(lambda report: report.reason_code == "unknown_key")
         assert (report.result, report.command_id, held(report)) == (NACK, "", Level.ACTIVE)
         assert bot.session is not None
-        assert bot.session.governor.level() == Level.ACTIVE
+        assert bot.session.processor.level() == Level.ACTIVE
 
 
 async def test_bundles_are_published_only_while_active(site: FakeSite, tmp_path: Path) -> None:
     async with running(site, tmp_path) as bot:
         assert bot.session is not None
         counts = bot.session.trader.counts
-        await until(lambda: bot.session is not None and not bot.session.connection.problem)
+        await until_async(lambda: bot.session is not None and not bot.session.control_plane.problem)
         await site.see(opportunities(50))
-        await until(lambda: counts.opportunities == 50)
+        await until_async(lambda: counts.opportunities == 50)
         await activate(site)
         await site.see(opportunities(20))
-        await until(lambda: len(site.bundles) == counts.decisions > 0 and counts.opportunities == 70)
+        await until_async(
+            lambda: len(site.bundles) == counts.decisions > 0 and counts.opportunities == 70
+        )
         assert {bundle.agent_id for bundle in site.bundles} == {ME}
-        assert {bundle.opportunity_id for bundle in site.bundles} <= {one.id for one in opportunities(20)}
+        assert {bundle.opportunity_id for bundle in site.bundles} <= {
+            one.id for one in opportunities(20)
+        }
         assert all(bundle.simulated for bundle in site.bundles)
 
 
@@ -177,7 +196,9 @@ async def test_bundles_are_published_only_while_active(site: FakeSite, tmp_path:
         (Level.ACTIVE, set(ALL)),
     ],
 )
-async def test_a_strategy_cannot_go_beyond_its_level(site: FakeSite, tmp_path: Path, level: Level, allowed: set[str]) -> None:
+async def test_a_strategy_cannot_go_beyond_its_level(
+    site: FakeSite, tmp_path: Path, level: Level, allowed: set[str]
+) -> None:
     async with running(site, tmp_path, strategy=Eager()) as bot:
         assert bot.session is not None
         counts = bot.session.trader.counts
@@ -185,15 +206,15 @@ async def test_a_strategy_cannot_go_beyond_its_level(site: FakeSite, tmp_path: P
         answered = await site.answer(await site.order(site.plane.level(level)))
         assert held(answered) == level
         await site.see(opportunities(1))
-        await until(lambda: len(site.bundles) == len(allowed) and counts.opportunities == 1)
+        await until_async(lambda: len(site.bundles) == len(allowed) and counts.opportunities == 1)
         assert {bundle.bundle_id.split("-")[0] for bundle in site.bundles} == allowed
         assert counts.withheld == len(ALL) - len(allowed)
 
 
 async def test_what_waits_for_brokers_that_were_left_is_given_back(site: FakeSite) -> None:
     inbox: Inbox[object] = Inbox()
-    link = Link(inbox, [], lambda _: None, site.plane.clock, timeout_s=TIMEOUT_S)
-    record: list[Record] = [{"key": b"", "value": b"report"}]
+    link = KafkaClients(inbox, [], lambda _: None, site.plane.clock, timeout_s=TIMEOUT_S)
+    record: list[KafkaRecord] = [{"key": b"", "value": b"report"}]
     with pytest.raises(PublishError, match="not connected yet"):
         await link.publish(REPORT, record)
     await link.open(site.brokers, 0)
@@ -217,34 +238,51 @@ async def test_an_agent_steps_down_alone_and_stays_down(site: FakeSite, tmp_path
         site.plane.clock.advance(30)
         await site.until(at(Level.REDUCING))
         site.plane.clock.advance(90)
-        await site.until(lambda report: at(Level.HALTED)(report) and "lease ran out" in report.running.stepped_down)
+        await site.until(
+            lambda report: (
+                at(Level.HALTED)(report) and "lease ran out" in report.running.stepped_down
+            )
+        )
         site.reports.clear()
         await site.send(site.plane.lease(seconds=100))
-        renewed = await site.until(lambda report: report.running.lease_expires_at_ns > site.plane.clock())
+        renewed = await site.until(
+            lambda report: report.running.lease_expires_at_ns > site.plane.clock()
+        )
         assert (held(renewed), renewed.running.ordered_level) == (Level.HALTED, ACTIVE)
         await site.order(site.plane.level(Level.ACTIVE))
         await site.until(at(Level.ACTIVE))
 
 
-async def test_an_agent_steps_down_on_time_while_its_brokers_take_everything_and_answer_nothing(site: FakeSite, tmp_path: Path) -> None:
+async def test_an_agent_steps_down_on_time_while_its_brokers_take_everything_and_answer_nothing(
+    site: FakeSite, tmp_path: Path
+) -> None:
     strategy = Recorder()
     async with running(site, tmp_path, strategy=strategy, timeout_s=30) as bot:
         await activate(site)
         await site.mute()
         assert bot.session is not None
-        link = bot.session.link
-        await until(lambda: link.opening)  # a call of the client hangs for longer than this test waits
+        kafka = bot.session.kafka
+        await until_async(
+            lambda: kafka.opening
+        )  # a call of the client hangs for longer than this test waits
         for seconds, level in ((101, Level.NO_NEW), (30, Level.REDUCING), (90, Level.HALTED)):
             site.plane.clock.advance(seconds)
-            await until(lambda level=level: strategy.levels[-1] == level)  # type: ignore[misc]
+            await until_async(
+                lambda level=level: strategy.levels[-1] == level,  # type: ignore[misc]
+            )
 
 
 async def test_an_agent_steps_down_on_time_while_its_disk_hangs_and_stays_down(
     site: FakeSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    strategy, hangs, mended, save = Recorder(), threading.Event(), threading.Event(), AgentFolder.save
+    strategy, hangs, mended, save = (
+        Recorder(),
+        threading.Event(),
+        threading.Event(),
+        AgentFolder.save,
+    )
 
-    def hang(folder: AgentFolder, state: State) -> None:
+    def hang(folder: AgentFolder, state: AgentState) -> None:
         hangs.set()
         mended.wait(TIMEOUT_S)
         save(folder, state)
@@ -255,12 +293,14 @@ async def test_an_agent_steps_down_on_time_while_its_disk_hangs_and_stays_down(
         monkeypatch.setattr(AgentFolder, "save", hang)
         try:
             await site.send(renewed)
-            await until(hangs.is_set)
+            await until_async(hangs.is_set)
             site.plane.clock.advance(101)
             await site.until(at(Level.NO_NEW))
         finally:
             mended.set()
-        report = await site.until(lambda report: report.running.lease_expires_at_ns == renewed.expires_at_ns)
+        report = await site.until(
+            lambda report: report.running.lease_expires_at_ns == renewed.expires_at_ns
+        )
         assert (held(report), strategy.levels[-1]) == (Level.NO_NEW, Level.NO_NEW)
 
 
@@ -271,11 +311,13 @@ async def test_a_stop_is_the_last_report(site: FakeSite, tmp_path: Path) -> None
     assert held(site.reports[-1]) == Level.HALTED
 
 
-async def test_a_restarted_agent_goes_on_and_answers_nothing_twice(site: FakeSite, tmp_path: Path) -> None:
+async def test_a_restarted_agent_goes_on_and_answers_nothing_twice(
+    site: FakeSite, tmp_path: Path
+) -> None:
     async with running(site, tmp_path):
         await activate(site)
         first = await site.until(lambda report: report.result == ACK)
-        await until(lambda: "1" in (tmp_path / ME / "counter").read_text())
+        await until_async(lambda: "1" in (tmp_path / ME / "counter").read_text())
     counters = [report.agent_counter for report in site.reports]
     site.reports.clear()
     async with running(site, tmp_path):
@@ -336,7 +378,9 @@ async def test_keys_other_than_the_pinned_ones_are_refused(site: FakeSite, tmp_p
         await agent(site, tmp_path, trust=other.plane.key_set).run()
 
 
-async def test_keys_that_follow_from_the_pinned_ones_are_taken(site: FakeSite, tmp_path: Path) -> None:
+async def test_keys_that_follow_from_the_pinned_ones_are_taken(
+    site: FakeSite, tmp_path: Path
+) -> None:
     pinned = site.plane.key_set
     site.plane.rotate()
     async with running(site, tmp_path, trust=pinned):

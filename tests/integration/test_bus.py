@@ -1,10 +1,9 @@
 """Publishing, following and consuming in a group: on the embedded broker and on a real one."""
 
 import asyncio
-import threading
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 
 import pytest
 from confluent_kafka.admin import AdminClient
@@ -12,19 +11,33 @@ from confluent_kafka.cimpl import NewPartitions
 from prometheus_client import REGISTRY
 
 from mev.bus import tail as tail_module
-from mev.bus.batch import Batch
-from mev.bus.embedded import Backlog, EmbeddedBroker
-from mev.bus.errors import BrokerUnavailableError, PublishError, QueueFullError
-from mev.bus.group import GroupConsumer
-from mev.bus.kafka import Brokers, Cluster, Position
-from mev.bus.offsets import all_group_offsets
+from mev.bus.batch import PartitionBatch
+from mev.bus.group import GroupConsumer, all_group_offsets
+from mev.bus.kafka import (
+    Brokers,
+    BrokerUnavailableError,
+    KafkaCluster,
+    Position,
+    PublishError,
+    QueueFullError,
+)
 from mev.bus.publisher import Publisher
 from mev.bus.tail import Tail
-from mev.wire.registry import Record
-from mev.wire.topics import DEAD_LETTER
-from tests.integration.brokers import BOTH, TIMEOUT_S, new_topic, opened, read_all, real, records, until, values
+from mev.wire.registry import KafkaRecord
+from tests.integration.brokers import (
+    BOTH,
+    TIMEOUT_S,
+    new_topic,
+    opened,
+    read_all,
+    real,
+    records,
+    values,
+)
+from tests.services.embedded import TemporaryBroker
 from tests.services.kafka import RealKafka
 from tests.services.service import free_port
+from tests.services.waits import until
 
 
 @pytest.fixture(params=BOTH)
@@ -45,16 +58,27 @@ def publisher(brokers: Brokers) -> Iterator[Publisher]:
 
 
 def open_publisher(
-    brokers: Brokers, *, queue_messages: int = 100_000, queue_kbytes: int = 65_536, linger_ms: float = 1, timeout_s: float = 30
+    brokers: Brokers,
+    *,
+    queue_messages: int = 100_000,
+    queue_kbytes: int = 65_536,
+    linger_ms: float = 1,
+    timeout_s: float = 30,
 ) -> Publisher:
-    return Publisher(brokers, queue_messages=queue_messages, queue_kbytes=queue_kbytes, linger_ms=linger_ms, timeout_s=timeout_s)
+    return Publisher(
+        brokers,
+        queue_messages=queue_messages,
+        queue_kbytes=queue_kbytes,
+        linger_ms=linger_ms,
+        timeout_s=timeout_s,
+    )
 
 
 class Follower:
     """A tail that keeps what it is given."""
 
     def __init__(self, brokers: Brokers, topic: str) -> None:
-        self.batches: list[Batch] = []
+        self.batches: list[PartitionBatch] = []
         self._tail = Tail(brokers, [topic], self.batches.extend, timeout_s=TIMEOUT_S)
         self._tail.start()
 
@@ -68,17 +92,21 @@ class Follower:
     def by_partition(self) -> dict[int, list[tuple[int, bytes]]]:
         found: dict[int, list[tuple[int, bytes]]] = {}
         for batch in self.batches:
-            found.setdefault(batch.partition, []).extend(zip(batch.offsets, batch.values, strict=True))
+            found.setdefault(batch.partition, []).extend(
+                zip(batch.offsets, batch.values, strict=True)
+            )
         return found
 
 
-def in_order_of_keys(messages: list[bytes], sent: list[Record]) -> bool:
-    """Say whether `messages` of one partition are the ones of its keys, in the order they were sent."""
+def in_order_of_keys(messages: list[bytes], sent: list[KafkaRecord]) -> bool:
+    """Return whether `messages` of one partition are those of its keys, in order."""
     keys = {record["key"] for record in sent if record["value"] in set(messages)}
     return messages == [record["value"] for record in sent if record["key"] in keys]
 
 
-async def test_what_is_published_is_followed_from_the_start_on(brokers: Brokers, topic: str, publisher: Publisher) -> None:
+async def test_what_is_published_is_followed_from_the_start_on(
+    brokers: Brokers, topic: str, publisher: Publisher
+) -> None:
     await publisher.publish(topic, records(50, prefix="before-"))
     sent = records(3000, prefix="after-")
     with closing(await asyncio.to_thread(Follower, brokers, topic)) as follower:
@@ -88,17 +116,23 @@ async def test_what_is_published_is_followed_from_the_start_on(brokers: Brokers,
     assert sorted(follower.values) == [record["value"] for record in sent]
     stored = read_all(brokers, topic)
     for partition, messages in follower.by_partition().items():
-        assert messages == [message for message in stored[partition] if message[1].startswith(b"after-")]
+        assert messages == [
+            message for message in stored[partition] if message[1].startswith(b"after-")
+        ]
         assert in_order_of_keys([value for _, value in messages], sent)
 
 
-async def test_nothing_is_published_by_nothing(topic: str, publisher: Publisher, brokers: Brokers) -> None:
+async def test_nothing_is_published_by_nothing(
+    topic: str, publisher: Publisher, brokers: Brokers
+) -> None:
     await publisher.publish(topic, [])
     publisher.publish_and_wait(topic, [])
     assert values(read_all(brokers, topic)) == []
 
 
-async def test_the_queue_refuses_what_it_cannot_hold_and_takes_it_later(brokers: Brokers, topic: str) -> None:
+async def test_the_queue_refuses_what_it_cannot_hold_and_takes_it_later(
+    brokers: Brokers, topic: str
+) -> None:
     sent = records(150)
     with closing(open_publisher(brokers, queue_messages=100, linger_ms=200)) as publisher:
         waiting = asyncio.create_task(publisher.publish(topic, sent[:100]))
@@ -111,7 +145,9 @@ async def test_the_queue_refuses_what_it_cannot_hold_and_takes_it_later(brokers:
     assert sorted(values(read_all(brokers, topic))) == [record["value"] for record in sent]
 
 
-async def test_a_queue_full_of_bytes_takes_the_same_records_later(brokers: Brokers, topic: str) -> None:
+async def test_a_queue_full_of_bytes_takes_the_same_records_later(
+    brokers: Brokers, topic: str
+) -> None:
     sent = records(2000, size=1000)
     with closing(open_publisher(brokers, queue_kbytes=1024, linger_ms=100)) as publisher:
         with pytest.raises(QueueFullError):
@@ -122,7 +158,9 @@ async def test_a_queue_full_of_bytes_takes_the_same_records_later(brokers: Broke
     assert set(values(read_all(brokers, topic))) == {record["value"] for record in sent}
 
 
-async def test_a_publish_that_nobody_waits_for_any_more_disturbs_no_other(brokers: Brokers, topic: str, publisher: Publisher) -> None:
+async def test_a_publish_that_nobody_waits_for_any_more_disturbs_no_other(
+    brokers: Brokers, topic: str, publisher: Publisher
+) -> None:
     abandoned = asyncio.create_task(publisher.publish(topic, records(10, prefix="abandoned-")))
     await asyncio.sleep(0)
     abandoned.cancel()
@@ -147,9 +185,12 @@ class Member:
 
     def __init__(self, brokers: Brokers, group: str, topic: str) -> None:
         self.values: list[bytes] = []
+        self.was_expelled = False
         self.next_offsets: dict[Position, int] = {}
         self.revoked: list[Position] = []
-        self._consumer = GroupConsumer(brokers, group, [topic], on_revoked=self._give_up, timeout_s=TIMEOUT_S)
+        self._consumer = GroupConsumer(
+            brokers, group, [topic], on_revoked=self._give_up, timeout_s=TIMEOUT_S
+        )
         self.pause, self.resume, self.lag, self.close = (
             self._consumer.pause,
             self._consumer.resume,
@@ -157,7 +198,7 @@ class Member:
             self._consumer.close,
         )
 
-    def read(self) -> list[Batch]:
+    def read(self) -> list[PartitionBatch]:
         found = self._consumer.read(0.05)
         for batch in found:
             at = batch.topic, batch.partition
@@ -172,8 +213,11 @@ class Member:
 
     def _give_up(self, positions: list[Position]) -> None:
         self.revoked += positions
-        if leaving := {at: self.next_offsets.pop(at) for at in positions if at in self.next_offsets}:
-            assert self._consumer.commit(leaving)
+        if leaving := {
+            at: self.next_offsets.pop(at) for at in positions if at in self.next_offsets
+        }:
+            # A member that the group has expelled, as on a starved machine, cannot commit.
+            self.was_expelled |= not self._consumer.commit(leaving)
 
 
 def read_until(done: Callable[[], bool], *members: Member) -> None:
@@ -230,26 +274,37 @@ def test_a_second_member_shares_and_takes_over_without_loss(real_kafka: RealKafk
             assert set(second.next_offsets) == set(first.revoked)
             first.close()
             publisher.publish_and_wait(topic, records(200, prefix="c-"))
-            read_until(lambda: len(first.values) + len(second.values) == 600, second)
-    sent = [record["value"] for prefix in ("a-", "b-", "c-") for record in records(200, prefix=prefix)]
-    assert sorted(first.values + second.values) == sorted(sent)
+            read_until(lambda: len({*first.values, *second.values}) == 600, second)
+    sent = [
+        record["value"] for prefix in ("a-", "b-", "c-") for record in records(200, prefix=prefix)
+    ]
+    read = first.values + second.values
+    assert set(read) == set(sent)
+    if not first.was_expelled:  # else its successor repeats what it could not commit
+        assert sorted(read) == sorted(sent)
 
 
-def test_a_paused_partition_is_read_when_it_is_resumed(brokers: Brokers, topic: str, publisher: Publisher) -> None:
+def test_a_paused_partition_is_read_when_it_is_resumed(
+    brokers: Brokers, topic: str, publisher: Publisher
+) -> None:
     with closing(Member(brokers, uuid.uuid4().hex, topic)) as member:
         publisher.publish_and_wait(topic, records(100, keys=1, prefix="a-"))
         read_until(lambda: len(member.values) == 100, member)
         (busy,) = member.next_offsets
         member.pause([busy])
         publisher.publish_and_wait(topic, records(5000, keys=1, prefix="b-"))
-        publisher.publish_and_wait(topic, [record for record in records(40, keys=40) if record["key"] != b"key-0"])
+        publisher.publish_and_wait(
+            topic, [record for record in records(40, keys=40) if record["key"] != b"key-0"]
+        )
         read_until(lambda: len(member.next_offsets) == 4, member)
         assert not [value for value in member.values if value.startswith(b"b-")]
         member.resume([busy])
         read_until(lambda: sum(value.startswith(b"b-") for value in member.values) == 5000, member)
 
 
-async def test_a_tail_finds_partitions_added_later(real_kafka: RealKafka, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_tail_finds_partitions_added_later(
+    real_kafka: RealKafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(tail_module, "_REFRESH_S", 0.1)
     brokers = real(real_kafka)
     topic = new_topic(brokers)
@@ -264,27 +319,44 @@ async def test_a_tail_finds_partitions_added_later(real_kafka: RealKafka, monkey
     assert {batch.partition for batch in follower.batches} == set(range(8))
 
 
-def test_a_tail_whose_client_gets_no_answer_any_more_goes_on_with_another(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tail_whose_client_gets_no_answer_any_more_goes_on_with_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(tail_module, "_REFRESH_S", 0.1)
 
     def stalls() -> float:
         return REGISTRY.get_sample_value("mev_tail_stalls_total") or 0.0
 
-    before, batches, topic = stalls(), list[Batch](), uuid.uuid4().hex
-    options: dict[str, str | int | float | bool] = {}
-    with closing(EmbeddedBroker(timeout_s=TIMEOUT_S)) as gone:
-        tail = Tail(Brokers(servers=gone.brokers.servers, options=options), [topic], batches.extend, timeout_s=1, deaf_s=0.5)
+    before, batches, topic = stalls(), list[PartitionBatch](), uuid.uuid4().hex
+    with closing(TemporaryBroker(timeout_s=TIMEOUT_S)) as gone:
+        options = dict(gone.brokers.options)
+        tail = Tail(
+            Brokers(servers=gone.brokers.servers, options=options),
+            [topic],
+            batches.extend,
+            timeout_s=1,
+            deaf_s=0.5,
+        )
         tail.start()
-    with closing(tail), closing(EmbeddedBroker(timeout_s=TIMEOUT_S)) as moved:  # the old address answers nobody any more
+    with (
+        closing(tail),
+        closing(TemporaryBroker(timeout_s=TIMEOUT_S)) as moved,
+    ):  # the old address answers nobody any more
         with closing(open_publisher(moved.brokers)) as publisher:
             publisher.publish_and_wait(topic, records(100))
-        options["bootstrap.servers"] = moved.brokers.servers  # for the clients to come
+        options.update(
+            {**moved.brokers.options, "bootstrap.servers": moved.brokers.servers}
+        )  # for the clients to come
         until(lambda: sum(len(batch.values) for batch in batches) >= 100)
         assert stalls() == before + 1
-    assert sorted(value for batch in batches for value in batch.values) == [record["value"] for record in records(100)]
+    assert sorted(value for batch in batches for value in batch.values) == [
+        record["value"] for record in records(100)
+    ]
 
 
-async def test_what_was_acknowledged_outlives_a_broker_that_is_killed(real_kafka: RealKafka) -> None:
+async def test_what_was_acknowledged_outlives_a_broker_that_is_killed(
+    real_kafka: RealKafka,
+) -> None:
     brokers = real(real_kafka)
     topic = new_topic(brokers)
     acknowledged: list[bytes] = []
@@ -298,7 +370,9 @@ async def test_what_was_acknowledged_outlives_a_broker_that_is_killed(real_kafka
     with closing(patient), closing(hasty):
         for number in range(20):
             await publish(patient, f"before-{number}-")
-        under_way = [asyncio.create_task(publish(patient, f"under-way-{number}-")) for number in range(20)]
+        under_way = [
+            asyncio.create_task(publish(patient, f"under-way-{number}-")) for number in range(20)
+        ]
         await asyncio.sleep(0)
         await asyncio.to_thread(real_kafka.kill)
         with pytest.raises(PublishError) as caught:
@@ -306,7 +380,11 @@ async def test_what_was_acknowledged_outlives_a_broker_that_is_killed(real_kafka
         assert caught.value.status == 503
         await asyncio.to_thread(real_kafka.start)
         outcomes = await asyncio.gather(*under_way, return_exceptions=True)
-        assert not [outcome for outcome in outcomes if outcome is not None and not isinstance(outcome, PublishError)]
+        assert not [
+            outcome
+            for outcome in outcomes
+            if outcome is not None and not isinstance(outcome, PublishError)
+        ]
         await publish(patient, "after-")
         await publish(hasty, "after-hasty-")
     found = values(await asyncio.to_thread(read_all, brokers, topic))
@@ -317,7 +395,10 @@ async def test_what_was_acknowledged_outlives_a_broker_that_is_killed(real_kafka
 async def test_a_tail_goes_on_when_a_killed_broker_is_back(real_kafka: RealKafka) -> None:
     brokers = real(real_kafka)
     topic = new_topic(brokers)
-    with closing(await asyncio.to_thread(Follower, brokers, topic)) as follower, closing(open_publisher(brokers)) as publisher:
+    with (
+        closing(await asyncio.to_thread(Follower, brokers, topic)) as follower,
+        closing(open_publisher(brokers)) as publisher,
+    ):
         await publisher.publish(topic, records(100, prefix="a-"))
         await asyncio.to_thread(until, lambda: len(follower.values) == 100)
         await asyncio.to_thread(real_kafka.kill)
@@ -328,114 +409,25 @@ async def test_a_tail_goes_on_when_a_killed_broker_is_back(real_kafka: RealKafka
 
 
 def test_a_cluster_answers(brokers: Brokers, topic: str) -> None:
-    cluster = Cluster(brokers, timeout_s=TIMEOUT_S)
+    cluster = KafkaCluster(brokers, timeout_s=TIMEOUT_S)
     assert cluster.ping() == 1
     cluster.ensure_topics([topic])
     assert len(all_group_offsets(brokers, "nobody", [topic], timeout_s=TIMEOUT_S)) == 4
     assert cluster.id()
-    assert (cluster.id() == Cluster(brokers, timeout_s=TIMEOUT_S).id()) is not brokers.embedded
+    assert cluster.id() == KafkaCluster(brokers, timeout_s=TIMEOUT_S).id()
 
 
 def test_brokers_that_do_not_answer_are_named() -> None:
     nobody = Brokers(servers=f"127.0.0.1:{free_port()}")
-    with pytest.raises(BrokerUnavailableError, match=f"no Kafka broker answered at {nobody.servers} within 0.2 s .*KAFKA_BROKERS"):
-        Cluster(nobody, timeout_s=0.2).ping()
+    with pytest.raises(
+        BrokerUnavailableError,
+        match=f"no Kafka broker answered at {nobody.servers} within 0.2 s .*KAFKA_BROKERS",
+    ):
+        KafkaCluster(nobody, timeout_s=0.2).ping()
     with pytest.raises(BrokerUnavailableError):
         all_group_offsets(nobody, "nobody", ["topic"], timeout_s=0.2)
-    with closing(Tail(nobody, ["topic"], lambda _: None, timeout_s=0.2)) as tail, pytest.raises(BrokerUnavailableError):
+    with (
+        closing(Tail(nobody, ["topic"], lambda _: None, timeout_s=0.2)) as tail,
+        pytest.raises(BrokerUnavailableError),
+    ):
         tail.start()
-
-
-GROUP = "the-sink"
-
-
-@pytest.fixture
-def embedded() -> Iterator[Brokers]:
-    with closing(EmbeddedBroker(timeout_s=TIMEOUT_S)) as broker:
-        yield broker.brokers
-
-
-@contextmanager
-def guarded(embedded: Brokers, *, timeout_s: float) -> Iterator[Publisher]:
-    """Give a publisher that heeds what the embedded broker can hold, and waits for room up to `timeout_s`."""
-    backlog = Backlog(embedded, GROUP, timeout_s=TIMEOUT_S)
-    publisher = Publisher(embedded, queue_messages=500_000, queue_kbytes=65_536, linger_ms=2, timeout_s=timeout_s, backlog=backlog)
-    with closing(publisher):
-        yield publisher
-
-
-LOADS = {
-    "small batches": [records(100, size=1000, prefix=f"{n}-") for n in range(200)],
-    "one key": [records(100, keys=1, size=1000, prefix=f"{n}-") for n in range(200)],
-    "one large batch": [records(20_000, keys=1, size=1000)],
-    "large records": [records(5, keys=1, size=800_000, prefix=f"{n}-") for n in range(5)],
-}
-
-
-@pytest.mark.parametrize("load", LOADS)
-async def test_what_nobody_stores_is_refused_before_any_of_it_is_lost(load: str, embedded: Brokers) -> None:
-    topic = new_topic(embedded)
-    acknowledged, refused = 0, 0
-    with guarded(embedded, timeout_s=3) as publisher:
-        for batch in LOADS[load]:
-            try:
-                await publisher.publish(topic, batch)
-            except QueueFullError:
-                refused += 1
-            else:
-                acknowledged += len(batch)
-    assert refused
-    offsets = all_group_offsets(embedded, GROUP, [topic], timeout_s=TIMEOUT_S).values()
-    assert [earliest for earliest, *_ in offsets] == [0] * 4
-    assert sum(latest for _, latest, _ in offsets) >= acknowledged
-
-
-class Storer:
-    """A thread that reads and commits as the sink does, until it has `count` messages."""
-
-    def __init__(self, brokers: Brokers, topic: str, count: int) -> None:
-        self.values: list[bytes] = []
-        self._thread = threading.Thread(target=self._run, args=(brokers, topic, count), daemon=True)
-        self._thread.start()
-
-    def join(self) -> None:
-        self._thread.join(45)
-        assert not self._thread.is_alive()
-
-    def _run(self, brokers: Brokers, topic: str, count: int) -> None:
-        with closing(Member(brokers, GROUP, topic)) as member:
-            while len(member.values) < count:
-                if member.read():
-                    member.commit()
-            self.values = member.values
-
-
-async def test_all_of_a_load_arrives_while_it_is_stored(embedded: Brokers) -> None:
-    topic = new_topic(embedded)
-    sent = records(20_000, keys=1, size=1000)
-    storer = Storer(embedded, topic, len(sent))
-    with guarded(embedded, timeout_s=30) as publisher:
-        await asyncio.gather(*(publisher.publish(topic, sent[start : start + 10_000]) for start in (0, 10_000)))
-    await asyncio.to_thread(storer.join)
-    assert sorted(storer.values) == [record["value"] for record in sent]
-
-
-def test_sizes_that_grow_are_noticed(embedded: Brokers) -> None:
-    topic = new_topic(embedded)
-    small, large = records(200_000, keys=1, size=20), records(20, keys=1, size=100_000)
-    storer = Storer(embedded, topic, len(small))
-    with guarded(embedded, timeout_s=6) as publisher:
-        publisher.publish_and_wait(topic, small)
-        storer.join()
-        with pytest.raises(QueueFullError):
-            publisher.publish_and_wait(topic, large * 5)
-    ((earliest, latest, _),) = [found for found in all_group_offsets(embedded, GROUP, [topic], timeout_s=TIMEOUT_S).values() if found[2]]
-    assert earliest <= len(small) < latest
-
-
-def test_dead_letters_are_let_through_though_nobody_stores_them(embedded: Brokers) -> None:
-    with guarded(embedded, timeout_s=3) as publisher:
-        for number in range(10):
-            publisher.publish_and_wait(DEAD_LETTER, records(100, size=10_000, prefix=f"{number}-"))
-    newest = {record["value"] for record in records(100, size=10_000, prefix="9-")}
-    assert newest <= set(values(read_all(embedded, DEAD_LETTER)))

@@ -1,5 +1,6 @@
-"""ClickHouse by the same tests in both of its forms: the engine inside the process, and behind HTTP."""
+"""Tests of ClickHouse in both forms: embedded, and behind HTTP."""
 
+import base64
 import contextlib
 import os
 import signal
@@ -17,11 +18,20 @@ import httpx
 import orjson
 import pytest
 
-from mev.sink.block import join
+from mev.core.paging import InvalidCursorError
+from mev.ingest.recent import History
+from mev.sink.block import InsertBlock, join, join_located
 from mev.sink.writer import Writer
-from mev.store.clickhouse import Address, ClickHouse, ClickHouseTooOldError, ClickHouseUnavailableError, UnreadableBlockError
+from mev.store.clickhouse import (
+    Address,
+    ClickHouse,
+    ClickHouseTooOldError,
+    ClickHouseUnavailableError,
+    UnreadableBlockError,
+)
 from mev.wire.pb.events_pb2 import Tick
-from mev.wire.registry import EVENT_TYPES
+from mev.wire.registry import EVENT_TYPES, PLACE_COLUMNS
+from mev.wire.resume import decode, fingerprint
 from tests.services.clickhouse import ClickHouseHttp
 
 TICK = EVENT_TYPES["tick"]
@@ -77,7 +87,9 @@ def http_store(clickhouse_http: ClickHouseHttp) -> Iterator[ClickHouse]:
 
 def insert(store: ClickHouse, values: Sequence[bytes], token: str) -> None:
     columns, name = list(TICK.clickhouse_types), TICK.descriptor.name
-    store.insert_protobuf(TICK.table, columns, join(values), schema=TICK.proto_schema, message=name, token=token)
+    store.insert_protobuf(
+        TICK.table, columns, join(values), schema=TICK.proto_schema, message=name, token=token
+    )
 
 
 def ticks(numbers: Sequence[int], market: str = "market") -> list[bytes]:
@@ -86,13 +98,19 @@ def ticks(numbers: Sequence[int], market: str = "market") -> list[bytes]:
 
 def stored(store: ClickHouse) -> list[int]:
     """Return the time of every row, repeats included: nothing collapses them here."""
-    return [number for (number,) in store.rows(f"SELECT timestamp_ns FROM `{store.database}`.tick ORDER BY 1")]
+    return [
+        number
+        for (number,) in store.rows(f"SELECT timestamp_ns FROM `{store.database}`.tick ORDER BY 1")
+    ]
 
 
 def test_a_ping_is_answered_and_a_command_is_obeyed(store: ClickHouse) -> None:
     store.ping()
     store.command(f"CREATE TABLE `{store.database}`.other (a UInt8) ENGINE = Memory")
-    assert store.rows("SELECT name FROM system.tables WHERE database = {d:String} AND name = 'other'", {"d": store.database})
+    assert store.rows(
+        "SELECT name FROM system.tables WHERE database = {d:String} AND name = 'other'",
+        {"d": store.database},
+    )
 
 
 @pytest.mark.parametrize(
@@ -102,7 +120,13 @@ def test_a_ping_is_answered_and_a_command_is_obeyed(store: ClickHouse) -> None:
         ("Int64", -(2**63)),
         ("Float64", 0.1),
         ("Bool", True),
-        ("String", "tab\there, 'quotes', \"more\", back\\slash, new\nline, {x:String}, ütf-8 and \N{HONEYBEE}"),
+        (
+            "String",
+            (
+                "tab\there, 'quotes', \"more\", back\\slash, new\nline, {x:String}, ütf-8 and"
+                " \N{HONEYBEE}"
+            ),
+        ),
         ("Array(String)", ["it's", "", "a\\b"]),
     ],
 )
@@ -111,16 +135,29 @@ def test_values_are_bound_not_pasted(store: ClickHouse, type_name: str, value: o
 
 
 def test_rows_are_typed_and_may_be_none(store: ClickHouse) -> None:
-    assert store.rows("SELECT number, toString(number) FROM numbers(3)") == [(0, "0"), (1, "1"), (2, "2")]
+    assert store.rows("SELECT number, toString(number) FROM numbers(3)") == [
+        (0, "0"),
+        (1, "1"),
+        (2, "2"),
+    ]
     assert list(store.rows("SELECT number FROM numbers(3) WHERE number > 5")) == []
     assert len(store.rows("SELECT number, repeat('x', 100) FROM numbers(200000)")) == 200_000
 
 
 def test_json_has_whole_integers_and_null_for_what_is_no_number(store: ClickHouse) -> None:
-    sql = "SELECT {large:UInt64} AS large, -9223372036854775808 AS small, nan AS nothing, inf AS endless, 'é\n' AS text"
+    sql = (
+        "SELECT {large:UInt64} AS large, -9223372036854775808 AS small, nan AS nothing, inf AS"
+        " endless, 'é\n' AS text"
+    )
     (line,) = store.json_lines(sql, {"large": LARGEST})
     assert line.startswith(b'{"large":18446744073709551615,"small":-9223372036854775808,')
-    assert orjson.loads(line) == {"large": LARGEST, "small": -(2**63), "nothing": None, "endless": None, "text": "é\n"}
+    assert orjson.loads(line) == {
+        "large": LARGEST,
+        "small": -(2**63),
+        "nothing": None,
+        "endless": None,
+        "text": "é\n",
+    }
     assert store.json_lines("SELECT 1 WHERE 0") == []
 
 
@@ -148,7 +185,11 @@ def test_every_field_of_a_block_arrives(store: ClickHouse) -> None:
     assert orjson.loads(row) == {name: getattr(message, name) for name in TICK.clickhouse_types}
 
 
-@pytest.mark.parametrize("bad", [b"\xff\xff\xff", b"\x0a\x7fshort", b"\x08\x01"], ids=["no tag", "cut short", "another type"])
+@pytest.mark.parametrize(
+    "bad",
+    [b"\xff\xff\xff", b"\x0a\x7fshort", b"\x08\x01"],
+    ids=["no tag", "cut short", "another type"],
+)
 def test_an_unreadable_record_refuses_its_whole_block(store: ClickHouse, bad: bytes) -> None:
     good = ticks(range(10))
     with pytest.raises(UnreadableBlockError) as caught:
@@ -163,14 +204,25 @@ def test_a_large_block_is_stored_whole(store: ClickHouse) -> None:
     values = ticks(range(65_536), market="m" * 100)
     insert(store, values, "large")
     insert(store, values, "large")
-    assert store.rows(f"SELECT count(), uniqExact(timestamp_ns) FROM `{store.database}`.tick") == [(65_536, 65_536)]
+    assert store.rows(f"SELECT count(), uniqExact(timestamp_ns) FROM `{store.database}`.tick") == [
+        (65_536, 65_536)
+    ]
 
 
 def test_a_row_is_inserted_by_the_names_of_its_columns(store: ClickHouse) -> None:
-    row: Mapping[str, Any] = {"topic": "t'\t", "partition": 3, "first_offset": 0, "last_offset": 2**62, "records": 1, "dead_letters": 0}
+    row: Mapping[str, Any] = {
+        "topic": "t'\t",
+        "partition": 3,
+        "first_offset": 0,
+        "last_offset": 2**62,
+        "records": 1,
+        "dead_letters": 0,
+    }
     store.insert_row("ingest_blocks", {"cluster": "c", **row})
     names = ", ".join(row)
-    assert store.rows(f"SELECT {names} FROM `{store.database}`.ingest_blocks WHERE cluster = 'c'") == [tuple(row.values())]
+    assert store.rows(
+        f"SELECT {names} FROM `{store.database}`.ingest_blocks WHERE cluster = 'c'"
+    ) == [tuple(row.values())]
 
 
 @pytest.mark.parametrize(
@@ -180,11 +232,18 @@ def test_a_row_is_inserted_by_the_names_of_its_columns(store: ClickHouse) -> Non
         (lambda store: store.command("DROP TABLE no_such_table_here"), "no_such_table_here"),
         (lambda store: store.json_lines("SELECT * FROM no_such_database.t"), "no_such_database"),
         (lambda store: store.insert_row("no_such_table", {"a": 1}), "no_such_table"),
-        (lambda store: store.insert_protobuf("nowhere", ["a"], b"", schema="", message="M", token=""), "nowhere"),
+        (
+            lambda store: store.insert_protobuf(
+                "nowhere", ["a"], b"", schema="", message="M", token=""
+            ),
+            "nowhere",
+        ),
     ],
     ids=["rows", "command", "json_lines", "insert_row", "insert_protobuf"],
 )
-def test_what_the_engine_refuses_is_said_in_one_line(store: ClickHouse, ask: Callable[[ClickHouse], object], said: str) -> None:
+def test_what_the_engine_refuses_is_said_in_one_line(
+    store: ClickHouse, ask: Callable[[ClickHouse], object], said: str
+) -> None:
     with pytest.raises(ClickHouseUnavailableError, match=said) as caught:
         ask(store)
     assert "\n" not in caught.value.detail
@@ -195,7 +254,11 @@ def test_what_the_engine_refuses_is_said_in_one_line(store: ClickHouse, ask: Cal
 def test_threads_do_not_disturb_each_other(store: ClickHouse) -> None:
     def work(thread: int) -> int:
         for step in range(10):
-            insert(store, ticks(range(step * 10, step * 10 + 10), market=f"market-{thread}"), f"{thread}-{step}")
+            insert(
+                store,
+                ticks(range(step * 10, step * 10 + 10), market=f"market-{thread}"),
+                f"{thread}-{step}",
+            )
             (line,) = store.json_lines("SELECT {n:UInt64} AS n, nan AS x", {"n": LARGEST - thread})
             assert orjson.loads(line) == {"n": LARGEST - thread, "x": None}
             assert store.rows("SELECT {t:UInt8}", {"t": thread}) == [(thread,)]
@@ -203,11 +266,16 @@ def test_threads_do_not_disturb_each_other(store: ClickHouse) -> None:
 
     with ThreadPoolExecutor(8) as executor:
         assert list(executor.map(work, range(8))) == list(range(8))
-    per_market = store.rows(f"SELECT market_id, count(), sum(timestamp_ns) FROM `{store.database}`.tick GROUP BY 1 ORDER BY 1")
+    per_market = store.rows(
+        f"SELECT market_id, count(), sum(timestamp_ns) FROM `{store.database}`.tick GROUP BY 1"
+        " ORDER BY 1"
+    )
     assert per_market == [(f"market-{thread}", 100, sum(range(100))) for thread in range(8)]
 
 
-def test_a_server_that_does_not_know_inline_schemas_is_named(store: ClickHouse, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_does_not_know_inline_schemas_is_named(
+    store: ClickHouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ((version,),) = store.rows("SELECT version()")
     store.check_version()
     monkeypatch.setattr("mev.store.clickhouse._INLINE_SCHEMAS", "a_setting_of_the_future")
@@ -218,8 +286,12 @@ def test_a_server_that_does_not_know_inline_schemas_is_named(store: ClickHouse, 
     assert "inline Protobuf schemas" in caught.value.detail
 
 
-@pytest.mark.parametrize("wrong", [{"password": "wrong"}, {"user": "nobody"}, {"user": "default", "password": ""}])
-def test_a_wrong_password_is_said_and_what_to_check(clickhouse_http: ClickHouseHttp, wrong: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    "wrong", [{"password": "wrong"}, {"user": "nobody"}, {"user": "default", "password": ""}]
+)
+def test_a_wrong_password_is_said_and_what_to_check(
+    clickhouse_http: ClickHouseHttp, wrong: dict[str, str]
+) -> None:
     address = replace(http_address(clickhouse_http), **wrong)  # type: ignore[arg-type]
     with closing(ClickHouse(address)) as store, pytest.raises(ClickHouseUnavailableError) as caught:
         store.ping()
@@ -230,7 +302,9 @@ def test_a_wrong_password_is_said_and_what_to_check(clickhouse_http: ClickHouseH
     assert clickhouse_http.password not in detail
 
 
-def test_a_server_that_is_not_there_is_said_and_what_to_check(clickhouse_http: ClickHouseHttp) -> None:
+def test_a_server_that_is_not_there_is_said_and_what_to_check(
+    clickhouse_http: ClickHouseHttp,
+) -> None:
     clickhouse_http.kill()
     address = http_address(clickhouse_http)
     with closing(ClickHouse(address)) as store, pytest.raises(ClickHouseUnavailableError) as caught:
@@ -240,22 +314,31 @@ def test_a_server_that_is_not_there_is_said_and_what_to_check(clickhouse_http: C
     assert caught.value.retry_after_s
 
 
-def test_a_killed_server_comes_back_under_the_same_connections(clickhouse_http: ClickHouseHttp, http_store: ClickHouse) -> None:
+def test_a_killed_server_comes_back_under_the_same_connections(
+    clickhouse_http: ClickHouseHttp, http_store: ClickHouse
+) -> None:
     with ThreadPoolExecutor(4) as executor:  # each thread has a connection from before
         for _ in range(2):
             list(executor.map(lambda n: insert(http_store, ticks([n]), str(n)), range(20)))
             clickhouse_http.kill()
             away = [executor.submit(http_store.ping) for _ in range(8)]
-            assert all(isinstance(future.exception(), ClickHouseUnavailableError) for future in away)
+            assert all(
+                isinstance(future.exception(), ClickHouseUnavailableError) for future in away
+            )
             with pytest.raises(ClickHouseUnavailableError):
                 insert(http_store, ticks([99]), "99")
             clickhouse_http.start()
             list(executor.map(lambda n: insert(http_store, ticks([n]), str(n)), range(20)))
-            assert [future.exception() for future in [executor.submit(http_store.ping) for _ in range(8)]] == [None] * 8
+            assert [
+                future.exception()
+                for future in [executor.submit(http_store.ping) for _ in range(8)]
+            ] == [None] * 8
     assert stored(http_store) == list(range(20))
 
 
-def test_an_orderly_restart_needs_nothing_either(clickhouse_http: ClickHouseHttp, http_store: ClickHouse) -> None:
+def test_an_orderly_restart_needs_nothing_either(
+    clickhouse_http: ClickHouseHttp, http_store: ClickHouse
+) -> None:
     insert(http_store, ticks([1]), "1")
     clickhouse_http.stop()
     clickhouse_http.start()
@@ -265,9 +348,16 @@ def test_an_orderly_restart_needs_nothing_either(clickhouse_http: ClickHouseHttp
 
 
 @pytest.fixture
-def stopped(request: pytest.FixtureRequest, clickhouse_http: ClickHouseHttp, http_store: ClickHouse) -> Iterator[ClickHouse]:
-    """Give a connection, made before, to a server that takes connections and never answers; only the time-out named is short."""
-    bounds = {"timeout_s": 3600, "query_timeout_s": 3600, "insert_timeout_s": 3600, getattr(request, "param", "insert_timeout_s"): 1}
+def stopped(
+    request: pytest.FixtureRequest, clickhouse_http: ClickHouseHttp, http_store: ClickHouse
+) -> Iterator[ClickHouse]:
+    """Yield a connection to a server that never answers; only the named timeout is short."""
+    bounds = {
+        "timeout_s": 3600,
+        "query_timeout_s": 3600,
+        "insert_timeout_s": 3600,
+        getattr(request, "param", "insert_timeout_s"): 1,
+    }
     address = replace(http_store._address, **bounds)  # type: ignore[arg-type]
     with closing(ClickHouse(address)) as impatient:
         impatient.ping()
@@ -290,19 +380,28 @@ def stopped(request: pytest.FixtureRequest, clickhouse_http: ClickHouseHttp, htt
     ids=["ping", "rows", "json_lines", "command", "insert_protobuf", "insert_row"],
     indirect=["stopped"],
 )
-def test_a_server_that_never_answers_is_given_up(stopped: ClickHouse, ask: Callable[[ClickHouse], object]) -> None:
+def test_a_server_that_never_answers_is_given_up(
+    stopped: ClickHouse, ask: Callable[[ClickHouse], object]
+) -> None:
     with pytest.raises(ClickHouseUnavailableError, match=r": no answer in time$"):
         ask(stopped)
 
 
 def test_a_server_that_never_answers_the_first_question_is_given_up() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        address = Address(database="mev", host="127.0.0.1", port=silent.getsockname()[1], timeout_s=0.2)
-        with closing(ClickHouse(address)) as store, pytest.raises(ClickHouseUnavailableError, match="no answer in time"):
+        address = Address(
+            database="mev", host="127.0.0.1", port=silent.getsockname()[1], timeout_s=0.2
+        )
+        with (
+            closing(ClickHouse(address)) as store,
+            pytest.raises(ClickHouseUnavailableError, match="no answer in time"),
+        ):
             store.ping()
 
 
-def test_a_server_that_was_given_up_is_asked_again(stopped: ClickHouse, clickhouse_http: ClickHouseHttp) -> None:
+def test_a_server_that_was_given_up_is_asked_again(
+    stopped: ClickHouse, clickhouse_http: ClickHouseHttp
+) -> None:
     with pytest.raises(ClickHouseUnavailableError):
         insert(stopped, ticks([1]), "1")
     assert clickhouse_http.pid is not None
@@ -311,11 +410,20 @@ def test_a_server_that_was_given_up_is_asked_again(stopped: ClickHouse, clickhou
     assert stored(stopped) == [1]
 
 
-def test_something_else_on_the_port_is_not_taken_for_a_server(clickhouse_http: ClickHouseHttp) -> None:
+def test_something_else_on_the_port_is_not_taken_for_a_server(
+    clickhouse_http: ClickHouseHttp,
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as executor:
-        executor.submit(_answer_once, listener, b"HTTP/1.1 404 Not Found\r\ncontent-length: 5\r\nconnection: close\r\n\r\nnope\n")
+        executor.submit(
+            _answer_once,
+            listener,
+            b"HTTP/1.1 404 Not Found\r\ncontent-length: 5\r\nconnection: close\r\n\r\nnope\n",
+        )
         address = replace(http_address(clickhouse_http), port=listener.getsockname()[1])
-        with closing(ClickHouse(address)) as store, pytest.raises(ClickHouseUnavailableError, match=r"HTTP status 404, .*nope$"):
+        with (
+            closing(ClickHouse(address)) as store,
+            pytest.raises(ClickHouseUnavailableError, match=r"HTTP status 404, .*nope$"),
+        ):
             store.ping()
 
 
@@ -327,9 +435,13 @@ def _answer_once(listener: socket.socket, answer: bytes) -> None:
 
 
 @pytest.mark.parametrize("method", ["lz4", "zstd", "gzip", False])
-def test_every_compression_of_the_client_is_spoken(clickhouse_http: ClickHouseHttp, http_store: ClickHouse, method: str | bool) -> None:
+def test_every_compression_of_the_client_is_spoken(
+    clickhouse_http: ClickHouseHttp, http_store: ClickHouse, method: str | bool
+) -> None:
     table = f"`{http_store.database}`.numbers"
-    http_store.command(f"CREATE TABLE {table} (n UInt64, text String) ENGINE = MergeTree ORDER BY n")
+    http_store.command(
+        f"CREATE TABLE {table} (n UInt64, text String) ENGINE = MergeTree ORDER BY n"
+    )
     rows = [(number, "text" * 10) for number in range(20_000)]
     client = clickhouse_connect.get_client(
         host=clickhouse_http.host,
@@ -346,14 +458,65 @@ def test_every_compression_of_the_client_is_spoken(clickhouse_http: ClickHouseHt
 
 @pytest.mark.parametrize("method", ["lz4", "zstd", "gzip"])
 def test_answers_are_compressed_as_asked(clickhouse_http: ClickHouseHttp, method: str) -> None:
-    url, login = f"http://{clickhouse_http.host}:{clickhouse_http.port}/", (clickhouse_http.user, clickhouse_http.password)
-    with httpx.stream("POST", url, content=b"SELECT 1", auth=login, headers={"Accept-Encoding": method}) as answer:
+    url, login = (
+        f"http://{clickhouse_http.host}:{clickhouse_http.port}/",
+        (clickhouse_http.user, clickhouse_http.password),
+    )
+    with httpx.stream(
+        "POST", url, content=b"SELECT 1", auth=login, headers={"Accept-Encoding": method}
+    ) as answer:
         assert answer.headers["content-encoding"] == method
-    with httpx.stream("POST", url, content=b"SELECT 1", auth=login, headers={"Accept-Encoding": "identity"}) as answer:
+    with httpx.stream(
+        "POST", url, content=b"SELECT 1", auth=login, headers={"Accept-Encoding": "identity"}
+    ) as answer:
         assert b"".join(answer.iter_raw()) == b"1\n"
 
 
-def test_what_was_stored_is_on_disk(clickhouse_http: ClickHouseHttp, http_store: ClickHouse) -> None:
+def test_what_was_stored_is_on_disk(
+    clickhouse_http: ClickHouseHttp, http_store: ClickHouse
+) -> None:
     insert(http_store, ticks(range(100)), "token")
     assert stored(http_store) == list(range(100))
     assert any(Path(clickhouse_http.folder, "data").iterdir())
+
+
+def test_history_gives_places_in_its_log_alone(store: ClickHouse) -> None:
+    writer = Writer(store, lambda _records: None, "log-2")
+    writer.prepare()
+    insert(store, ticks([1]), "of an earlier release")
+    for log, numbers in (("log-1", [2]), ("log-2", [3, 4])):
+        block = InsertBlock((TICK.topic, 1))
+        for offset, value in enumerate(ticks(numbers), 7):
+            block.append(offset, b"market", value)
+        replace(writer, cluster=log).write(block)
+    history = History(store, "log-2", 10.0)
+    page = history.page(TICK, {}, limit=3, cursor=None)
+    rows = [orjson.loads(row) for row in page.items]
+    assert [(row["timestamp_ns"], row["partition"], row["offset"]) for row in rows] == [
+        (4, 1, 8),
+        (3, 1, 7),
+        (2, None, None),
+    ]
+    assert decode(page.resume, EVENT_TYPES) == (fingerprint("log-2"), {(TICK.topic, 1): 9})
+    (last,) = history.page(TICK, {}, limit=3, cursor=page.next_cursor).items
+    assert orjson.loads(last)["timestamp_ns"] == 1
+    for wrong in (
+        "x",
+        base64.urlsafe_b64encode(b'["x", []]').decode(),
+        base64.urlsafe_b64encode(b"[1]").decode(),
+    ):
+        with pytest.raises(InvalidCursorError, match="cursor: not one of this list"):
+            history.page(TICK, {}, limit=3, cursor=wrong)
+
+
+def test_rows_that_are_not_noted_yet_are_left_to_the_stream(store: ClickHouse) -> None:
+    Writer(store, lambda _records: None, "log").prepare()
+    block = InsertBlock((TICK.topic, 0), [0, 1], [b"", b""], ticks([1, 2]))
+    columns = [*TICK.clickhouse_types, *PLACE_COLUMNS]
+    body = join_located(block, fingerprint("log"))
+    store.insert_protobuf(
+        TICK.table, columns, body, schema=TICK.located_schema, message="Tick", token="t"
+    )
+    page = History(store, "log", 10.0).page(TICK, {}, limit=3, cursor=None)
+    assert page.items == []
+    assert decode(page.resume, EVENT_TYPES) == (fingerprint("log"), {})

@@ -1,16 +1,15 @@
 """Following one partition, on a real broker."""
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 
 import pytest
 from confluent_kafka import Producer
 
-from mev.bus.embedded import EmbeddedBroker
-from mev.bus.errors import BrokerUnavailableError
-from mev.bus.follow import Follower
-from mev.bus.kafka import Brokers
+from mev.bus.follow import PartitionFollower
+from mev.bus.kafka import Brokers, BrokerUnavailableError
+from tests.services.embedded import TemporaryBroker
+from tests.services.waits import until
 from tests.unit.agent.site import Read
 
 TOPIC = "followed"
@@ -21,7 +20,7 @@ class Broker:
     """A broker, and a way to put messages on it."""
 
     def __init__(self) -> None:
-        self.embedded = EmbeddedBroker(timeout_s=TIMEOUT_S)
+        self.embedded = TemporaryBroker(timeout_s=TIMEOUT_S)
         self.brokers = self.embedded.brokers
         self._producer = Producer(self.brokers.config())
 
@@ -50,20 +49,17 @@ def read() -> Read:
 
 
 @pytest.fixture
-def follower(read: Read) -> Iterator[Follower]:
+def follower(read: Read) -> Iterator[PartitionFollower]:
     """Give a follower that does not read yet."""
-    with closing(Follower(TOPIC, read.deliver, read.down.append, timeout_s=TIMEOUT_S)) as found:
+    with closing(
+        PartitionFollower(TOPIC, read.deliver, read.down.append, timeout_s=TIMEOUT_S)
+    ) as found:
         yield found
 
 
-def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + TIMEOUT_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-
-
-def test_it_reads_one_partition_from_an_offset_on(broker: Broker, follower: Follower, read: Read) -> None:
+def test_it_reads_one_partition_from_an_offset_on(
+    broker: Broker, follower: PartitionFollower, read: Read
+) -> None:
     broker.put(b"0", b"1", b"2")
     broker.put(b"elsewhere", partition=1)
     follower.follow(broker.brokers, 1)
@@ -75,7 +71,9 @@ def test_it_reads_one_partition_from_an_offset_on(broker: Broker, follower: Foll
     assert read.down == []
 
 
-def test_an_offset_that_is_not_there_is_reported(broker: Broker, follower: Follower, read: Read) -> None:
+def test_an_offset_that_is_not_there_is_reported(
+    broker: Broker, follower: PartitionFollower, read: Read
+) -> None:
     broker.put(b"0")
     follower.follow(broker.brokers, 7)
     until(lambda: read.down)
@@ -84,7 +82,7 @@ def test_an_offset_that_is_not_there_is_reported(broker: Broker, follower: Follo
     until(lambda: read.values == [b"0"])
 
 
-def test_it_moves_to_other_brokers(broker: Broker, follower: Follower, read: Read) -> None:
+def test_it_moves_to_other_brokers(broker: Broker, follower: PartitionFollower, read: Read) -> None:
     follower.follow(broker.brokers, 0)
     broker.put(b"here")
     until(lambda: read.values == [b"here"])
@@ -97,8 +95,8 @@ def test_it_moves_to_other_brokers(broker: Broker, follower: Follower, read: Rea
         follower.close()
 
 
-def test_brokers_that_are_not_there_are_refused(follower: Follower, read: Read) -> None:
-    quick = Follower(TOPIC, read.deliver, read.down.append, timeout_s=0.2)
+def test_brokers_that_are_not_there_are_refused(follower: PartitionFollower, read: Read) -> None:
+    quick = PartitionFollower(TOPIC, read.deliver, read.down.append, timeout_s=0.2)
     with pytest.raises(BrokerUnavailableError):
         quick.follow(Brokers(servers="127.0.0.1:1"), 0)
     quick.close()

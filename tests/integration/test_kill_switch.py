@@ -1,4 +1,4 @@
-"""The kill switch of a running system while, one at a time, everything beside it fails: stores, disks, brokers."""
+"""Tests of the kill switch while stores, disks and brokers fail one at a time."""
 
 import errno
 import os
@@ -15,11 +15,11 @@ import pytest
 import redis
 
 from mev.store.valkey import EmbeddedValkey
-from tests.integration.brokers import until
 from tests.services import require
 from tests.services.clickhouse import ClickHouseHttp
 from tests.services.kafka import RealKafka
 from tests.services.system import MEV, RunningSystem
+from tests.services.waits import until
 
 pytestmark = pytest.mark.timeout(180)
 AGENT = "a1"
@@ -38,7 +38,7 @@ class SmallDisk:
         self._ballast = folder / "ballast"
 
     def fill(self) -> None:
-        """Take every block that is free; what remains is the room at the end of files that are there."""
+        """Allocate every free block; only the slack at the end of existing files remains."""
         with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
             self._write_without_end()
 
@@ -58,7 +58,11 @@ def small_disk(folder: Path) -> Iterator[SmallDisk]:
     folder.mkdir(parents=True, mode=0o700)
     options = f"size=256k,mode=0700,uid={os.geteuid()},gid={os.getegid()}"
     try:
-        subprocess.run([*_AS_ROOT, "mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], check=True, capture_output=True)
+        subprocess.run(
+            [*_AS_ROOT, "mount", "-t", "tmpfs", "-o", options, "tmpfs", folder],
+            check=True,
+            capture_output=True,
+        )
     except (OSError, subprocess.CalledProcessError):
         require("no disk can be mounted here")
     try:
@@ -76,7 +80,7 @@ class Site:
         self._pid = system.pid
 
     def halt(self) -> str:
-        """Lower everybody to HALTED, as the API must always allow, and return the command's path."""
+        """Lower all agents to HALTED, which is always accepted, and return the command's path."""
         answer = self.http.post("/api/control/kill-switch", json=HALT)
         assert answer.status_code == 202, answer.text
         command = answer.json()
@@ -86,10 +90,13 @@ class Site:
         return f"/api/control/commands/{command['id']}"
 
     def refused(self, path: str, body: dict[str, Any], code: str) -> str:
-        """Return why the order is refused, with 503 and `code`, and check that it is not among the commands."""
+        """Check that the command is refused with 503 and `code`; return the reason."""
         before = self.commands()
         answer = self.http.post(path, json=body)
-        assert (answer.status_code, answer.headers["content-type"]) == (503, "application/problem+json"), answer.text
+        assert (answer.status_code, answer.headers["content-type"]) == (
+            503,
+            "application/problem+json",
+        ), answer.text
         assert answer.json()["code"] == code
         assert int(answer.headers["retry-after"]) > 0
         assert self.commands() == before
@@ -107,7 +114,9 @@ class Site:
 
     def state(self, path: str) -> str:
         """Return what is known of a command at the agent."""
-        states = {delivery["agent_id"]: delivery["state"] for delivery in self.command(path)["deliveries"]}
+        states = {
+            delivery["agent_id"]: delivery["state"] for delivery in self.command(path)["deliveries"]
+        }
         return str(states[AGENT])
 
     def level(self) -> str | None:
@@ -116,35 +125,44 @@ class Site:
         return next((agent["level"] for agent in agents if agent["agent_id"] == AGENT), None)
 
     def raise_again(self) -> None:
-        """Raise everybody to ACTIVE and wait until the agent obeys."""
+        """Raise all agents to ACTIVE and wait until the agent obeys."""
         answer = self.http.post("/api/control/kill-switch", json=RAISE)
         assert answer.status_code == 202, answer.text
-        until(lambda: self.level() == "ACTIVE", "the agent was not raised")
+        until(lambda: self.level() == "ACTIVE", what="the agent was not raised")
 
     def obeyed(self, path: str) -> None:
-        """Wait until the agent stands still because of the command."""
-        until(lambda: self.state(path) == "SYNCED" and self.level() == "HALTED", "the agent does not stand still")
+        """Wait until the agent has halted because of the command."""
+        until(
+            lambda: self.state(path) == "SYNCED" and self.level() == "HALTED",
+            what="the agent does not stand still",
+        )
 
     def ready(self) -> tuple[int, set[str]]:
         """Return the status of readiness and what fails."""
         answer = self.http.get("/api/health/ready")
-        return answer.status_code, {name for name, found in answer.json()["dependencies"].items() if not found["ok"]}
+        return answer.status_code, {
+            name for name, found in answer.json()["dependencies"].items() if not found["ok"]
+        }
 
     def lives(self) -> None:
-        """Check that the process is the one that was started, and wait until nothing it depends on fails."""
-        until(lambda: self.ready() == (200, set()), "readiness did not come back")
+        """Check that the process was not restarted, and wait until its dependencies are healthy."""
+        until(lambda: self.ready() == (200, set()), what="readiness did not come back")
         os.kill(self._pid, 0)
         assert self.http.get("/api/health/").status_code == 200
 
     def metric(self, name: str) -> float:
         """Return a metric."""
-        found = re.search(rf"^{name} (\S+)$", self.http.get("/metrics").raise_for_status().text, re.MULTILINE)
+        found = re.search(
+            rf"^{name} (\S+)$", self.http.get("/metrics").raise_for_status().text, re.MULTILINE
+        )
         assert found, name
         return float(found[1])
 
     def audited(self) -> set[str]:
         """Return the ids of the level commands that the audit trail's search finds."""
-        answer = self.http.get("/api/control/audit-log?action=control.level&limit=1000").raise_for_status()
+        answer = self.http.get(
+            "/api/control/audit-log?action=control.level&limit=1000"
+        ).raise_for_status()
         return {item["correlation_id"] for item in answer.json()["items"]}
 
 
@@ -155,7 +173,7 @@ def running(system: RunningSystem) -> Iterator[Site]:
     try:
         with agent(system), system.client() as http:
             site = Site(system, http)
-            until(lambda: site.level() is not None, "the agent does not report")
+            until(lambda: site.level() is not None, what="the agent does not report")
             site.raise_again()
             yield site
         assert system.stop() == 0, system.log.read_text()
@@ -168,7 +186,10 @@ def agent(system: RunningSystem) -> Iterator[None]:
     """Run an agent of module arbitrage."""
     with system.data_dir.with_name("agent.log").open("ab") as log:
         process = subprocess.Popen(
-            [MEV, "agent", "run", "--module", "arbitrage", "--id", AGENT], env=system.environment, stdout=log, stderr=log
+            [MEV, "agent", "run", "--module", "arbitrage", "--id", AGENT],
+            env=system.environment,
+            stdout=log,
+            stderr=log,
         )
     try:
         yield
@@ -185,10 +206,12 @@ def command_id(path: str) -> str:
 def test_it_works_while_valkey_is_dead(tmp_path: Path) -> None:
     system = RunningSystem(tmp_path / "data", **PROMPT)
     with running(system) as site:
-        with redis.Redis(unix_socket_path=str(system.data_dir / "valkey" / "valkey.sock")) as client:
+        with redis.Redis(
+            unix_socket_path=str(system.data_dir / "valkey" / "valkey.sock")
+        ) as client:
             pid = int(client.info("server")["process_id"])
         os.kill(pid, signal.SIGKILL)
-        until(lambda: site.ready() == (200, {"redis"}), "readiness does not name redis alone")
+        until(lambda: site.ready() == (200, {"redis"}), what="readiness does not name redis alone")
         site.obeyed(site.halt())
         valkey = EmbeddedValkey(system.data_dir / "valkey", timeout_s=20)
         valkey.start()
@@ -201,14 +224,22 @@ def test_it_works_while_valkey_is_dead(tmp_path: Path) -> None:
 
 def test_it_works_while_clickhouse_is_down(tmp_path: Path, clickhouse_http: ClickHouseHttp) -> None:
     database = {"CLICKHOUSE_DATABASE": f"kill_switch_{os.getpid()}"}
-    with running(RunningSystem(tmp_path / "data", **PROMPT, **database, **clickhouse_http.environment)) as site:
+    with running(
+        RunningSystem(tmp_path / "data", **PROMPT, **database, **clickhouse_http.environment)
+    ) as site:
         clickhouse_http.kill()
-        until(lambda: site.ready() == (503, {"clickhouse"}), "readiness does not name clickhouse alone")
+        until(
+            lambda: site.ready()[0] == 503 and "clickhouse" in site.ready()[1],
+            what="readiness does not name clickhouse",
+        )
         halted = site.halt()
         site.obeyed(halted)
         clickhouse_http.start()
         site.lives()
-        until(lambda: command_id(halted) in site.audited(), "the command is not in the audit trail")
+        until(
+            lambda: command_id(halted) in site.audited(),
+            what="the command is not in the audit trail",
+        )
 
 
 def test_it_works_while_nothing_can_be_audited_and_raising_does_not(tmp_path: Path) -> None:
@@ -226,7 +257,10 @@ def test_it_works_while_nothing_can_be_audited_and_raising_does_not(tmp_path: Pa
         assert site.level() == "HALTED"
 
         disk.clear()
-        until(lambda: site.audited() >= {command_id(path) for path in halted}, "a command is not in the audit trail")
+        until(
+            lambda: site.audited() >= {command_id(path) for path in halted},
+            what="a command is not in the audit trail",
+        )
         assert site.metric("mev_audit_spooled") == 0
         assert site.metric("mev_audit_spool_dropped_total") == 0
         site.raise_again()
@@ -249,7 +283,10 @@ def test_it_works_while_no_command_can_be_kept_and_other_commands_do_not(tmp_pat
         assert site.level() == "HALTED"
 
         disk.clear()
-        until(lambda: site.metric("mev_control_unkept") == 0, "the commands are not kept when there is room")
+        until(
+            lambda: site.metric("mev_control_unkept") == 0,
+            what="the commands are not kept when there is room",
+        )
         known = site.commands()
         site.system.kill()
         site.system.start()
@@ -262,17 +299,22 @@ def test_it_works_while_no_command_can_be_kept_and_other_commands_do_not(tmp_pat
 
 
 @pytest.mark.parametrize("publish_timeout_s", ["1", "120"], ids=["given_up", "still_trying"])
-def test_it_works_while_kafka_is_down_and_is_obeyed_when_it_is_back(tmp_path: Path, real_kafka: RealKafka, publish_timeout_s: str) -> None:
+def test_it_works_while_kafka_is_down_and_is_obeyed_when_it_is_back(
+    tmp_path: Path, real_kafka: RealKafka, publish_timeout_s: str
+) -> None:
     environment = {"KAFKA_BROKERS": real_kafka.brokers, "PUBLISH_TIMEOUT_S": publish_timeout_s}
     with running(RunningSystem(tmp_path / "data", **PROMPT, **environment)) as site:
         real_kafka.kill()
-        until(lambda: site.ready() == (503, {"kafka"}), "readiness does not name kafka alone")
+        until(lambda: site.ready() == (503, {"kafka"}), what="readiness does not name kafka alone")
         halted = site.halt()
         assert site.command(halted)["published"] is False
         assert site.state(halted) == "NOT_SENT"
         if publish_timeout_s == "1":
-            until(lambda: f"command {command_id(halted)} is not out" in site.system.log.read_text(), "publishing was not given up")
+            until(
+                lambda: f"command {command_id(halted)} is not out" in site.system.log.read_text(),
+                what="publishing was not given up",
+            )
         real_kafka.start()
-        until(lambda: site.command(halted)["published"], "the command was not published")
+        until(lambda: site.command(halted)["published"], what="the command was not published")
         site.obeyed(halted)
         site.lives()

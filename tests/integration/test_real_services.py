@@ -1,4 +1,4 @@
-"""`mev up` on services of its own: Kafka and Redis servers, and ClickHouse over HTTP; each of them fails under load and comes back."""
+"""Tests of `mev up` on external Kafka, Redis and ClickHouse, each failing under load."""
 
 import os
 import signal
@@ -15,15 +15,15 @@ import redis
 
 from mev.store.clickhouse import Address, ClickHouse
 from mev.wire.registry import BY_TOPIC
-from mev.wire.topics import DEAD_LETTER
-from mev.wiring import SINK_GROUP
-from tests.integration.brokers import real, renew, until
+from mev.wire.topics import DEAD_LETTER, SINK_GROUP
+from tests.integration.brokers import real, renew
 from tests.integration.traffic import Poster, Subscriber
 from tests.services.clickhouse import ClickHouseHttp
 from tests.services.kafka import RealKafka
 from tests.services.redis import RealRedis
 from tests.services.service import Service
 from tests.services.system import RunningSystem
+from tests.services.waits import until
 
 pytestmark = pytest.mark.timeout(240)  # brokers' sessions have to end, and time-outs to pass
 IMPATIENT = {
@@ -51,11 +51,18 @@ class Site:
         return answer.status_code, answer.json()
 
     def failing(self) -> set[str]:
-        return {name for name, dependency in self.ready()[1]["dependencies"].items() if not dependency["ok"]}
+        return {
+            name
+            for name, dependency in self.ready()[1]["dependencies"].items()
+            if not dependency["ok"]
+        }
 
     def stored(self, run: str) -> list[int]:
         """Return the times of the ticks of `run`, repeats collapsed."""
-        sql = f"SELECT timestamp_ns FROM `{self.store.database}`.tick FINAL WHERE startsWith(market_id, {{run:String}}) ORDER BY 1"
+        sql = (
+            f"SELECT timestamp_ns FROM `{self.store.database}`.tick FINAL WHERE"
+            " startsWith(market_id, {run:String}) ORDER BY 1"
+        )
         return [number for (number,) in self.store.rows(sql, {"run": run})]
 
     def coverage(self) -> dict[str, Any]:
@@ -65,15 +72,27 @@ class Site:
 
 
 @contextmanager
-def running_on(kafka: RealKafka, redis_server: RealRedis, clickhouse: ClickHouseHttp, folder: Path) -> Iterator[Site]:
+def running_on(
+    kafka: RealKafka, redis_server: RealRedis, clickhouse: ClickHouseHttp, folder: Path
+) -> Iterator[Site]:
     """Run the system on three services that know nothing of it yet, in a database of its own."""
     renew(real(kafka), SINK_GROUP, [*BY_TOPIC, DEAD_LETTER])
     with redis.Redis.from_url(redis_server.url) as client:
         client.flushdb()
     database = f"site_{uuid.uuid4().hex}"
-    environment = {"KAFKA_BROKERS": kafka.brokers, "REDIS_URL": redis_server.url, "CLICKHOUSE_DATABASE": database}
+    environment = {
+        "KAFKA_BROKERS": kafka.brokers,
+        "REDIS_URL": redis_server.url,
+        "CLICKHOUSE_DATABASE": database,
+    }
     system = RunningSystem(folder, **environment, **clickhouse.environment, **IMPATIENT)
-    address = Address(database=database, host=clickhouse.host, port=clickhouse.port, user=clickhouse.user, password=clickhouse.password)
+    address = Address(
+        database=database,
+        host=clickhouse.host,
+        port=clickhouse.port,
+        user=clickhouse.user,
+        password=clickhouse.password,
+    )
     system.start()
     services: dict[str, Service] = {"kafka": kafka, "redis": redis_server, "clickhouse": clickhouse}
     try:
@@ -85,8 +104,10 @@ def running_on(kafka: RealKafka, redis_server: RealRedis, clickhouse: ClickHouse
 
 
 @pytest.fixture
-def new_site(tmp_path: Path, real_kafka: RealKafka, real_redis: RealRedis, clickhouse_http: ClickHouseHttp) -> Iterator[Site]:
-    """Run a system for one test, which may start it again. No other one may run: they would share a consumer group."""
+def new_site(
+    tmp_path: Path, real_kafka: RealKafka, real_redis: RealRedis, clickhouse_http: ClickHouseHttp
+) -> Iterator[Site]:
+    """Run a system for one test, which may restart it; another would share its consumer group."""
     with running_on(real_kafka, real_redis, clickhouse_http, tmp_path / "data") as found:
         yield found
 
@@ -94,27 +115,40 @@ def new_site(tmp_path: Path, real_kafka: RealKafka, real_redis: RealRedis, click
 def test_events_arrive_everywhere_and_outlive_a_restart(new_site: Site) -> None:
     site = new_site
     with Poster(site.system) as poster, Subscriber(site.system, poster.run) as subscriber:
-        until(lambda: len(poster.acknowledged) > 200, "nothing was acknowledged")
+        until(lambda: len(poster.acknowledged) > 200, what="nothing was acknowledged")
         poster.stop()
-        until(lambda: subscriber.received == poster.acknowledged, "the subscriber did not get everything")
+        until(
+            lambda: subscriber.received == poster.acknowledged,
+            what="the subscriber did not get everything",
+        )
     assert poster.refused == []
-    until(lambda: site.stored(poster.run) == sorted(poster.acknowledged), "not everything was stored")
+    until(
+        lambda: site.stored(poster.run) == sorted(poster.acknowledged),
+        what="not everything was stored",
+    )
 
     assert site.system.stop() == 0, site.system.log.read_text()
     site.system.start()
     with site.system.client() as client:
         newest = client.get(f"/api/events/tick?limit=1&market_id={poster.run}-0").json()["items"]
-    assert [event["timestamp_ns"] for event in newest] == [max(number for number in poster.acknowledged if number % 8 == 0)]
+    assert [event["timestamp_ns"] for event in newest] == [
+        max(number for number in poster.acknowledged if number % 8 == 0)
+    ]
     assert site.stored(poster.run) == sorted(poster.acknowledged)
-    until(lambda: site.coverage()["complete"], "a range is missing")
+    until(lambda: site.coverage()["complete"], what="a range is missing")
 
 
 @pytest.fixture(scope="module")
 def site(
-    tmp_path_factory: pytest.TempPathFactory, real_kafka: RealKafka, real_redis: RealRedis, clickhouse_http: ClickHouseHttp
+    tmp_path_factory: pytest.TempPathFactory,
+    real_kafka: RealKafka,
+    real_redis: RealRedis,
+    clickhouse_http: ClickHouseHttp,
 ) -> Iterator[Site]:
-    """Run the system for all that follows: no failure of a service makes it necessary to start it again."""
-    with running_on(real_kafka, real_redis, clickhouse_http, tmp_path_factory.mktemp("site") / "data") as found:
+    """Run the system for all further tests; no service failure requires a restart."""
+    with running_on(
+        real_kafka, real_redis, clickhouse_http, tmp_path_factory.mktemp("site") / "data"
+    ) as found:
         yield found
 
 
@@ -130,8 +164,14 @@ def test_nothing_is_embedded_and_every_service_is_named(site: Site) -> None:
 def test_real_blocks_are_captured_into_the_services(site: Site, shared_data: Path) -> None:
     site.system.run("capture", "--file", str(shared_data / BLOCK))
     with site.system.client() as client:
-        until(lambda: client.get("/api/events/arbitrage").json()["items"], "no arbitrage was stored")
-    until(lambda: all(item["committed"] == item["latest"] for item in site.coverage()["items"]), "the sink did not commit everything")
+        until(
+            lambda: client.get("/api/events/arbitrage").json()["items"],
+            what="no arbitrage was stored",
+        )
+    until(
+        lambda: all(item["committed"] == item["latest"] for item in site.coverage()["items"]),
+        what="the sink did not commit everything",
+    )
     assert site.coverage()["complete"]
 
 
@@ -158,10 +198,12 @@ def refusal(client: httpx.Client, path: str) -> tuple[int, str]:
     return answer.status_code, answer.json()["code"]
 
 
-def check_without_kafka(site: Site, client: httpx.Client, poster: Poster, subscriber: Subscriber) -> None:
+def check_without_kafka(
+    site: Site, client: httpx.Client, poster: Poster, subscriber: Subscriber
+) -> None:
     before = len(poster.refused)
     assert client.get("/api/events/tick?limit=5").status_code == 200
-    until(lambda: len(poster.refused) > before, "nothing was refused")
+    until(lambda: len(poster.refused) > before, what="nothing was refused")
     answer = poster.refused[-1]
     assert (answer.status_code, answer.json()["code"]) == (503, "publish_failed")
     assert "publish the same records again" in answer.json()["detail"]
@@ -170,53 +212,76 @@ def check_without_kafka(site: Site, client: httpx.Client, poster: Poster, subscr
     assert site.ready()[0] == 503
 
 
-def check_without_clickhouse(site: Site, client: httpx.Client, poster: Poster, subscriber: Subscriber) -> None:
+def check_without_clickhouse(
+    site: Site, client: httpx.Client, poster: Poster, subscriber: Subscriber
+) -> None:
     refused, acknowledged = len(poster.refused), set(poster.acknowledged)
     for path in ("/api/events/tick?limit=5", "/api/sink/reconcile"):
         assert refusal(client, path) == (503, "clickhouse_unavailable")
-    until(lambda: len(poster.acknowledged) > len(acknowledged) + 200, "publishing stopped")
+    until(lambda: len(poster.acknowledged) > len(acknowledged) + 200, what="publishing stopped")
     now = set(poster.acknowledged)
-    until(lambda: now <= subscriber.received, "the stream stopped")
+    until(lambda: now <= subscriber.received, what="the stream stopped")
     assert len(poster.refused) == refused
     assert site.ready()[0] == 503
 
 
-def check_without_redis(site: Site, client: httpx.Client, poster: Poster, subscriber: Subscriber) -> None:
+def check_without_redis(
+    site: Site, client: httpx.Client, poster: Poster, subscriber: Subscriber
+) -> None:
     refused, acknowledged = len(poster.refused), set(poster.acknowledged)
     assert client.get("/api/events/tick?limit=5").status_code == 200
     assert refusal(client, "/api/auth/users") == (503, "redis_unavailable")
-    until(lambda: len(poster.acknowledged) > len(acknowledged) + 200, "publishing stopped")
+    until(lambda: len(poster.acknowledged) > len(acknowledged) + 200, what="publishing stopped")
     now = set(poster.acknowledged)
-    until(lambda: now <= subscriber.received, "the stream stopped")
-    until(lambda: now <= set(site.stored(poster.run)), "storing stopped")
+    until(lambda: now <= subscriber.received, what="the stream stopped")
+    until(lambda: now <= set(site.stored(poster.run)), what="storing stopped")
     assert len(poster.refused) == refused
     status, body = site.ready()
     assert (status, body["ready"], body["degraded"]) == (200, True, ["redis"])
 
 
-CHECKS = {"kafka": check_without_kafka, "clickhouse": check_without_clickhouse, "redis": check_without_redis}
+CHECKS = {
+    "kafka": check_without_kafka,
+    "clickhouse": check_without_clickhouse,
+    "redis": check_without_redis,
+}
 
 
 @pytest.mark.parametrize("fail", [kill, hang])
 @pytest.mark.parametrize("name", CHECKS)
-def test_a_service_fails_under_load_and_comes_back(site: Site, name: str, fail: Callable[[Service], None]) -> None:
+def test_a_service_fails_under_load_and_comes_back(
+    site: Site, name: str, fail: Callable[[Service], None]
+) -> None:
     service, pid = site.services[name], site.system.pid
-    with Poster(site.system) as poster, Subscriber(site.system, poster.run) as subscriber, site.system.client() as client:
-        until(lambda: len(poster.acknowledged) > 100, "nothing was acknowledged")
+    with (
+        Poster(site.system) as poster,
+        Subscriber(site.system, poster.run) as subscriber,
+        site.system.client() as client,
+    ):
+        until(lambda: len(poster.acknowledged) > 100, what="nothing was acknowledged")
         fail(service)
         try:
-            until(lambda: site.failing() == {name}, f"readiness does not name {name} alone")
+            until(lambda: site.failing() == {name}, what=f"readiness does not name {name} alone")
             CHECKS[name](site, client, poster, subscriber)
             assert client.get("/api/health/").status_code == 200
         finally:
             bring_back(service)
-        until(lambda: site.ready()[0] == 200 and not site.failing(), "readiness did not come back")
+        until(
+            lambda: site.ready()[0] == 200 and not site.failing(),
+            what="readiness did not come back",
+        )
         before = len(poster.acknowledged)
-        until(lambda: len(poster.acknowledged) > before + 200, "publishing did not come back")
+        until(lambda: len(poster.acknowledged) > before + 200, what="publishing did not come back")
         poster.stop()
-        until(lambda: subscriber.received >= poster.acknowledged, "the subscriber did not get everything")
+        until(
+            lambda: subscriber.received >= poster.acknowledged,
+            what="the subscriber did not get everything",
+        )
         assert subscriber.is_open
         assert subscriber.dropped == 0
-        until(lambda: site.stored(poster.run) == sorted(poster.acknowledged), "what is stored is not what was acknowledged")
-    until(lambda: site.coverage()["complete"], "a range is missing")
+        until(
+            lambda: site.stored(poster.run) == sorted(poster.acknowledged),
+            what="what is stored is not what was acknowledged",
+        )
+    until(lambda: site.coverage()["complete"], what="a range is missing")
     assert site.system.pid == pid

@@ -1,10 +1,9 @@
-"""The fixtures keep their promises: real servers, restarts that lose nothing, no process that outlives the tests."""
+"""Tests of the service fixtures: real servers, lossless restarts, no leftover process."""
 
 import asyncio
 import signal
 import subprocess
 import sys
-import time
 import uuid
 from pathlib import Path
 
@@ -13,17 +12,18 @@ import redis
 from confluent_kafka import Consumer, Producer
 
 from tests import services
-from tests.services import processes
+from tests.services import processes, waits
 from tests.services.kafka import RealKafka
 from tests.services.redis import RealRedis
 from tests.services.service import Service, ServiceError, free_port
+from tests.services.waits import until
 
 
 class Sleeper(Service):
     """A server that only exists, and is ready at once."""
 
     def __init__(self, folder: Path, *, ready: bool = True) -> None:
-        super().__init__("sleeper", folder, start_timeout_s=0.3)
+        super().__init__("sleeper", folder)
         self._ready = ready
 
     def command(self) -> list[str]:
@@ -38,32 +38,36 @@ def produce(brokers: str, topic: str, values: list[bytes]) -> None:
     refused: list[object] = []
     producer = Producer({"bootstrap.servers": brokers, "acks": "all", "linger.ms": 1})
     for value in values:
-        producer.produce(topic, value, on_delivery=lambda error, _: refused.append(error) if error else None)
+        producer.produce(
+            topic, value, on_delivery=lambda error, _: refused.append(error) if error else None
+        )
     assert producer.flush(20) == 0
     assert not refused
 
 
 def consume(brokers: str, topic: str, count: int) -> set[bytes]:
     """Read a topic from its start through a new consumer group until `count` records have come."""
-    consumer = Consumer({"bootstrap.servers": brokers, "group.id": uuid.uuid4().hex, "auto.offset.reset": "earliest"})
+    consumer = Consumer(
+        {
+            "bootstrap.servers": brokers,
+            "group.id": uuid.uuid4().hex,
+            "auto.offset.reset": "earliest",
+        }
+    )
     consumer.subscribe([topic])
     values: set[bytes] = set()
-    deadline = time.monotonic() + 20
+
+    def read() -> int:
+        for message in consumer.consume(count, 0.2):
+            assert message.error() is None
+            values.add(message.value() or b"")
+        return len(values)
+
     try:
-        while len(values) < count and time.monotonic() < deadline:
-            for message in consumer.consume(count, 0.2):
-                assert message.error() is None
-                values.add(message.value() or b"")
+        until(read, lambda number: number >= count)
     finally:
         consumer.close()
     return values
-
-
-def wait_until_gone(pid: int) -> bool:
-    deadline = time.monotonic() + 5
-    while processes.command_line(pid) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return not processes.command_line(pid)
 
 
 def test_kafka_keeps_acknowledged_records_through_a_kill(real_kafka: RealKafka) -> None:
@@ -130,17 +134,25 @@ def test_a_server_dies_with_killed_tests(tmp_path: Path) -> None:
         "print(sleeper.pid, flush=True)\n"
         "time.sleep(1000)\n"
     )
-    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]) as tests:
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]
+    ) as tests:
         assert tests.stdout is not None
         pid = int(tests.stdout.readline())
         assert processes.command_line(pid)
         tests.send_signal(signal.SIGKILL)
-    assert wait_until_gone(pid)
+    until(lambda: not processes.command_line(pid))
 
 
-def test_a_server_that_never_gets_ready_is_killed_and_named(tmp_path: Path) -> None:
+def test_a_server_that_never_gets_ready_is_killed_and_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waits, "LIMIT_S", 0.3)
     before = processes.children()
-    with pytest.raises(ServiceError, match=r"sleeper was not ready in time; log .*sleeper\.log"), Sleeper(tmp_path, ready=False):
+    with (
+        pytest.raises(ServiceError, match=r"sleeper was not ready in time; log .*sleeper\.log"),
+        Sleeper(tmp_path, ready=False),
+    ):
         pass
     assert processes.children() == before
 

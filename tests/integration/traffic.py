@@ -1,4 +1,4 @@
-"""Traffic through a running system: events posted until they are acknowledged, and all that a subscriber receives."""
+"""Traffic through a running system: posted events, and everything a subscriber receives."""
 
 import itertools
 import json
@@ -21,7 +21,7 @@ _REQUEST_S = 40.0
 
 
 class Poster:
-    """Posts ticks of markets of its own from `threads` threads; a batch that is refused is posted again until it is taken."""
+    """Poster of ticks from `threads` threads; a refused batch is posted again until accepted."""
 
     def __init__(self, system: RunningSystem, threads: int = 2) -> None:
         self.run = uuid.uuid4().hex
@@ -31,7 +31,10 @@ class Poster:
         self._system = system
         self._numbers = itertools.count(1)
         self._stopping = threading.Event()
-        self._threads = [threading.Thread(target=self._work, name=f"poster-{index}", daemon=True) for index in range(threads)]
+        self._threads = [
+            threading.Thread(target=self._work, name=f"poster-{index}", daemon=True)
+            for index in range(threads)
+        ]
 
     def stop(self) -> None:
         """Stop once every batch that was begun has been taken."""
@@ -46,7 +49,12 @@ class Poster:
             thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._stopping.set()
 
     def _work(self) -> None:
@@ -58,11 +66,16 @@ class Poster:
             self.errors.append(error)
 
     def _post(self, client: httpx.Client, numbers: list[int]) -> None:
-        events = [{"market_id": f"{self.run}-{number % 8}", "timestamp_ns": number, "simulated": True} for number in numbers]
+        events = [
+            {"market_id": f"{self.run}-{number % 8}", "timestamp_ns": number, "simulated": True}
+            for number in numbers
+        ]
         deadline = time.monotonic() + _REQUEST_S
         while time.monotonic() < deadline:
             answer = client.post("/api/events/tick", json=events)
-            if answer.status_code == httpx.codes.ACCEPTED and answer.json()["accepted"] == len(events):
+            if answer.status_code == httpx.codes.ACCEPTED and answer.json()["accepted"] == len(
+                events
+            ):
                 self.acknowledged.update(numbers)
                 return
             self.refused.append(answer)
@@ -82,14 +95,21 @@ class Subscriber:
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
-        self._socket = self._stack.enter_context(connect(self._url, additional_headers=self._headers))
+        self._socket = self._stack.enter_context(
+            connect(self._url, additional_headers=self._headers)
+        )
         self._socket.send(json.dumps({"op": "subscribe", "id": "s", "topics": ["tick"]}))
         assert json.loads(self._socket.recv(30))["op"] == "subscribed"
         self._thread = threading.Thread(target=self._read, name="subscriber", daemon=True)
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._stack.close()
         self._thread.join(30)
 
@@ -102,4 +122,8 @@ class Subscriber:
 
     def _take(self, message: dict[str, Any]) -> None:
         self.dropped += message.get("dropped", 0)
-        self.received.update(event["timestamp_ns"] for event in message.get("events", ()) if event["market_id"].startswith(self._run))
+        self.received.update(
+            event["timestamp_ns"]
+            for event in message.get("events", ())
+            if event["market_id"].startswith(self._run)
+        )

@@ -1,4 +1,4 @@
-"""Real servers for the tests: each is started as a child process, or its tests are skipped with a reason."""
+"""Real servers for the tests, started as child processes or skipped with a reason."""
 
 import os
 from typing import NoReturn
@@ -7,7 +7,7 @@ import pytest
 
 
 def require(reason: str) -> NoReturn:
-    """Skip the test that lacks something, or fail it where MEV_REQUIRE_ALL=1 says that everything must be present."""
+    """Skip the test for a missing requirement, or fail it where MEV_REQUIRE_ALL=1."""
     if os.environ.get("MEV_REQUIRE_ALL") == "1":
         pytest.fail(f"MEV_REQUIRE_ALL=1, but {reason}", pytrace=False)
-    pytest.skip(reason)
+    pytest.skip(reason, allow_module_level=True)

@@ -24,16 +24,20 @@ _FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-# `seen` tells what the stream said; an event counts once, in the order of its partition, or as a repeat or out of order.
+# Each event counts once, or as a repeat, or as out of order in its partition.
 _PAGE = b"""<!doctype html><meta charset="utf-8"><link rel="icon" href="data:,">
 <script type="module">
 import { Stream } from "./standalone.js";
-window.seen = { events: 0, repeats: 0, disorder: 0, ids: [], gaps: [], errors: [], transports: [], starts: [] };
+window.seen = {
+  events: 0, repeats: 0, disorder: 0, ids: [], gaps: [], errors: [], transports: [], starts: [],
+};
 window.begin = async (options, terms) => {
   const ids = new Set();
   const last = new Map();
   const stream = new Stream(options);
-  stream.on("state", (state) => { if (state.name === "open") seen.transports.push(state.transport); });
+  stream.on("state", (state) => {
+    if (state.name === "open") seen.transports.push(state.transport);
+  });
   stream.on("gap", (gap) => seen.gaps.push({ reason: gap.reason, count: gap.count }));
   stream.on("error", (error) => seen.errors.push(error.message));
   const subscription = stream.subscribe(terms, (events) => {
@@ -54,7 +58,7 @@ window.begin = async (options, terms) => {
 
 @dataclass(frozen=True)
 class Seen:
-    """What arrived in the page until now."""
+    """Everything received in the page so far."""
 
     events: int
     repeats: int
@@ -65,7 +69,7 @@ class Seen:
 
     @property
     def lost(self) -> int:
-        """How many events the client said are missing."""
+        """Return the number of events reported missing by the client."""
         return sum(gap["count"] for gap in self.gaps)
 
 
@@ -110,7 +114,9 @@ class Browser:
             assert found["enabled"], found
             host = found["url"].split("/")[2].rsplit(":", 1)[0]
             headers = {"Access-Control-Allow-Origin": self.origin}
-            route.fulfill(headers=headers, json={**found, "url": f"https://{host}:{port}/api/realtime/wt"})
+            route.fulfill(
+                headers=headers, json={**found, "url": f"https://{host}:{port}/api/realtime/wt"}
+            )
 
         self._page.route("**/api/realtime/webtransport", answer)
 

@@ -3,12 +3,8 @@
 import os
 import signal
 import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
-
-import httpx
+from typing import IO
 
 from tests.services.system import MEV, RunningSystem
 
@@ -24,12 +20,16 @@ class Fleet:
         """Run an agent of module arbitrage, which logs to a file of its own or to `output`."""
         with output or self._log(agent_id).open("ab") as log:
             command = [str(MEV), "agent", "run", "--module", "arbitrage", "--id", agent_id]
-            self._processes[agent_id] = subprocess.Popen(command, env=self._system.environment, stdout=log, stderr=log)
+            self._processes[agent_id] = subprocess.Popen(
+                command, env=self._system.environment, stdout=log, stderr=log
+            )
 
     def run(self, name: str, *command: str | Path) -> None:
         """Run another program beside the agents."""
         with self._log(name).open("ab") as log:
-            self._processes[name] = subprocess.Popen([*map(str, command)], env=self._system.environment, stdout=log, stderr=log)
+            self._processes[name] = subprocess.Popen(
+                [*map(str, command)], env=self._system.environment, stdout=log, stderr=log
+            )
 
     def signal(self, agent_id: str, number: signal.Signals) -> None:
         """Send a signal to an agent."""
@@ -47,12 +47,3 @@ class Fleet:
 
     def _log(self, agent_id: str) -> Path:
         return self._system.data_dir.with_name(f"{agent_id}.log")
-
-
-def eventually(http: httpx.Client, path: str, holds: Callable[[Any], bool], *, timeout_s: float = 60) -> Any:
-    """Return the document behind `path` once it `holds`."""
-    deadline = time.monotonic() + timeout_s
-    while not holds(document := http.get(path).raise_for_status().json()):
-        assert time.monotonic() < deadline, document
-        time.sleep(0.05)
-    return document

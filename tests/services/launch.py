@@ -1,6 +1,7 @@
-"""Replace this process by a server that the kernel kills when the thread that started it is gone.
+"""Replace this process by a server that the kernel kills with the thread that started it.
 
-A script, not a `preexec_fn`: running Python between fork and exec is unsafe, and a warning, once a client library has started threads.
+A script, not a `preexec_fn`: running Python between fork and exec is unsafe, and a warning, once a
+client library has started threads.
 """
 
 import ctypes

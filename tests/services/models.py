@@ -1,17 +1,23 @@
-"""Models that nobody trained: files of any bytes with a signed manifest, for whoever needs something to deploy."""
+"""Fake models: files of arbitrary bytes with a signed manifest, for tests of deployment."""
 
 import hashlib
 
 import numpy as np
 
 from mev.crypto.keys import SigningKey
-from mev.models.registry import Registry
-from mev.predict.drift import Baseline
-from mev.predict.manifest import Manifest, Parity
+from mev.registry.register import Trained, build
+from mev.registry.registry import Registry, RegistryEntry
+from mev.scoring.drift import Baseline
+from mev.scoring.manifest import Manifest, Parity
 
 
-def register_bytes(registry: Registry, name: str, key: SigningKey, *forms: str, baseline: bool = True) -> str:
-    """Register a model made of its name, in `forms` beside the data-only one, and return its id. It cannot be loaded."""
+def register_bytes(
+    registry: Registry, name: str, key: SigningKey, *forms: str, baseline: bool = True
+) -> str:
+    """Register a model of its name's bytes, in `forms` besides the data-only one; return its id.
+
+    It cannot be loaded.
+    """
     files = {form: f"{name} {form}".encode() for form in ("ubj", "mevt", *forms)}
     digests = {form: hashlib.sha256(content).hexdigest() for form, content in files.items()}
     rows, scores = np.zeros((4, 1), np.float32), np.zeros(4, np.float32)
@@ -35,3 +41,11 @@ def register_bytes(registry: Registry, name: str, key: SigningKey, *forms: str, 
     )
     registry.add(manifest, files, key)
     return manifest.model_id
+
+
+def register(
+    registry: Registry, trained: Trained, *keys: SigningKey, compiled: bool = False
+) -> RegistryEntry:
+    """Build a model and register it, signed by `keys`."""
+    made = build(trained, compiled=compiled)
+    return registry.add(made.manifest, made.files, *keys)

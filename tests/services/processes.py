@@ -1,4 +1,4 @@
-"""What child processes this one has, read from /proc; elsewhere it has none that can be seen."""
+"""Child processes of this process, read from /proc; empty on other systems."""
 
 import os
 import signal
@@ -23,7 +23,16 @@ def command_line(pid: int) -> str:
     return _command_line(pid).replace(b"\0", b" ").decode(errors="replace").strip()
 
 
-def left_over(known: set[int], patience_s: float = 2.0) -> set[int]:
+def processes_with(word: str) -> list[int]:
+    """Return the processes whose last argument is `word`."""
+    return [
+        int(entry.name)
+        for entry in PROC.glob("[0-9]*")
+        if _command_line(int(entry.name)).rstrip(b"\0").split(b"\0")[-1] == word.encode()
+    ]
+
+
+def left_over(known: set[int], patience_s: float = 20.0) -> set[int]:
     """Tell which children beyond `known` remain after they had `patience_s` to end."""
     deadline = time.monotonic() + patience_s
     while (found := children() - known) and time.monotonic() < deadline:

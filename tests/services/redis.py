@@ -13,7 +13,7 @@ class RealRedis(Service):
     """Run `redis-server`; every write that it acknowledged outlives a kill."""
 
     def __init__(self, folder: Path) -> None:
-        super().__init__("redis", folder, start_timeout_s=15)
+        super().__init__("redis", folder)
         self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
 

@@ -1,4 +1,4 @@
-"""The life of one server process: start, readiness, orderly stop, kill, and death together with the tests."""
+"""Lifecycle of one server process: start, readiness, stop, kill, and end with the tests."""
 
 import os
 import random
@@ -6,12 +6,13 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from abc import ABC, abstractmethod
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+
+from tests.services.waits import until
 
 LAUNCH = Path(__file__).with_name("launch.py")
 LOG_TAIL_BYTES = 4000
@@ -22,9 +23,9 @@ class ServiceError(RuntimeError):
 
 
 def free_port() -> int:
-    """Find a TCP port of 127.0.0.1 that stays free while its server is down.
+    """Return a TCP port of 127.0.0.1 that stays free while its server is down.
 
-    It lies below the range from which the kernel serves outgoing connections, so no client takes it between a kill and a restart.
+    It is below the range of ephemeral ports, so no client takes it between a kill and a restart.
     """
     for port in random.sample(range(20_000, 32_000), 50):
         with socket.socket() as probe:
@@ -37,15 +38,14 @@ def free_port() -> int:
 
 
 class Service(ABC):
-    """Run one server on a fixed port and folder, through any number of restarts; threads may call it."""
+    """A server on a fixed port and folder, restartable any number of times; thread-safe."""
 
-    def __init__(self, name: str, folder: Path, start_timeout_s: float) -> None:
+    def __init__(self, name: str, folder: Path) -> None:
         self.name = name
         self.folder = folder
         self.log = folder / f"{name}.log"
-        self._start_timeout_s = start_timeout_s
         self._process: subprocess.Popen[bytes] | None = None
-        # The kernel ties the server to the thread that forked it, so that thread must live as long as the service does.
+        # The kernel ties the server to the thread that forked it, so that thread lives as long.
         self._spawner = ThreadPoolExecutor(1, thread_name_prefix=f"{name}-spawner")
 
     @abstractmethod
@@ -66,18 +66,21 @@ class Service(ABC):
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
-        """Start the server on its port and data and wait until it serves; do nothing where it runs."""
+        """Start the server and wait until it serves; do nothing if it runs."""
         if self.is_running():
             return
         self._process = self._spawner.submit(self._spawn).result()
-        deadline = time.monotonic() + self._start_timeout_s
-        while self.is_running() and time.monotonic() < deadline:
-            if self.is_ready():
-                return
-            time.sleep(0.05)
-        outcome = "was not ready in time" if self.is_running() else "ended while starting"
-        self.kill()
-        raise ServiceError(f"{self.name} {outcome}; {self.describe_log()}")
+        try:
+            until(
+                lambda: (self.is_running(), self.is_ready(), self.log.stat().st_size),
+                lambda seen: not seen[0] or seen[1],
+                pause_s=0.05,
+            )
+            assert self.is_running()
+        except AssertionError:
+            outcome = "was not ready in time" if self.is_running() else "ended while starting"
+            self.kill()
+            raise ServiceError(f"{self.name} {outcome}; {self.describe_log()}") from None
 
     def stop(self, timeout_s: float = 20) -> None:
         """End the server in its own orderly way."""
@@ -88,7 +91,9 @@ class Service(ABC):
             self._process.wait(timeout_s)
         except subprocess.TimeoutExpired as slow:
             self.kill()
-            raise ServiceError(f"{self.name} did not stop in {timeout_s} s and was killed; {self.describe_log()}") from slow
+            raise ServiceError(
+                f"{self.name} did not stop in {timeout_s} s and was killed; {self.describe_log()}"
+            ) from slow
         self._process = None
 
     def kill(self) -> None:
@@ -107,7 +112,11 @@ class Service(ABC):
 
     def describe_log(self) -> str:
         """Name the log file and quote its end, for failure messages."""
-        tail = self.log.read_bytes()[-LOG_TAIL_BYTES:].decode(errors="replace") if self.log.exists() else ""
+        tail = (
+            self.log.read_bytes()[-LOG_TAIL_BYTES:].decode(errors="replace")
+            if self.log.exists()
+            else ""
+        )
         return f"log {self.log} ends with:\n{tail}"
 
     def __enter__(self) -> Self:
@@ -118,7 +127,12 @@ class Service(ABC):
             raise
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.close()
 
     def _spawn(self) -> subprocess.Popen[bytes]:

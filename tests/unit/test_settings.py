@@ -31,7 +31,14 @@ DOCUMENTED: dict[str, tuple[str, object]] = {
     "MODEL_DIR": ("/models", Path("/models")),
     "EXPORT_DIR": ("/exports", Path("/exports")),
 }
-SECRETS = {"REDIS_URL", "JWT_SECRET_KEY", "CTRL_SIGN_SK_HEX", "MASTER_API_KEY", "CLICKHOUSE_PASSWORD", "KAFKA_OPTIONS"}
+SECRETS = {
+    "REDIS_URL",
+    "JWT_SECRET_KEY",
+    "CTRL_SIGN_SK_HEX",
+    "MASTER_API_KEY",
+    "CLICKHOUSE_PASSWORD",
+    "KAFKA_OPTIONS",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -50,8 +57,11 @@ def test_nothing_set_means_everything_embedded() -> None:
     settings = load()
     assert settings.embedded == ("kafka", "redis", "clickhouse")
     assert settings.effective_workers == 1
-    assert settings.effective_sink_block_bytes == 1 << 20
-    assert (settings.api_port, settings.batch_window_ms, settings.batch_max_size) == (8000, 15.0, 256)
+    assert (settings.api_port, settings.batch_window_ms, settings.batch_max_size) == (
+        8000,
+        15.0,
+        256,
+    )
     assert settings.mev_data_dir == Path.home() / ".local/share/mev"
     assert settings.clickhouse_database == "mev"
 
@@ -62,7 +72,6 @@ def test_a_service_that_is_set_is_not_embedded(monkeypatch: pytest.MonkeyPatch) 
     settings = load()
     assert settings.embedded == ("redis",)
     assert settings.effective_workers == 1
-    assert settings.effective_sink_block_bytes == 32 << 20
     monkeypatch.setenv("REDIS_URL", "unix:///run/redis.sock")
     assert load().embedded == ()
     assert load().effective_workers == 4
@@ -80,7 +89,9 @@ def test_every_documented_variable_is_read(variable: str, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("variable", DOCUMENTED)
-def test_an_empty_variable_counts_as_not_set(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_variable_counts_as_not_set(
+    variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(variable, "")
     assert not load().model_fields_set
 
@@ -118,13 +129,18 @@ def test_an_empty_variable_counts_as_not_set(variable: str, monkeypatch: pytest.
         ("LOG_LEVEL", "LOUD"),
     ],
 )
-def test_a_bad_value_names_its_variable(variable: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bad_value_names_its_variable(
+    variable: str, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(variable, text)
     assert refusal().startswith(f"{variable}: ")
     assert "; " not in refusal()
 
 
-@pytest.mark.parametrize("variable", ["JWT_SECRET_KEY", "CTRL_SIGN_SK_HEX", "MASTER_API_KEY", "REDIS_URL", "KAFKA_OPTIONS"])
+@pytest.mark.parametrize(
+    "variable",
+    ["JWT_SECRET_KEY", "CTRL_SIGN_SK_HEX", "MASTER_API_KEY", "REDIS_URL", "KAFKA_OPTIONS"],
+)
 def test_a_bad_secret_is_not_repeated(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(variable, "hunter2")
     assert "hunter2" not in refusal()
@@ -156,7 +172,12 @@ def test_every_setting_is_shown_with_its_meaning(monkeypatch: pytest.MonkeyPatch
     assert found["WS_ALLOWED_ORIGINS"] == ("https://a.example,https://b.example", "set")
     assert found["API_PORT"] == ("1", "set")
     assert found["ENABLE_WEBTRANSPORT"] == ("true", "default")
-    assert found["JWT_SECRET_KEY"] == found["KAFKA_OPTIONS"] == found["CLICKHOUSE_PASSWORD"] == ("", "default")
+    assert (
+        found["JWT_SECRET_KEY"]
+        == found["KAFKA_OPTIONS"]
+        == found["CLICKHOUSE_PASSWORD"]
+        == ("", "default")
+    )
 
 
 def test_the_data_folder_is_made_absolute(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,7 +194,11 @@ def test_overrides_win_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_kafka_options_keep_their_types() -> None:
-    settings = load(kafka_options='{"security.protocol": "SSL", "fetch.min.bytes": 1, "socket.keepalive.enable": true}')
+    settings = load(
+        kafka_options=(
+            '{"security.protocol": "SSL", "fetch.min.bytes": 1, "socket.keepalive.enable": true}'
+        )
+    )
     assert parse_kafka_options(settings.kafka_options) == {
         "security.protocol": "SSL",
         "fetch.min.bytes": 1,

@@ -1,4 +1,4 @@
-"""An agent: one strategy under one control plane. What a bot's author constructs and runs."""
+"""An agent: one strategy under one control plane."""
 
 import asyncio
 import logging
@@ -8,15 +8,15 @@ from contextlib import suppress
 from pathlib import Path
 
 import mev
-from mev.agent.clock import Clock, steady_clock
+from mev.agent.command_verifier import Identity
 from mev.agent.enrolment import ControlPlane, Locate
 from mev.agent.folder import AgentFolder
-from mev.agent.judge import Identity
-from mev.agent.level import Limits
-from mev.agent.model import ModelFolder, ModelSource
-from mev.agent.session import Session
-from mev.agent.state import State
+from mev.agent.level import LeaseLimits
+from mev.agent.model_source import ModelFolder, ModelSource
+from mev.agent.run import AgentRun
+from mev.agent.state import AgentState
 from mev.agent.strategy import Strategy
+from mev.core.clock import Clock, steady_clock
 from mev.core.errors import InvalidInputError, UnavailableError
 from mev.crypto.envelope import parse, parse_message
 from mev.crypto.errors import EnvelopeError
@@ -29,16 +29,17 @@ _RETRY_S = 1.0
 
 
 class UntrustedKeySetError(InvalidInputError):
-    """The control plane's keys are not the ones this agent trusts."""
+    """The control plane's keys are not the keys that this agent trusts."""
 
     code = "untrusted_key_set"
 
 
 class Agent:
-    """Runs `strategy` as `agent_id`; `locate` says where the control plane is, and is asked again whenever it is lost.
+    """Runs `strategy` as `agent_id` under the control plane that `locate` returns.
 
-    The agent's own folder is made below `folder`. `trust` pins the first key set, as an envelope; without it the one given at the first
-    enrolment is trusted from then on. `models` loads the models that swaps name; without it swaps are refused.
+    `locate` is called again after each connection loss. The agent's folder is created in `folder`.
+    `trust` pins the first key set, as an envelope; without it, the key set of the first enrolment
+    is trusted. `models` loads the models of swaps; without it, swaps are refused.
     """
 
     def __init__(
@@ -50,27 +51,27 @@ class Agent:
         folder: Path,
         trust: bytes | None = None,
         models: ModelSource | None = None,
-        limits: Limits | None = None,
+        limits: LeaseLimits | None = None,
         clock: Clock | None = None,
         timeout_s: float = 10.0,
     ) -> None:
         self.identity = Identity(agent_id=agent_id, module=strategy.module)
-        self.session: Session | None = None
+        self.session: AgentRun | None = None
         self._strategy = strategy
         self._locate = locate
         self._folder = AgentFolder(folder, agent_id)
         self._trust = trust
         self._models = models or ModelFolder(None)
-        self._limits = limits or Limits()
+        self._limits = limits or LeaseLimits()
         self._clock = clock or steady_clock()
         self._timeout_s = timeout_s
 
     async def run(self, stop: asyncio.Event | None = None) -> None:
-        """Run until `stop` is set, which is reported as the last thing, or until cancelled, which is like a crash.
+        """Run until `stop` is set, then send a last report; cancellation is like a crash.
 
-        :raises AgentRunsError: when it runs already.
-        :raises EnrolmentRefusedError: at the first start, when the control plane does not want it.
-        :raises UntrustedKeySetError: at the first start, when the control plane's keys are not the pinned ones.
+        :raises AgentRunsError: when another process runs the agent.
+        :raises EnrolmentRefusedError: at the first start, when the control plane refuses the agent.
+        :raises UntrustedKeySetError: at the first start, when the key set is not the pinned one.
         """
         stop = stop or asyncio.Event()
         self._folder.acquire()
@@ -83,8 +84,8 @@ class Agent:
         finally:
             self._folder.release()
 
-    def _session(self, key: SigningKey, state: State) -> Session:
-        return Session(
+    def _session(self, key: SigningKey, state: AgentState) -> AgentRun:
+        return AgentRun(
             self.identity,
             self._strategy,
             self._folder,
@@ -97,27 +98,30 @@ class Agent:
             timeout_s=self._timeout_s,
         )
 
-    async def _first_state(self, key: SigningKey, stop: asyncio.Event) -> State | None:
-        """Return the state of an agent that has none: it knows whom to trust, and nothing else."""
+    async def _first_state(self, key: SigningKey, stop: asyncio.Event) -> AgentState | None:
+        """Return the state after the first enrolment: the trusted key set only."""
         while not stop.is_set():
             try:
                 site = await asyncio.to_thread(self._locate)
                 control = ControlPlane(site, timeout_s=self._timeout_s)
-                welcome = await control.enrol(self.identity, self._strategy, key.public_key, mev.__version__)
+                welcome = await control.enrol(self.identity, self._strategy, key, mev.__version__)
             except UnavailableError as error:
-                LOG.warning("no control plane yet: %s", error.detail, extra={"action": "connect_failed"})
+                LOG.warning(
+                    "no control plane yet: %s", error.detail, extra={"action": "connect_failed"}
+                )
                 await _pause(stop, _RETRY_S)
                 continue
-            state = State(key_set=first_key_set(welcome.key_set, self._trust, self._clock()))
+            state = AgentState(key_set=first_key_set(welcome.key_set, self._trust, self._clock()))
             await asyncio.to_thread(self._folder.save, state)
             return state
         return None
 
 
 def first_key_set(given: bytes, pinned: bytes | None, now_ns: int) -> bytes:
-    """Return the envelope of the key set to begin with: the pinned one, when the given one is it or follows from it.
+    """Return the first key set: the pinned one if the given one equals or succeeds it.
 
-    :raises UntrustedKeySetError: when it does not, or an envelope holds no key set that its own root keys signed.
+    :raises UntrustedKeySetError: when it does not, or an envelope is not signed by its own root
+        keys.
     """
     try:
         offered = _trust_store(given, now_ns)
@@ -132,7 +136,7 @@ def first_key_set(given: bytes, pinned: bytes | None, now_ns: int) -> bytes:
 
 
 def read_key_set(path: Path) -> bytes:
-    """Return the envelope in a file: as it is, or in base64.
+    """Return the envelope in a file, raw or in base64.
 
     :raises UntrustedKeySetError: when there is none.
     """

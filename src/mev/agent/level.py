@@ -1,6 +1,6 @@
-"""What an agent may do: levels ordered by scope, the lease, and the step-down that latches. Pure functions of a given time."""
+"""Levels: orders by scope, the lease, and the latched step-down, as pure functions of time."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import IntEnum
@@ -21,36 +21,40 @@ class Level(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Temporary:
-    """A level that ends by itself."""
+    """A level with an end."""
 
     level: Level
     until_ns: int
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
-    """What is ordered for one scope: a lasting level, and temporary ones on top of it, the newest last."""
+class ScopeLevels:
+    """Ordered levels of one scope: a lasting one, and temporary ones with the newest last."""
 
     lasting: Level | None = None
     temporary: tuple[Temporary, ...] = ()
 
     def level(self, now_ns: int) -> Level | None:
-        """Return the level in force, if there is one."""
-        return next((one.level for one in reversed(self.temporary) if now_ns < one.until_ns), self.lasting)
+        """Return the active level, or None."""
+        return next(
+            (one.level for one in reversed(self.temporary) if now_ns < one.until_ns), self.lasting
+        )
 
-    def lowered(self, level: Level, until_ns: int) -> "Order":
-        """Return this order with a temporary level on top."""
-        # What ends before the new one does can never be seen again.
+    def lowered(self, level: Level, until_ns: int) -> "ScopeLevels":
+        """Return the order with an additional temporary level."""
+        # A temporary level that ends before the new one has no effect any more.
         kept = [one for one in self.temporary if one.until_ns > until_ns]
         while len(kept) >= _MAX_TEMPORARY:
             first, second = kept.pop(0), kept.pop(0)
-            kept.insert(0, Temporary(min(first.level, second.level), max(first.until_ns, second.until_ns)))
+            kept.insert(
+                0, Temporary(min(first.level, second.level), max(first.until_ns, second.until_ns))
+            )
         return replace(self, temporary=(*kept, Temporary(level, until_ns)))
 
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """Permission to trade. Without `expires_at_ns` none was received since the agent began."""
+    """Permission to trade; `expires_at_ns` is None until the first lease after a start."""
 
     version: tuple[int, int] = (0, 0)
     expires_at_ns: int | None = None
@@ -58,15 +62,15 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class Latch:
-    """A step-down that stays until a newer order raises it. `since_ns` is when the lease ran out."""
+    """A step-down that lasts until a newer order raises it; `since_ns` is the lease's expiry."""
 
     level: Level
     since_ns: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """How patient an agent is."""
+class LeaseLimits:
+    """Time limits of leases and snapshots."""
 
     skew_s: float = 2.0
     reduce_after_s: float = 30.0
@@ -76,23 +80,26 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """The level in force, the level ordered, and why they differ when they do."""
+class EffectiveLevel:
+    """The effective level, the ordered level, and the reason for a difference."""
 
     level: Level
     ordered: Level
     stepped_down: str = ""
 
 
-def ordered_level(orders: Mapping[str, Order], now_ns: int) -> Level:
-    """Return the lowest ordered level. Without an order for everyone nothing is allowed; a narrower scope without one adds no limit."""
+def ordered_level(orders: Mapping[str, ScopeLevels], now_ns: int) -> Level:
+    """Return the lowest ordered level.
+
+    Without an order for all agents it is HALTED; a narrower scope without an order adds no limit.
+    """
     levels = [level for order in orders.values() if (level := order.level(now_ns)) is not None]
-    everyone = orders.get(EVERYONE, Order()).level(now_ns)
+    everyone = orders.get(EVERYONE, ScopeLevels()).level(now_ns)
     return min(levels) if everyone is not None else Level.HALTED
 
 
-def latch(lease: Lease, latched: Latch | None, limits: Limits, now_ns: int) -> Latch | None:
-    """Return the latch as the lease leaves it: lowered while the lease has run out, never raised."""
+def latch(lease: Lease, latched: Latch | None, limits: LeaseLimits, now_ns: int) -> Latch | None:
+    """Return the latch after the lease: lowered once the lease has expired, never raised."""
     if lease.expires_at_ns is None or now_ns < lease.expires_at_ns:
         return latched
     level = _after(now_ns - lease.expires_at_ns, limits)
@@ -101,20 +108,46 @@ def latch(lease: Lease, latched: Latch | None, limits: Limits, now_ns: int) -> L
     return Latch(min(level, latched.level), max(latched.since_ns, lease.expires_at_ns))
 
 
-def standing(orders: Mapping[str, Order], lease: Lease, latched: Latch | None, limits: Limits, now_ns: int) -> Standing:
-    """Return what the agent may do at `now_ns`."""
+def standing(
+    orders: Mapping[str, ScopeLevels],
+    lease: Lease,
+    latched: Latch | None,
+    limits: LeaseLimits,
+    now_ns: int,
+) -> EffectiveLevel:
+    """Return the effective level at `now_ns`."""
     ordered = ordered_level(orders, now_ns)
     if lease.expires_at_ns is None:
-        return Standing(Level.HALTED, ordered, "" if ordered == Level.HALTED else "no lease since the agent started")
+        return EffectiveLevel(
+            Level.HALTED,
+            ordered,
+            "" if ordered == Level.HALTED else "no lease since the agent started",
+        )
     latched = latch(lease, latched, limits, now_ns)
     if latched is None or latched.level >= ordered:
-        return Standing(ordered, ordered)
-    why = f"the lease ran out at {_text(latched.since_ns)}; a newer level command that people approved raises it again"
-    return Standing(latched.level, ordered, why)
+        return EffectiveLevel(ordered, ordered)
+    why = (
+        f"the lease ran out at {_text(latched.since_ns)}; a newer level command that people "
+        "approved raises it again"
+    )
+    return EffectiveLevel(latched.level, ordered, why)
 
 
-def next_change_ns(orders: Mapping[str, Order], lease: Lease, limits: Limits, now_ns: int) -> int | None:
-    """Return when the level may change by itself next."""
+def without_policies(found: EffectiveLevel, missing: Sequence[str]) -> EffectiveLevel:
+    """Return the effective level with policies of the types `missing`: at most NO_NEW."""
+    if not missing or found.level <= Level.NO_NEW:
+        return found
+    return replace(
+        found,
+        level=Level.NO_NEW,
+        stepped_down=f"policy_missing: no enabled policy of type {', '.join(missing)} is in force",
+    )
+
+
+def next_change_ns(
+    orders: Mapping[str, ScopeLevels], lease: Lease, limits: LeaseLimits, now_ns: int
+) -> int | None:
+    """Return the time of the next change of the level that time alone causes."""
     times = [one.until_ns for order in orders.values() for one in order.temporary]
     if lease.expires_at_ns is not None:
         waits = (0.0, limits.reduce_after_s, limits.halt_after_s)
@@ -122,7 +155,7 @@ def next_change_ns(orders: Mapping[str, Order], lease: Lease, limits: Limits, no
     return min((time for time in times if time > now_ns), default=None)
 
 
-def _after(age_ns: int, limits: Limits) -> Level:
+def _after(age_ns: int, limits: LeaseLimits) -> Level:
     if age_ns >= limits.halt_after_s * _SECOND_NS:
         return Level.HALTED
     return Level.REDUCING if age_ns >= limits.reduce_after_s * _SECOND_NS else Level.NO_NEW

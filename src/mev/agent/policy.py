@@ -1,4 +1,4 @@
-"""Policies over opportunities: rules and thresholds, checked against the event's descriptor, compiled once."""
+"""Policies for opportunities: rules and thresholds, validated and compiled once."""
 
 import math
 import operator
@@ -10,6 +10,7 @@ from typing import Any, cast
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from mev.agent.refusal import BadPolicyError, UnknownPolicyTypeError
+from mev.wire.orders import ALIASES, FLOATS, INTEGERS
 from mev.wire.pb.control_pb2 import PolicyRule, SetPolicy
 from mev.wire.pb.events_pb2 import Opportunity
 
@@ -23,18 +24,19 @@ _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
     ">=": operator.ge,
 }
 _BOUNDS = {"min_": ">=", "max_": "<="}
-_ALIASES = {"profit_lamports": "expected_profit_lamports"}
-_INTEGERS = {FieldDescriptor.TYPE_UINT64, FieldDescriptor.TYPE_UINT32, FieldDescriptor.TYPE_SINT64, FieldDescriptor.TYPE_SINT32}
-_FLOATS = {FieldDescriptor.TYPE_DOUBLE, FieldDescriptor.TYPE_FLOAT}
 _BOOLS = {"true": True, "false": False}
 
 
 @dataclass(frozen=True, slots=True)
 class PolicyType:
-    """A type of policy that a strategy understands."""
+    """A policy type of a strategy.
+
+    A `required` type must have an enabled policy to open positions.
+    """
 
     name: str
     description: str = ""
+    required: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +47,13 @@ class _Limit:
 
 
 class Policies:
-    """The policies in force. An opportunity passes when every enabled one lets it."""
+    """The active policies; an opportunity must satisfy all enabled ones."""
 
     def __init__(self, policies: Iterable[SetPolicy] = ()) -> None:
         self._limits = [limit for policy in policies if policy.enabled for limit in _limits(policy)]
 
     def refusal(self, opportunity: Opportunity) -> str | None:
-        """Return which policy refuses `opportunity`, and by what, or None when all let it pass."""
+        """Return the policy and limit that refuse `opportunity`, or None."""
         for limit in self._limits:
             if not limit.check(opportunity):
                 return f"{limit.policy_id}: {limit.text}"
@@ -61,12 +63,14 @@ class Policies:
 def check_policy(policy: SetPolicy, known: Iterable[PolicyType]) -> None:
     """Check that `policy` can be applied.
 
-    :raises UnknownPolicyTypeError: when its type is none of `known`.
-    :raises BadPolicyError: naming the rule or threshold that cannot.
+    :raises UnknownPolicyTypeError: when its type is not in `known`.
+    :raises BadPolicyError: naming the invalid rule or threshold.
     """
     names = [one.name for one in known]
     if policy.policy_type not in names:
-        raise UnknownPolicyTypeError(f"policy type {policy.policy_type!r}; there are {', '.join(names) or 'none'}")
+        raise UnknownPolicyTypeError(
+            f"policy type {policy.policy_type!r}; there are {', '.join(names) or 'none'}"
+        )
     if not policy.policy_id:
         raise BadPolicyError("the policy has no id")
     for _ in _limits(policy):
@@ -86,8 +90,8 @@ def _threshold(name: str, value: float) -> Check:
         raise BadPolicyError(f"threshold {name}: expected min_<field> or max_<field>")
     if math.isnan(value):
         raise BadPolicyError(f"threshold {name}: not a number")
-    field = _field(_ALIASES.get(name[4:], name[4:]))
-    if field[-1].type not in _INTEGERS | _FLOATS:
+    field = _field(ALIASES.get(name[4:], name[4:]))
+    if field[-1].type not in INTEGERS | FLOATS:
         raise BadPolicyError(f"threshold {name}: {field[-1].name} is no number")
     return _check(field, _OPERATORS[compare], value)
 
@@ -97,13 +101,16 @@ def _rule(rule: PolicyRule) -> Check:
     if compare is None:
         raise BadPolicyError(f"operator {rule.operator!r}; there are {' '.join(_OPERATORS)}")
     field = _field(rule.field)
-    if field[-1].type in {FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BOOL} and rule.operator not in {"==", "!="}:
+    if field[-1].type in {
+        FieldDescriptor.TYPE_STRING,
+        FieldDescriptor.TYPE_BOOL,
+    } and rule.operator not in {"==", "!="}:
         raise BadPolicyError(f"{rule.field} {rule.operator}: only == and != compare it")
     return _check(field, compare, _value(rule, field[-1]))
 
 
 def _field(path: str) -> list[FieldDescriptor]:
-    """Return the fields that `path` goes through: one of the opportunity, or one of the steps of its route."""
+    """Return the fields of `path`: a field of the opportunity, or of the steps of its route."""
     descriptor: Descriptor | None = cast("Descriptor", Opportunity.DESCRIPTOR)
     found = []
     for name in path.split("."):
@@ -119,13 +126,15 @@ def _field(path: str) -> list[FieldDescriptor]:
 
 def _value(rule: PolicyRule, field: FieldDescriptor) -> object:
     try:
-        if field.type in _INTEGERS:
+        if field.type in INTEGERS:
             return int(rule.value)
-        if field.type in _FLOATS:
+        if field.type in FLOATS:
             return _number(rule.value)
         return _BOOLS[rule.value] if field.type == FieldDescriptor.TYPE_BOOL else rule.value
     except (ValueError, KeyError):
-        raise BadPolicyError(f"{rule.field} {rule.operator} {rule.value!r}: not a value of that field") from None
+        raise BadPolicyError(
+            f"{rule.field} {rule.operator} {rule.value!r}: not a value of that field"
+        ) from None
 
 
 def _number(text: str) -> float:
@@ -135,15 +144,25 @@ def _number(text: str) -> float:
     return value
 
 
-def _check(path: list[FieldDescriptor], compare: Callable[[Any, Any], bool], value: object) -> Check:
+def _check(
+    path: list[FieldDescriptor], compare: Callable[[Any, Any], bool], value: object
+) -> Check:
     if len(path) == 1:
         return partial(_single, path[0].name, compare, value)
     return partial(_every_step, path[0].name, path[1].name, compare, value)
 
 
-def _single(name: str, compare: Callable[[Any, Any], bool], value: object, opportunity: Opportunity) -> bool:
+def _single(
+    name: str, compare: Callable[[Any, Any], bool], value: object, opportunity: Opportunity
+) -> bool:
     return compare(getattr(opportunity, name), value)
 
 
-def _every_step(steps: str, name: str, compare: Callable[[Any, Any], bool], value: object, opportunity: Opportunity) -> bool:
+def _every_step(
+    steps: str,
+    name: str,
+    compare: Callable[[Any, Any], bool],
+    value: object,
+    opportunity: Opportunity,
+) -> bool:
     return all(compare(getattr(step, name), value) for step in getattr(opportunity, steps))

@@ -1,53 +1,53 @@
-"""Why an agent refuses a command: the codes of its NACKs, beside those of :mod:`mev.crypto.errors`."""
+"""Reason codes of an agent's NACKs, in addition to :mod:`mev.crypto.errors`."""
 
 from mev.core.errors import MevError
 
 
-class RefusedError(MevError):
-    """The agent refuses."""
+class CommandRefusedError(MevError):
+    """The agent refuses the command."""
 
     code = "refused"
     status = 409
 
 
-class WrongTargetError(RefusedError):
+class WrongTargetError(CommandRefusedError):
     """The command names this agent, but another module."""
 
     code = "wrong_target"
 
 
-class RolledBackError(RefusedError):
-    """Something newer was accepted before."""
+class RolledBackError(CommandRefusedError):
+    """A newer version was accepted before."""
 
     code = "rolled_back"
 
 
-class UnknownEpochError(RefusedError):
-    """The version is of a key set that this agent has not seen."""
+class UnknownEpochError(CommandRefusedError):
+    """The version has an epoch newer than this agent's key set."""
 
     code = "unknown_epoch"
 
 
-class ExpiredError(RefusedError):
-    """The command came too late."""
+class ExpiredError(CommandRefusedError):
+    """The command has expired."""
 
     code = "expired"
 
 
-class StaleSnapshotError(RefusedError):
-    """The snapshot is too old to say what is in force."""
+class StaleSnapshotError(CommandRefusedError):
+    """The snapshot is too old."""
 
     code = "stale_snapshot"
 
 
-class UnsupportedError(RefusedError):
-    """This agent cannot do that."""
+class UnsupportedCommandError(CommandRefusedError):
+    """This agent does not support the command."""
 
     code = "unsupported"
 
 
-class RejectedByPolicyError(RefusedError):
-    """What the command asks for is not possible here."""
+class RejectedByPolicyError(CommandRefusedError):
+    """The command cannot be executed by this module or at this level."""
 
     code = "rejected_by_policy"
 
@@ -59,19 +59,19 @@ class UnknownActionError(RejectedByPolicyError):
 
 
 class BadParamsError(RejectedByPolicyError):
-    """The parameters do not fit what was declared."""
+    """The parameters do not match the declaration."""
 
     code = "bad_params"
 
 
 class UnknownPolicyTypeError(RejectedByPolicyError):
-    """The module knows no such type of policy."""
+    """The module has no such policy type."""
 
     code = "unknown_policy_type"
 
 
 class BadPolicyError(RejectedByPolicyError):
-    """A rule or threshold of the policy cannot be applied."""
+    """A rule or threshold of the policy is invalid."""
 
     code = "bad_policy"
 
@@ -83,24 +83,24 @@ class UnsupportedConfigError(RejectedByPolicyError):
 
 
 class LevelForbidsError(RejectedByPolicyError):
-    """The level in force does not allow the action."""
+    """The effective level does not allow the action."""
 
     code = "level_forbids"
 
 
-class ModelLoadTimeoutError(RefusedError):
+class ModelLoadTimeoutError(CommandRefusedError):
     """The model took too long to load."""
 
     code = "model_load_timeout"
 
 
-class FailedError(RefusedError):
-    """The command was accepted, and carrying it out failed."""
+class FailedError(CommandRefusedError):
+    """The command was accepted, but failed."""
 
     code = "failed"
 
 
-class InterruptedCommandError(RefusedError):
-    """The agent ended while it carried the command out; whether it took effect is not known."""
+class InterruptedCommandError(CommandRefusedError):
+    """The agent ended during execution; whether the command took effect is unknown."""
 
     code = "interrupted"

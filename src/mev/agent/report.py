@@ -1,6 +1,7 @@
-"""Reports on their way to the control plane: signed, numbered, kept until the brokers have them.
+"""Publishing of reports: signed, numbered, and buffered until acknowledged by the brokers.
 
-Answers to commands are kept in order, up to a bound; of signs of life only the newest is. Belongs to the event loop.
+Answers to commands are buffered in order, up to a limit; of status reports only the newest. Runs in
+the event loop.
 """
 
 import asyncio
@@ -8,24 +9,34 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
 
-from mev.agent.clock import Clock
-from mev.agent.folder import Counter
-from mev.bus.errors import PublishError, QueueFullError
+from mev.agent.folder import DurableCounter
+from mev.bus.kafka import PublishError, QueueFullError
+from mev.core.clock import Clock
 from mev.crypto.envelope import seal
 from mev.crypto.keys import SigningKey
 from mev.wire.pb.control_pb2 import Report
-from mev.wire.registry import Record
+from mev.wire.registry import KafkaRecord
 
 LOG = logging.getLogger(__name__)
-Publish = Callable[[list[Record]], Awaitable[None]]
+Publish = Callable[[list[KafkaRecord]], Awaitable[None]]
 _KEPT_ANSWERS = 10_000
 _RETRY_S = 0.5
 
 
 class Reporter:
-    """Signs and publishes reports, one batch after the other; `sent` hears the ids of commands whose answers the brokers have."""
+    """Signs and publishes reports in batches.
 
-    def __init__(self, key: SigningKey, counter: Counter, publish: Publish, sent: Callable[[set[str]], None], clock: Clock) -> None:
+    `sent` receives the ids of commands whose answers were acknowledged.
+    """
+
+    def __init__(
+        self,
+        key: SigningKey,
+        counter: DurableCounter,
+        publish: Publish,
+        sent: Callable[[set[str]], None],
+        clock: Clock,
+    ) -> None:
         self._key = key
         self._counter = counter
         self._publish = publish
@@ -44,17 +55,17 @@ class Reporter:
         self._wake()
 
     def status(self, report: Report) -> None:
-        """Send a sign of life, instead of one that still waits."""
+        """Send a status report; it replaces a waiting one."""
         self._status = report
         self._wake()
 
     @property
     def waiting(self) -> int:
-        """How many reports the brokers do not have."""
+        """Return the number of unacknowledged reports."""
         return len(self._answers) + (self._status is not None)
 
     async def run(self) -> None:
-        """Send what comes, until cancelled."""
+        """Publish reports until cancelled."""
         while True:
             await self._due.wait()
             self._due.clear()
@@ -65,7 +76,7 @@ class Reporter:
                 self._idle.set()
 
     async def flush(self, timeout_s: float) -> bool:
-        """Wait until the brokers have everything; say whether they do."""
+        """Wait until all reports are acknowledged; return whether they are."""
         try:
             async with asyncio.timeout(timeout_s):
                 await self._idle.wait()
@@ -74,7 +85,7 @@ class Reporter:
         return True
 
     async def _deliver(self, batch: list[Report]) -> None:
-        """Publish `batch`, again and again with the same numbers: a copy of a report is known by its number."""
+        """Publish `batch` until it succeeds; duplicates have the same number."""
         records = await asyncio.to_thread(self._seal, batch)
         while True:
             try:
@@ -86,12 +97,17 @@ class Reporter:
         self.published += len(batch)
         self._sent({report.command_id for report in batch if report.command_id})
 
-    def _seal(self, batch: list[Report]) -> list[Record]:
-        records: list[Record] = []
+    def _seal(self, batch: list[Report]) -> list[KafkaRecord]:
+        records: list[KafkaRecord] = []
         for report in batch:
             report.agent_counter = self._counter.next()
             report.reported_at_ns = self._clock()
-            records.append({"key": report.agent_id.encode(), "value": seal(report, self._key).SerializeToString()})
+            records.append(
+                {
+                    "key": report.agent_id.encode(),
+                    "value": seal(report, self._key).SerializeToString(),
+                }
+            )
         return records
 
     def _wake(self) -> None:

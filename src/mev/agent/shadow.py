@@ -1,6 +1,6 @@
-"""What the model in the shadow says, beside the one that decides: events of both, for a share of the opportunities.
+"""Scores of the shadow model beside the production scores, for a share of the opportunities.
 
-It has a thread for its scores and a bound on what waits: nobody who decides waits for it, and it fails alone.
+It scores in a separate thread with a bounded queue, and does not delay or affect decisions.
 """
 
 import asyncio
@@ -9,35 +9,46 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
 
-from mev.agent.clock import Clock
-from mev.agent.scoring import Scored, score
-from mev.agent.seats import Place
-from mev.agent.thread import in_thread
-from mev.bus.errors import PublishError, QueueFullError
+from mev.agent.active_models import ModelInRole
+from mev.agent.scoring import ScoredOpportunities, score
+from mev.bus.kafka import PublishError, QueueFullError
+from mev.core.clock import Clock
+from mev.core.tasks import in_thread
 from mev.wire.pb.events_pb2 import Score
-from mev.wire.registry import EVENT_TYPES, Record
+from mev.wire.registry import EVENT_TYPES, KafkaRecord
 
 LOG = logging.getLogger(__name__)
 EVENT = EVENT_TYPES["score"]
-_WAITING_BATCHES = 64
+_MOST_WAITING = 65_536
+"""Opportunities that wait for the shadow model; batches differ in size with the load."""
 
 
 class Shadow:
-    """Scores what was decided, in `place`, and publishes."""
+    """Scores decided opportunities with the model in `place`, and publishes the scores."""
 
-    def __init__(self, agent_id: str, place: Place, publish: Callable[[str, list[Record]], Awaitable[None]], clock: Clock) -> None:
+    def __init__(
+        self,
+        agent_id: str,
+        place: ModelInRole,
+        publish: Callable[[str, list[KafkaRecord]], Awaitable[None]],
+        clock: Clock,
+    ) -> None:
         self._agent_id = agent_id
         self._place = place
         self._publish = publish
         self._clock = clock
-        self._waiting: deque[Scored] = deque(maxlen=_WAITING_BATCHES)
+        self._waiting: deque[ScoredOpportunities] = deque()
+        self._waiting_count = 0
         self._due = asyncio.Event()
         self.published = 0
 
-    def offer(self, decided: Scored) -> None:
-        """Take what was decided; the oldest goes when too much waits."""
-        if self._place.seat.model is not None and self._place.share > 0:
+    def offer(self, decided: ScoredOpportunities) -> None:
+        """Queue decided opportunities; the oldest are dropped when the queue is full."""
+        if self._place.active_model.model is not None and self._place.share > 0:
             self._waiting.append(decided)
+            self._waiting_count += len(decided.opportunities)
+            while self._waiting_count > _MOST_WAITING:
+                self._take()
             self._due.set()
 
     async def run(self) -> None:
@@ -46,30 +57,54 @@ class Shadow:
             await self._due.wait()
             self._due.clear()
             while self._waiting:
-                await self._tell(self._waiting.popleft())
+                await self._tell(self._take())
 
-    async def _tell(self, decided: Scored) -> None:
+    def _take(self) -> ScoredOpportunities:
+        decided = self._waiting.popleft()
+        self._waiting_count -= len(decided.opportunities)
+        return decided
+
+    async def _tell(self, decided: ScoredOpportunities) -> None:
         try:
             records = await in_thread("shadow", lambda: self._records(decided))
             if records:
                 await self._publish(EVENT.topic, records)
                 self.published += len(records)
         except (PublishError, QueueFullError) as error:
-            LOG.debug("%d scores not published: %s", len(records), error.detail, extra={"action": "scores_lost"})
-        except Exception:  # whatever a model does must not end the agent
+            LOG.debug(
+                "%d scores not published: %s",
+                len(records),
+                error.detail,
+                extra={"action": "scores_lost"},
+            )
+        except Exception:  # exceptions of a model must not end the agent
             LOG.exception("the model in the shadow failed", extra={"action": "shadow_failed"})
 
-    def _records(self, decided: Scored) -> list[Record]:
-        chosen = [index for index, one in enumerate(decided.opportunities) if is_chosen(one.id, self._place.share)]
+    def _records(self, decided: ScoredOpportunities) -> list[KafkaRecord]:
+        chosen = [
+            index
+            for index, one in enumerate(decided.opportunities)
+            if is_chosen(one.id, self._place.share)
+        ]
         if not chosen:
             return []
         beside = score(self._place, [decided.opportunities[index] for index in chosen])
-        if not beside.model_id:  # it has left its place meanwhile
+        if not beside.model_id:  # the model was replaced meanwhile
             return []
         now_ns = self._clock()
-        return [EVENT.record(self._event(decided, index, beside, at, now_ns)) for at, index in enumerate(chosen)]
+        return [
+            EVENT.record(self._event(decided, index, beside, at, now_ns))
+            for at, index in enumerate(chosen)
+        ]
 
-    def _event(self, decided: Scored, index: int, beside: Scored, at: int, now_ns: int) -> Score:
+    def _event(
+        self,
+        decided: ScoredOpportunities,
+        index: int,
+        beside: ScoredOpportunities,
+        at: int,
+        now_ns: int,
+    ) -> Score:
         opportunity = decided.opportunities[index]
         return Score(
             id=f"{self._agent_id}:{opportunity.id}",
@@ -86,6 +121,9 @@ class Shadow:
 
 
 def is_chosen(opportunity_id: str, share: float) -> bool:
-    """Say whether an opportunity is one of that share: the same at every agent, and in a smaller share only when in a larger."""
+    """Return whether an opportunity belongs to the share.
+
+    The result is the same at every agent, and a smaller share is a subset of a larger one.
+    """
     digest = hashlib.blake2b(opportunity_id.encode(), digest_size=8).digest()
     return int.from_bytes(digest) < share * 2**64

@@ -1,4 +1,4 @@
-"""Opportunities and their scores to the strategy, its decisions to the bus: only those that the level in force allows."""
+"""Trading: opportunities and scores to the strategy, allowed decisions to the bus."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -6,23 +6,25 @@ from dataclasses import dataclass
 
 from google.protobuf.message import DecodeError
 
+from mev.agent.active_models import ModelInRole
+from mev.agent.kafka_clients import KafkaClients
 from mev.agent.level import Level
-from mev.agent.link import Link
-from mev.agent.scoring import MOST_ROWS, Scored, score
-from mev.agent.seats import Place
+from mev.agent.scoring import MOST_ROWS, ScoredOpportunities, score
 from mev.agent.strategy import Decision, Strategy
-from mev.bus.errors import PublishError, QueueFullError
+from mev.bus.kafka import PublishError, QueueFullError
 from mev.wire.pb.events_pb2 import Opportunity
-from mev.wire.registry import EVENT_TYPES, EventType, Record
+from mev.wire.registry import EVENT_TYPES, EventType, KafkaRecord
 
 LOG = logging.getLogger(__name__)
 TOPIC = EVENT_TYPES["opportunity"].topic
-_BY_MESSAGE: dict[str, EventType] = {event.descriptor.full_name: event for event in EVENT_TYPES.values()}
+_BY_MESSAGE: dict[str, EventType] = {
+    event.descriptor.full_name: event for event in EVENT_TYPES.values()
+}
 
 
 @dataclass(slots=True)
-class Counts:
-    """What was done since the start. `withheld` decisions were not allowed, `unpublished` ones could not be sent."""
+class DecisionCounts:
+    """Counters since the start; `withheld`: not allowed by the level, `unpublished`: not sent."""
 
     opportunities: int = 0
     decisions: int = 0
@@ -32,28 +34,43 @@ class Counts:
 
 
 class Trader:
-    """Asks `strategy` about every opportunity, with what the model in `place` says of it; `decided` hears of all when the rest is done."""
+    """Calls `strategy` for every opportunity with the score of the model in `place`.
 
-    def __init__(self, strategy: Strategy, level: Callable[[], Level], link: Link, place: Place, decided: Callable[[Scored], None]) -> None:
+    `decided` receives all opportunities afterwards.
+    """
+
+    def __init__(
+        self,
+        strategy: Strategy,
+        level: Callable[[], Level],
+        kafka: KafkaClients,
+        place: ModelInRole,
+        decided: Callable[[ScoredOpportunities], None],
+    ) -> None:
         self._strategy = strategy
         self._level = level
-        self._link = link
+        self._kafka = kafka
         self._place = place
         self._decided = decided
-        self.counts = Counts()
+        self.counts = DecisionCounts()
 
     async def run(self) -> None:
         """Trade until cancelled."""
         while True:
-            batches = await self._link.events.get()
+            batches = await self._kafka.events.get()
             records, scored = self.decide([value for batch in batches for value in batch.values])
             await self._publish(records)
             for one in scored:
                 self._decided(one)
 
-    def decide(self, contents: Sequence[bytes]) -> tuple[dict[str, list[Record]], list[Scored]]:
-        """Return what to publish about opportunities, by topic, and their scores. Nothing comes between a score and its decision."""
-        records: dict[str, list[Record]] = {}
+    def decide(
+        self, contents: Sequence[bytes]
+    ) -> tuple[dict[str, list[KafkaRecord]], list[ScoredOpportunities]]:
+        """Return the records to publish, by topic, and the scored opportunities.
+
+        A decision directly follows its score.
+        """
+        records: dict[str, list[KafkaRecord]] = {}
         scored = []
         for start in range(0, len(contents), MOST_ROWS):
             scored.append(self._score(contents[start : start + MOST_ROWS]))
@@ -61,11 +78,11 @@ class Trader:
                 try:
                     for decision in self._strategy.on_opportunity(opportunity, each):
                         self._add(decision, records)
-                except Exception as error:  # noqa: BLE001 - whatever a strategy raises must not end the agent
+                except Exception as error:  # noqa: BLE001 - must not end the agent
                     self._failed(error)
         return records, scored
 
-    def _score(self, contents: Sequence[bytes]) -> Scored:
+    def _score(self, contents: Sequence[bytes]) -> ScoredOpportunities:
         self.counts.opportunities += len(contents)
         opportunities = []
         for content in contents:
@@ -75,8 +92,8 @@ class Trader:
                 self._failed(error)
         return score(self._place, opportunities)
 
-    def _add(self, decision: Decision, records: dict[str, list[Record]]) -> None:
-        # Asked for every decision: the level may fall between two of them.
+    def _add(self, decision: Decision, records: dict[str, list[KafkaRecord]]) -> None:
+        # Checked for every decision: the level may fall between two of them.
         if self._level() < decision.exposure.value:
             self.counts.withheld += 1
             return
@@ -84,16 +101,26 @@ class Trader:
         records.setdefault(event.topic, []).append(event.record(decision.event))
         self.counts.decisions += 1
 
-    async def _publish(self, records: dict[str, list[Record]]) -> None:
+    async def _publish(self, records: dict[str, list[KafkaRecord]]) -> None:
         for topic, batch in records.items():
             try:
-                await self._link.publish(topic, batch)
+                await self._kafka.publish(topic, batch)
             except (PublishError, QueueFullError) as error:
                 self.counts.unpublished += len(batch)
-                LOG.warning("%d decisions not published: %s", len(batch), error.detail, extra={"action": "decisions_lost"})
+                LOG.warning(
+                    "%d decisions not published: %s",
+                    len(batch),
+                    error.detail,
+                    extra={"action": "decisions_lost"},
+                )
 
     def _failed(self, error: Exception) -> None:
         self.counts.failures += 1
         if self.counts.failures in {1, 10, 100} or self.counts.failures % 1000 == 0:
             action = {"action": "strategy_failed"}
-            LOG.error("the strategy failed, %d times so far", self.counts.failures, exc_info=error, extra=action)
+            LOG.error(
+                "the strategy failed, %d times so far",
+                self.counts.failures,
+                exc_info=error,
+                extra=action,
+            )

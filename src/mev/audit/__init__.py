@@ -1,1 +1,1 @@
-"""The audit trail: an append-only journal that is a Merkle tree, signed heads of it kept elsewhere, and what checks them."""
+"""Audit trail: a journal with a Merkle tree, signed checkpoints, copies and verification."""

@@ -1,16 +1,16 @@
-"""What can go wrong with the audit trail."""
+"""Errors of the audit trail."""
 
 from mev.core.errors import MevError, NotFoundError, UnavailableError
 
 
 class AuditUnavailableError(UnavailableError):
-    """The action was not done: it could not be written into the audit trail."""
+    """The action was not executed: it could not be recorded in the audit trail."""
 
     code = "audit_unavailable"
 
 
 class JournalDamagedError(MevError):
-    """A file of the audit trail is not what was written."""
+    """A file of the audit trail was changed."""
 
     code = "journal_damaged"
 
@@ -28,7 +28,7 @@ class JournalInUseError(MevError):
 
 
 class NoSuchRecordError(NotFoundError):
-    """There is no such record or log."""
+    """The record or log does not exist."""
 
     code = "no_such_record"
 

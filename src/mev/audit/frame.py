@@ -1,7 +1,8 @@
-"""How the files of the audit trail are cut into pieces, and how a damaged piece is told from a torn write.
+"""File format of the audit trail, with detection of damage and of torn writes.
 
-A frame is ``<u32 length> <u8 kind> <32 bytes hash> <u32 CRC-32 of the 37 bytes before> <body>``, numbers little-endian. The hash is
-SHA-256 over the kind and the body: for a record, whose kind is 0, that is its Merkle leaf hash.
+A frame is ``<u32 length> <u8 kind> <32 bytes hash> <u32 CRC-32 of the 37 bytes before> <body>``,
+numbers little-endian. The hash is SHA-256 over the kind and the body: for a record, whose kind is
+0, that is its Merkle leaf hash.
 """
 
 import hashlib
@@ -17,7 +18,7 @@ _SECTOR_BYTES = 512
 
 
 class BadFrameError(Exception):
-    """The bytes at `offset` are no frame; `torn` when a write that was never finished explains them."""
+    """The bytes at `offset` are not a frame; `torn` if an unfinished write explains them."""
 
     def __init__(self, what: str, offset: int, *, torn: bool) -> None:
         super().__init__(what)
@@ -27,7 +28,7 @@ class BadFrameError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One piece of a file, its hash checked."""
+    """One frame of a file, with a verified hash."""
 
     offset: int
     kind: int
@@ -45,7 +46,7 @@ def encode(kind: int, body: bytes) -> tuple[bytes, bytes]:
 def scan(data: bytes) -> Iterator[Frame]:
     """Yield the frames of a file.
 
-    :raises BadFrameError: at the first bytes that are none.
+    :raises BadFrameError: at the first invalid frame.
     """
     offset = 0
     while offset < len(data):
@@ -60,7 +61,9 @@ def _read(data: bytes, offset: int) -> Frame:
         raise BadFrameError("ends within the head of a record", offset, torn=True)
     head = data[offset : offset + _FIELDS.size]
     if zlib.crc32(head) != int.from_bytes(data[body_at - 4 : body_at], "little"):
-        raise BadFrameError("the head of the record was changed", offset, torn=_never_written(data, offset))
+        raise BadFrameError(
+            "the head of the record was changed", offset, torn=_never_written(data, offset)
+        )
     length, kind, hashed = _FIELDS.unpack(head)
     if body_at + length > len(data):
         raise BadFrameError("ends within a record", offset, torn=True)
@@ -71,6 +74,9 @@ def _read(data: bytes, offset: int) -> Frame:
 
 
 def _never_written(data: bytes, offset: int) -> bool:
-    """Say whether the file is empty space from a sector behind `offset` to its end: it grew, and the power went."""
+    """Return whether the file ends with zeros after the sector of `offset`.
+
+    A power failure after the file has grown leaves such an end.
+    """
     rest = data[(offset // _SECTOR_BYTES + 1) * _SECTOR_BYTES :]
     return bool(rest) and not rest.strip(b"\x00")

@@ -1,7 +1,7 @@
-"""The journal of one process: records are appended many at once, and are on the disk when :meth:`Journal.append` returns.
+"""Journal of one process: group commit of records, durable when :meth:`Journal.append` returns.
 
-One thread appends; any thread may read. What a crash left unfinished at the end is cut when the journal is opened, and only that: no
-record that was acknowledged is ever cut, because the whole of it was on the disk.
+One thread appends; any thread may read. On opening, an unfinished write at the end is truncated;
+acknowledged records are never truncated, since they were stored completely.
 """
 
 import fcntl
@@ -13,15 +13,25 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NoReturn
 
 from mev.audit import frame
 from mev.audit.errors import AuditUnavailableError, JournalDamagedError, JournalInUseError
-from mev.audit.log import ConsistencyProof, InclusionProof, Log, Segment, SignedHead, read_log, segment_path
-from mev.audit.trusted import trust
+from mev.audit.log import (
+    ConsistencyProof,
+    InclusionProof,
+    Log,
+    Segment,
+    SignedHead,
+    read_log,
+    segment_path,
+)
+from mev.audit.trusted import trust, trusted_file
 from mev.core.clock import now_ns
 from mev.core.files import sync_folder, write_atomically
 from mev.crypto.envelope import seal
 from mev.crypto.keys import SigningKey
+from mev.crypto.trust import TrustStore
 from mev.wire.pb.audit_pb2 import AuditRecord, Checkpoint
 
 LOG = logging.getLogger(__name__)
@@ -30,16 +40,27 @@ _MAX_HEADS = 4096
 
 
 class Journal:
-    """The log that the process in `role` writes in `folder`; segments are sealed when they reach `segment_bytes`.
+    """The log that the process with `role` writes in `folder`; segments have `segment_bytes`.
 
-    :raises JournalInUseError: when another process has it open.
+    `check` verifies an existing log before it is signed again; if it raises JournalDamagedError, a
+    new log is started. `check_missing` does the same where the folder has no log of the role.
+
+    :raises JournalInUseError: when another process has opened it.
     """
 
     def __init__(
-        self, folder: Path, role: str, key: SigningKey, *, segment_bytes: int = 16 << 20, clock: Callable[[], int] = now_ns
+        self,
+        folder: Path,
+        role: str,
+        key: SigningKey,
+        *,
+        segment_bytes: int = 16 << 20,
+        clock: Callable[[], int] = now_ns,
+        check: Callable[[Log, TrustStore], None] = lambda log, known: None,
+        check_missing: Callable[[str, TrustStore], None] = lambda role, known: None,
     ) -> None:
         self._folder = folder
-        self._key = key
+        self.key = key
         self._segment_bytes = segment_bytes
         self._clock = clock
         self._reading = threading.Lock()
@@ -49,26 +70,43 @@ class Journal:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             self._lock.close()
-            raise JournalInUseError(f"another process writes the audit journal {role!r} in {folder}") from None
+            raise JournalInUseError(
+                f"another process writes the audit journal {role!r} in {folder}"
+            ) from None
         self.damage: JournalDamagedError | None = None
         self._file = -1
         self._dirty = True
         try:
-            self._log = self._open_log(role)
+            self._log = self._open_log(role, check, check_missing)
             self._heal()
         except BaseException:
             self._lock.close()
             raise
 
-    def _open_log(self, role: str) -> Log:
-        """Read the log of `role`. A damaged one is left as it is, for people to look at, and a new one is begun."""
+    def _open_log(
+        self,
+        role: str,
+        check: Callable[[Log, TrustStore], None],
+        check_missing: Callable[[str, TrustStore], None],
+    ) -> Log:
+        """Read the log of `role`; a damaged log is left unchanged and a new one is started."""
         name = self._folder / f"{role}.log-id"
-        known = trust(self._folder, self._key)
+        had_log = trusted_file(self._folder).exists()
+        known = trust(self._folder, self.key)
         try:
             if name.exists():
-                return read_log(self._folder, _log_id_in(name), known)
+                log = read_log(self._folder, _log_id_in(name), known)
+                check(log, known)
+                return log
+            if had_log:
+                _refuse_missing(name)
+            check_missing(role, known)
         except JournalDamagedError as error:
-            LOG.error("%s; a new log is begun, the old one is left as it is", error.detail, extra={"action": "audit_damaged"})
+            LOG.error(
+                "%s; a new log is begun, the old one is left as it is",
+                error.detail,
+                extra={"action": "audit_damaged"},
+            )
             self.damage = error
         log_id = f"{role}-{secrets.token_hex(4)}"
         write_atomically(name, log_id.encode())
@@ -76,28 +114,28 @@ class Journal:
 
     @property
     def log_id(self) -> str:
-        """The id of the log, the same at every start."""
+        """Id of the log, constant over restarts."""
         return self._log.log_id
 
     @property
     def size(self) -> int:
-        """The number of records on the disk."""
+        """Number of records on disk."""
         return self._log.tree.size
 
     @property
     def first_kept(self) -> int:
-        """The index of the first record that retention has not removed."""
+        """Index of the first record that retention has not removed."""
         return self._log.removed
 
     @property
     def heads(self) -> list[SignedHead]:
-        """The signed checkpoints, oldest first."""
+        """Signed checkpoints, oldest first."""
         return self._log.heads
 
     def append(self, records: Sequence[AuditRecord]) -> int:
-        """Number `records`, write them, and return the index of the first when they all are on the disk.
+        """Number and write `records`; return the index of the first when all are durable.
 
-        :raises AuditUnavailableError: when they are not; nothing of them stays.
+        :raises AuditUnavailableError: when they are not; none of them is stored then.
         """
         with self._failing_clearly():
             if self._segment().size_bytes >= self._segment_bytes:
@@ -118,7 +156,7 @@ class Journal:
         return first
 
     def checkpoint(self) -> SignedHead | None:
-        """Sign the log as it is and keep the checkpoint; return it, or None when nothing changed since the last one.
+        """Sign and store a checkpoint; return it, or None if there is nothing new.
 
         :raises AuditUnavailableError: when it cannot be written.
         """
@@ -128,21 +166,26 @@ class Journal:
             head = self._sign()
             with self._failing_clearly():
                 if len(self._log.heads) >= _MAX_HEADS:
-                    # The older, the fewer: each time this happens, every second one of the older half goes.
+                    # Thin out: each time, every second checkpoint of the older half is removed.
                     heads = self._log.heads
                     self._rewrite_heads(heads[: len(heads) // 2 : 2] + heads[len(heads) // 2 :])
                 self._keep_head(head)
         return head
 
     def records(self, start: int, limit: int) -> list[bytes]:
-        """Return the bytes of up to `limit` records from `start` on, of one segment."""
+        """Return up to `limit` records from `start`, from one segment."""
         with self._reading:
             return self._log.records(start, limit)
 
     def proof(self, index: int, size: int) -> InclusionProof:
-        """Return the proof that record `index`, also one that retention removed, is among the first `size`."""
+        """Return the proof that record `index`, even a removed one, is among the first `size`."""
         with self._reading:
             return self._log.proof(index, size)
+
+    def subtree_roots(self, level: int, start: int, count: int) -> bytes:
+        """Return the roots of `count` complete subtrees of 2**level records from number `start`."""
+        with self._reading:
+            return self._log.subtree_roots(level, start, count)
 
     def consistency(self, old: int, new: int) -> ConsistencyProof:
         """Return the proof that the first `new` records begin with the first `old`."""
@@ -150,9 +193,10 @@ class Journal:
             return self._log.consistency(old, new)
 
     def retain(self, *, since_ns: int, below: int) -> int:
-        """Remove the sealed segments whose every record is older than `since_ns` and numbered below `below`; return how many.
+        """Remove sealed segments with only records older than `since_ns` and below `below`.
 
-        Their leaf hashes stay, so that every proof can still be given.
+        Returns the number of removed segments. Their leaf hashes stay, so that proofs remain
+        possible.
         """
         removed = 0
         while len(self._log.segments) > 1:
@@ -164,7 +208,7 @@ class Journal:
         return removed
 
     def close(self) -> None:
-        """Sign the end, if the disk allows, and let go of the files."""
+        """Sign the end, if possible, and close the files."""
         with suppress(AuditUnavailableError):
             self.checkpoint()
         self._drop_file()
@@ -172,15 +216,17 @@ class Journal:
 
     def _sign(self) -> SignedHead:
         tree = self._log.tree
-        checkpoint = Checkpoint(log_id=self.log_id, size=tree.size, root_hash=tree.root(), at_ns=self._clock())
-        return SignedHead(checkpoint, seal(checkpoint, self._key).SerializeToString())
+        checkpoint = Checkpoint(
+            log_id=self.log_id, size=tree.size, root_hash=tree.root(), at_ns=self._clock()
+        )
+        return SignedHead(checkpoint, seal(checkpoint, self.key).SerializeToString())
 
     def _keep_head(self, head: SignedHead) -> None:
         data, _ = frame.encode(frame.CHECKPOINT, head.envelope)
         created = not self._heads_path.exists()
         descriptor = os.open(self._heads_path, os.O_WRONLY | os.O_CREAT, 0o600)
         try:
-            os.ftruncate(descriptor, self._log.heads_bytes)  # a checkpoint that was never finished
+            os.ftruncate(descriptor, self._log.heads_bytes)  # remove an unfinished checkpoint
             _write_at(descriptor, data, self._log.heads_bytes)
         finally:
             os.close(descriptor)
@@ -203,7 +249,7 @@ class Journal:
         return self._folder / f"{self.log_id}.checkpoints"
 
     def _segment(self) -> Segment:
-        """Return the segment that takes records, made when there is none."""
+        """Return the segment that receives records, created if needed."""
         if not self._log.segments or self._log.segments[-1].sealed:
             self._begin()
         segment = self._log.segments[-1]
@@ -232,7 +278,7 @@ class Journal:
                 self._keep_head(head)
 
     def _write(self, data: bytes) -> None:
-        """Write `data` behind the current segment, or leave it as it was."""
+        """Append `data` to the current segment, or leave the segment unchanged."""
         segment = self._segment()
         self._heal()
         self._dirty = True
@@ -241,7 +287,7 @@ class Journal:
         segment.size_bytes += len(data)
 
     def _heal(self) -> None:
-        """Cut what a write that was never finished left at the end."""
+        """Truncate an unfinished write at the end."""
         segment = self._log.segments[-1] if self._log.segments else None
         if not self._dirty or segment is None:
             return
@@ -255,7 +301,7 @@ class Journal:
         return AuditRecord.FromString(self.records(segment.next_index - 1, 1)[0]).at_ns
 
     def _remove(self, segment: Segment) -> None:
-        """Keep the leaf hashes of `segment`, then remove its file; a crash between leaves both, which is no harm."""
+        """Store the leaf hashes of `segment`, then remove its file; safe at a crash in between."""
         path = self._folder / f"{self.log_id}.leaves"
         with self._reading, self._failing_clearly():
             leaves = b"".join(self._log.tree.leaf(index) for index in range(segment.next_index))
@@ -263,9 +309,11 @@ class Journal:
             self._log.removed = segment.next_index
             self._log.segments.remove(segment)
             segment.path.unlink()
-            # One checkpoint for each segment that is gone is enough to say later which of them was changed.
+            # One checkpoint per removed segment is enough to locate later changes.
             gone = range(segment.first + 1, segment.next_index)
-            self._rewrite_heads([head for head in self._log.heads if head.checkpoint.size not in gone])
+            self._rewrite_heads(
+                [head for head in self._log.heads if head.checkpoint.size not in gone]
+            )
 
     def _drop_file(self) -> None:
         if self._file >= 0:
@@ -278,7 +326,8 @@ class Journal:
             yield
         except OSError as error:
             raise AuditUnavailableError(
-                f"the audit trail in {self._folder} cannot be written ({error.strerror}); nothing that needs it is done until it can",
+                f"the audit trail in {self._folder} cannot be written ({error.strerror}); "
+                "nothing that needs it is done until it can",
                 retry_after_s=5,
             ) from None
 
@@ -288,6 +337,15 @@ def _log_id_in(path: Path) -> str:
     if not _LOG_ID.fullmatch(log_id):
         raise JournalDamagedError("this is no name of a log", place=path.name, offset=0, index=None)
     return log_id
+
+
+def _refuse_missing(path: Path) -> NoReturn:
+    raise JournalDamagedError(
+        "the file is missing, but the folder has keys that sign a log: its log was removed",
+        place=path.name,
+        offset=None,
+        index=None,
+    )
 
 
 def _write_at(descriptor: int, data: bytes, offset: int) -> None:

@@ -1,7 +1,8 @@
-"""The files of one log, read and checked whole. Used when a journal is opened, and to verify it with nothing running.
+"""Reading and verification of the files of one log, also without a running system.
 
-In one folder, for each log: segments ``<log_id>-<first index>.log`` (a header frame, records, a seal), ``<log_id>.checkpoints``
-(signed heads), and ``<log_id>.leaves`` (leaf hashes of the segments that retention removed, 32 bytes each).
+In one folder, for each log: segments ``<log_id>-<first index>.log`` (a header frame, records, a
+seal), ``<log_id>.checkpoints`` (signed checkpoints), and ``<log_id>.leaves`` (leaf hashes of the
+segments that retention removed, 32 bytes each).
 """
 
 import re
@@ -15,7 +16,7 @@ from mev.audit import frame
 from mev.audit.errors import JournalDamagedError
 from mev.audit.frame import BadFrameError, Frame
 from mev.crypto.errors import EnvelopeError
-from mev.crypto.merkle import HASH_BYTES, Proof, Tree
+from mev.crypto.merkle import HASH_BYTES, MerkleTree, Proof
 from mev.crypto.trust import AUDIT, TrustStore
 from mev.wire.pb.audit_pb2 import AuditRecord, Checkpoint
 
@@ -24,7 +25,7 @@ _SEGMENT = re.compile(r"(?P<log>[A-Za-z0-9._-]+)-(?P<first>\d{12,})\.log")
 
 @dataclass(slots=True)
 class Segment:
-    """One file of records: the index of its first one, and at which byte each starts."""
+    """One segment file: the index of its first record, and the offset of each record."""
 
     path: Path
     first: int
@@ -34,13 +35,13 @@ class Segment:
 
     @property
     def next_index(self) -> int:
-        """The index that follows its last record."""
+        """Index after the last record."""
         return self.first + len(self.offsets)
 
 
 @dataclass(frozen=True, slots=True)
 class SignedHead:
-    """A checkpoint, and the envelope it came in."""
+    """A checkpoint and its envelope."""
 
     checkpoint: Checkpoint
     envelope: bytes
@@ -48,7 +49,7 @@ class SignedHead:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InclusionProof:
-    """That a record is in the log; `record` is None when retention removed it."""
+    """Proof that a record is in the log; `record` is None if retention removed it."""
 
     index: int
     leaf_hash: bytes
@@ -59,7 +60,7 @@ class InclusionProof:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConsistencyProof:
-    """That a log was only added to."""
+    """Proof that a log was only appended to."""
 
     path: Proof
     old_root: bytes
@@ -68,10 +69,10 @@ class ConsistencyProof:
 
 @dataclass(slots=True)
 class Log:
-    """A log as its files hold it. `torn` is the segment whose end is a write that was never finished."""
+    """A log as stored in its files; `torn` is the segment with an unfinished write at its end."""
 
     log_id: str
-    tree: Tree = field(default_factory=Tree)
+    tree: MerkleTree = field(default_factory=MerkleTree)
     removed: int = 0
     segments: list[Segment] = field(default_factory=list)
     heads: list[SignedHead] = field(default_factory=list)
@@ -79,7 +80,7 @@ class Log:
     torn: Segment | None = None
 
     def records(self, start: int, limit: int) -> list[bytes]:
-        """Return the bytes of up to `limit` records from `start` on, of one segment; none when there are none."""
+        """Return up to `limit` records from `start`, from one segment; an empty list if none."""
         segment = next((s for s in self.segments if s.first <= start < s.next_index), None)
         if segment is None:
             return []
@@ -97,20 +98,34 @@ class Log:
         """
         path = self.tree.inclusion(index, size)
         record = next(iter(self.records(index, 1)), None)
-        return InclusionProof(index=index, leaf_hash=self.tree.leaf(index), record=record, size=size, path=path)
+        return InclusionProof(
+            index=index, leaf_hash=self.tree.leaf(index), record=record, size=size, path=path
+        )
+
+    def subtree_roots(self, level: int, start: int, count: int) -> bytes:
+        """Return the roots of `count` complete subtrees of 2**level records from number `start`."""
+        return self.tree.subtree_roots(level, start, count)
 
     def consistency(self, old: int, new: int) -> ConsistencyProof:
         """Return the proof that the first `new` records begin with the first `old`.
 
         :raises NoSuchTreeError: when the log never had these sizes.
         """
-        return ConsistencyProof(path=self.tree.consistency(old, new), old_root=self.tree.root(old), new_root=self.tree.root(new))
+        return ConsistencyProof(
+            path=self.tree.consistency(old, new),
+            old_root=self.tree.root(old),
+            new_root=self.tree.root(new),
+        )
 
 
 def log_ids(folder: Path) -> list[str]:
     """Return the ids of the logs that have files in `folder`."""
-    names = {match["log"] for path in folder.glob("*.log") if (match := _SEGMENT.fullmatch(path.name))}
-    return sorted(names | {path.stem for kind in ("*.checkpoints", "*.leaves") for path in folder.glob(kind)})
+    names = {
+        match["log"] for path in folder.glob("*.log") if (match := _SEGMENT.fullmatch(path.name))
+    }
+    return sorted(
+        names | {path.stem for kind in ("*.checkpoints", "*.leaves") for path in folder.glob(kind)}
+    )
 
 
 def segment_path(folder: Path, log_id: str, first: int) -> Path:
@@ -119,11 +134,11 @@ def segment_path(folder: Path, log_id: str, first: int) -> Path:
 
 
 def read_log(folder: Path, log_id: str, trust: TrustStore) -> Log:
-    """Return the log, every hash, chain and signature of it checked.
+    """Return the log after verifying all hashes, chains and signatures.
 
-    :raises JournalDamagedError: naming file, byte and record of the first thing that is wrong.
+    :raises JournalDamagedError: with the file, byte and record of the first error.
     """
-    # Heads first: what is written while this reads only makes the segments longer than the heads say.
+    # Checkpoints first: concurrent writes only make the segments longer.
     log = Log(log_id)
     _read_heads(log, folder / f"{log_id}.checkpoints", trust)
     paths = _segment_paths(folder, log_id)
@@ -138,7 +153,9 @@ def read_log(folder: Path, log_id: str, trust: TrustStore) -> Log:
 
 def _segment_paths(folder: Path, log_id: str) -> list[tuple[int, Path]]:
     matches = [(path, _SEGMENT.fullmatch(path.name)) for path in folder.glob(f"{log_id}-*.log")]
-    return sorted((int(match["first"]), path) for path, match in matches if match and match["log"] == log_id)
+    return sorted(
+        (int(match["first"]), path) for path, match in matches if match and match["log"] == log_id
+    )
 
 
 def _read_heads(log: Log, path: Path, trust: TrustStore) -> None:
@@ -147,22 +164,38 @@ def _read_heads(log: Log, path: Path, trust: TrustStore) -> None:
     try:
         for piece in frame.scan(data):
             head = _open_head(piece, trust, path)
-            if piece.kind != frame.CHECKPOINT or head.checkpoint.log_id != log.log_id or head.checkpoint.size < size:
-                raise JournalDamagedError("this checkpoint does not belong here", place=path.name, offset=piece.offset, index=None)
+            if (
+                piece.kind != frame.CHECKPOINT
+                or head.checkpoint.log_id != log.log_id
+                or head.checkpoint.size < size
+            ):
+                raise JournalDamagedError(
+                    "this checkpoint does not belong here",
+                    place=path.name,
+                    offset=piece.offset,
+                    index=None,
+                )
             size = head.checkpoint.size
             log.heads.append(head)
     except BadFrameError as error:
         if not error.torn:
-            raise JournalDamagedError(str(error), place=path.name, offset=error.offset, index=None) from None
+            raise JournalDamagedError(
+                str(error), place=path.name, offset=error.offset, index=None
+            ) from None
         log.heads_bytes = error.offset
 
 
 def _open_head(piece: Frame, trust: TrustStore, path: Path, index: int | None = None) -> SignedHead:
     try:
-        # Its keys were valid when it was signed; that was checked then.
+        # The validity of the keys was checked at signing time.
         return SignedHead(trust.open(piece.body, Checkpoint, AUDIT, 0), piece.body)
     except EnvelopeError as error:
-        raise JournalDamagedError(f"the checkpoint is refused: {error.detail}", place=path.name, offset=piece.offset, index=index) from None
+        raise JournalDamagedError(
+            f"the checkpoint is refused: {error.detail}",
+            place=path.name,
+            offset=piece.offset,
+            index=index,
+        ) from None
 
 
 def _read_leaves(log: Log, folder: Path, first_kept: int | None) -> None:
@@ -171,7 +204,12 @@ def _read_leaves(log: Log, folder: Path, first_kept: int | None) -> None:
     known = len(leaves) // HASH_BYTES
     log.removed = known if first_kept is None else first_kept
     if log.removed > known:
-        raise JournalDamagedError(f"records {known} to {log.removed - 1} are missing", place=path.name, offset=len(leaves), index=known)
+        raise JournalDamagedError(
+            f"records {known} to {log.removed - 1} are missing",
+            place=path.name,
+            offset=len(leaves),
+            index=known,
+        )
     for at in range(0, log.removed * HASH_BYTES, HASH_BYTES):
         log.tree.append(leaves[at : at + HASH_BYTES])
 
@@ -186,7 +224,9 @@ def _read_segment(log: Log, segment: Segment, trust: TrustStore, *, last: bool) 
             _take(log, segment, piece, trust)
     except BadFrameError as error:
         if not (error.torn and last and not segment.sealed):
-            raise JournalDamagedError(str(error), place=segment.path.name, offset=error.offset, index=log.tree.size) from None
+            raise JournalDamagedError(
+                str(error), place=segment.path.name, offset=error.offset, index=log.tree.size
+            ) from None
         log.torn = segment
         segment.size_bytes = error.offset
     else:
@@ -195,15 +235,26 @@ def _read_segment(log: Log, segment: Segment, trust: TrustStore, *, last: bool) 
             log.torn = segment
     if not last and not segment.sealed:
         what = "the file ends without its seal, yet another follows"
-        raise JournalDamagedError(what, place=segment.path.name, offset=len(data), index=log.tree.size)
+        raise JournalDamagedError(
+            what, place=segment.path.name, offset=len(data), index=log.tree.size
+        )
     log.segments.append(segment)
 
 
 def _take(log: Log, segment: Segment, piece: Frame, trust: TrustStore) -> None:
     expected = frame.HEADER if piece.offset == 0 else frame.RECORD
     index = log.tree.size
-    if segment.sealed or piece.kind not in {expected, frame.SEAL} or (piece.kind == frame.SEAL and piece.offset == 0):
-        raise JournalDamagedError("a piece that does not belong here", place=segment.path.name, offset=piece.offset, index=index)
+    if (
+        segment.sealed
+        or piece.kind not in {expected, frame.SEAL}
+        or (piece.kind == frame.SEAL and piece.offset == 0)
+    ):
+        raise JournalDamagedError(
+            "a piece that does not belong here",
+            place=segment.path.name,
+            offset=piece.offset,
+            index=index,
+        )
     if piece.kind == frame.RECORD:
         _check_record(log, segment, piece)
         segment.offsets.append(piece.offset)
@@ -223,12 +274,17 @@ def _check_record(log: Log, segment: Segment, piece: Frame) -> None:
     except DecodeError:
         record = AuditRecord()
     if (record.log_id, record.index) != (log.log_id, log.tree.size):
-        what = f"record {record.index} of log {record.log_id!r} stands here, where record {log.tree.size} of {log.log_id!r} belongs"
-        raise JournalDamagedError(what, place=segment.path.name, offset=piece.offset, index=log.tree.size)
+        what = (
+            f"record {record.index} of log {record.log_id!r} stands here, where record "
+            f"{log.tree.size} of {log.log_id!r} belongs"
+        )
+        raise JournalDamagedError(
+            what, place=segment.path.name, offset=piece.offset, index=log.tree.size
+        )
 
 
 def _blame(log: Log, folder: Path, size: int) -> None:
-    """Name the first records below `size` that are not those of a checkpoint, if the checkpoints can tell."""
+    """Raise for the first records below `size` that contradict a checkpoint, if any."""
     if log.tree.size >= size:
         _check_heads(log, folder, size)
 
@@ -250,8 +306,12 @@ def _check_heads(log: Log, folder: Path, size: int) -> None:
 def _refuse_cut(log: Log, folder: Path) -> None:
     size, signed = log.tree.size, log.heads[-1].checkpoint.size
     what = f"the end is cut off: {signed} records were signed, {size} are here"
-    place = log.segments[-1].path.name if log.segments else segment_path(folder, log.log_id, size).name
-    raise JournalDamagedError(what, place=place, offset=log.segments[-1].size_bytes if log.segments else 0, index=size)
+    place = (
+        log.segments[-1].path.name if log.segments else segment_path(folder, log.log_id, size).name
+    )
+    raise JournalDamagedError(
+        what, place=place, offset=log.segments[-1].size_bytes if log.segments else 0, index=size
+    )
 
 
 def _place(log: Log, folder: Path, index: int) -> tuple[str, int | None]:

@@ -1,47 +1,70 @@
-"""Proofs out of the running journal, and out of the files of the other processes that share its folder."""
+"""Proofs from the running journal, and from the files of other processes in its folder."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from mev.audit.errors import NoSuchRecordError, NotInCheckpointError
 from mev.audit.log import ConsistencyProof, InclusionProof, SignedHead, log_ids, read_log
-from mev.audit.service import Audit
 from mev.audit.trusted import read_trusted, trusted_file
 
+if TYPE_CHECKING:
+    # It needs prometheus_client, which `mev audit verify` does not import.
+    from mev.audit.service import (
+        Audit,
+    )
 
-class _Provable(Protocol):
+
+class Provable(Protocol):
+    """A log that provides proofs."""
+
     @property
-    def heads(self) -> list[SignedHead]: ...
+    def heads(self) -> list[SignedHead]:
+        """Signed checkpoints, oldest first."""
 
-    def proof(self, index: int, size: int) -> InclusionProof: ...
+    def proof(self, index: int, size: int) -> InclusionProof:
+        """Return the proof that record `index` is among the first `size`."""
 
-    def consistency(self, old: int, new: int) -> ConsistencyProof: ...
+    def consistency(self, old: int, new: int) -> ConsistencyProof:
+        """Return the proof that the first `new` records begin with the first `old`."""
+
+    def records(self, start: int, limit: int) -> list[bytes]:
+        """Return up to `limit` records from `start`, from one segment."""
+
+    def subtree_roots(self, level: int, start: int, count: int) -> bytes:
+        """Return the roots of `count` complete subtrees of 2**level records from number `start`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Proofs:
-    """Gives proofs. All methods block: the log of another process is read whole."""
+    """Provides proofs; all methods block and read the logs of other processes completely."""
 
-    audit: Audit
+    audit: "Audit"
 
     def inclusion(self, log_id: str, index: int) -> tuple[InclusionProof, SignedHead]:
-        """Return the proof that the log holds record `index`, and the newest checkpoint, which it leads to.
+        """Return the proof that the log contains record `index`, with the newest checkpoint.
 
-        :raises NotInCheckpointError: when the record is newer than that.
+        :raises NotInCheckpointError: when the record is newer than the checkpoint.
         """
-        log = self._log(log_id)
+        log = self.log(log_id)
         head = log.heads[-1] if log.heads else None
         if head is None or index >= head.checkpoint.size:
-            raise NotInCheckpointError(f"record {index} of {log_id} is in no signed checkpoint yet; ask again soon", retry_after_s=10)
+            raise NotInCheckpointError(
+                f"record {index} of {log_id} is in no signed checkpoint yet; ask again soon",
+                retry_after_s=10,
+            )
         if index < 0:
             raise NoSuchRecordError("records are numbered from 0")
         return log.proof(index, head.checkpoint.size), head
 
     def consistency(self, log_id: str, old: int, new: int) -> ConsistencyProof:
         """Return the proof that the first `new` records of the log begin with the first `old`."""
-        return self._log(log_id).consistency(old, new)
+        return self.log(log_id).consistency(old, new)
 
-    def _log(self, log_id: str) -> _Provable:
+    def log(self, log_id: str) -> Provable:
+        """Return the log.
+
+        :raises NoSuchRecordError: when it is not in the folder.
+        """
         journal = self.audit.journal
         if log_id == journal.log_id:
             return journal

@@ -1,5 +1,6 @@
-"""The tables in ClickHouse that hold copies of the trail: for searching, and to compare with."""
+"""ClickHouse tables with copies of the trail, for queries and comparison."""
 
+import base64
 from collections.abc import Sequence
 
 from mev.store.clickhouse import ClickHouse
@@ -8,9 +9,15 @@ from mev.wire.pb.audit_pb2 import AuditRecord
 RECORDS_TABLE = "audit_log"
 HEADS_TABLE = "audit_checkpoints"
 COLUMNS = [field.name for field in AuditRecord.DESCRIPTOR.fields]
-_TYPES = {AuditRecord.DESCRIPTOR.fields[0].TYPE_UINT64: "uint64", AuditRecord.DESCRIPTOR.fields[0].TYPE_SINT64: "sint64"}
+_TYPES = {
+    AuditRecord.DESCRIPTOR.fields[0].TYPE_UINT64: "uint64",
+    AuditRecord.DESCRIPTOR.fields[0].TYPE_SINT64: "sint64",
+}
 _SCHEMA = 'syntax = "proto3";\nmessage AuditRecord {{\n{fields}\n}}\n'.format(
-    fields="\n".join(f"  {_TYPES.get(field.type, 'string')} {field.name} = {field.number};" for field in AuditRecord.DESCRIPTOR.fields)
+    fields="\n".join(
+        f"  {_TYPES.get(field.type, 'string')} {field.name} = {field.number};"
+        for field in AuditRecord.DESCRIPTOR.fields
+    )
 )
 _DDL = """\
 CREATE TABLE IF NOT EXISTS `{database}`.`audit_log` (
@@ -42,27 +49,80 @@ COMMENT 'Signed heads of the audit trail.'"""
 
 
 def create_tables(clickhouse: ClickHouse) -> None:
-    """Create the tables that do not exist."""
+    """Create missing tables."""
     clickhouse.command(f"CREATE DATABASE IF NOT EXISTS `{clickhouse.database}`")
     for statement in _DDL.format(database=clickhouse.database).split("\n---\n"):
         clickhouse.command(statement)
 
 
-def insert_records(clickhouse: ClickHouse, log_id: str, first: int, records: Sequence[bytes]) -> None:
-    """Insert `records`, the first of which has index `first`; a repeat adds nothing."""
+def insert_records(
+    clickhouse: ClickHouse, log_id: str, first: int, records: Sequence[bytes]
+) -> None:
+    """Insert `records`, the first with index `first`; a repeat adds nothing."""
     block = b"".join(_length(record) + record for record in records)
     token = f"{log_id}-{first}-{len(records)}"
-    clickhouse.insert_protobuf(RECORDS_TABLE, COLUMNS, block, schema=_SCHEMA, message="AuditRecord", token=token)
+    clickhouse.insert_protobuf(
+        RECORDS_TABLE, COLUMNS, block, schema=_SCHEMA, message="AuditRecord", token=token
+    )
 
 
 def next_index(clickhouse: ClickHouse, log_id: str) -> int:
-    """Return the index that follows the newest copied record of the log."""
-    return _one(clickhouse, f"SELECT if(count() = 0, 0, max(`index`) + 1) FROM `{clickhouse.database}`.`{RECORDS_TABLE}`", log_id)  # noqa: S608
+    """Return the index after the newest copied record of the log."""
+    return _one(
+        clickhouse,
+        "SELECT if(count() = 0, 0, max(`index`) + 1) "  # noqa: S608
+        f"FROM `{clickhouse.database}`.`{RECORDS_TABLE}`",
+        log_id,
+    )
 
 
 def newest_size(clickhouse: ClickHouse, log_id: str) -> int:
     """Return the size of the newest copied checkpoint of the log."""
-    return _one(clickhouse, f"SELECT max(`size`) FROM `{clickhouse.database}`.`{HEADS_TABLE}`", log_id)  # noqa: S608
+    return _one(
+        clickhouse,
+        f"SELECT max(`size`) FROM `{clickhouse.database}`.`{HEADS_TABLE}`",  # noqa: S608
+        log_id,
+    )
+
+
+def newest_envelope(
+    clickhouse: ClickHouse, log_id: str, *, answer_s: float
+) -> tuple[int, list[bytes]]:
+    """Return size and envelope of the newest copied checkpoint, or 0 and an empty list."""
+    sql = (
+        f"SELECT size, envelope FROM `{clickhouse.database}`.`{HEADS_TABLE}` "  # noqa: S608
+        "WHERE log_id = {log_id:String} ORDER BY size DESC LIMIT 1"
+    )
+    rows = clickhouse.rows_within(answer_s, sql, {"log_id": log_id})
+    return (int(rows[0][0]), [base64.b64decode(rows[0][1])]) if rows else (0, [])
+
+
+def newest_envelopes(
+    clickhouse: ClickHouse, role: str, *, limit: int, answer_s: float
+) -> list[bytes]:
+    """Return the newest copied checkpoint of each of the `limit` newest logs of a role."""
+    sql = (
+        "SELECT argMax(envelope, size) "  # noqa: S608
+        f"FROM `{clickhouse.database}`.`{HEADS_TABLE}` "
+        "WHERE startsWith(log_id, {prefix:String}) GROUP BY log_id "
+        f"ORDER BY max(at_ns) DESC LIMIT {limit}"
+    )
+    rows = clickhouse.rows_within(answer_s, sql, {"prefix": f"{role}-"})
+    return [base64.b64decode(row[0]) for row in rows]
+
+
+def newest_records(
+    clickhouse: ClickHouse, log_id: str, first: int, *, limit: int, answer_s: float
+) -> list[AuditRecord]:
+    """Return up to `limit` of the newest copied records of the log, from record `first`."""
+    columns = ", ".join(f"`{name}`" for name in COLUMNS)
+    sql = (
+        f"SELECT {columns} FROM `{clickhouse.database}`.`{RECORDS_TABLE}` "  # noqa: S608
+        "WHERE log_id = {log_id:String} AND `index` >= {first:UInt64} "
+        f"ORDER BY `index` DESC LIMIT {limit}"
+    )
+    rows = clickhouse.rows_within(answer_s, sql, {"log_id": log_id, "first": first})
+    return [AuditRecord(**dict(zip(COLUMNS, row, strict=True))) for row in rows]
 
 
 def _one(clickhouse: ClickHouse, sql: str, log_id: str) -> int:

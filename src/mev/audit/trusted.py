@@ -1,4 +1,4 @@
-"""Which keys may sign checkpoints: a key set beside the journal, so that it can be checked with no system running."""
+"""Keys trusted to sign checkpoints: a key set beside the journal, for offline verification."""
 
 import logging
 from pathlib import Path
@@ -17,25 +17,32 @@ _FILE = "trusted-keys"
 def read_trusted(path: Path) -> TrustStore:
     """Return the keys in the key set at `path`.
 
-    :raises EnvelopeError: when it holds no key set.
+    :raises EnvelopeError: when it contains no key set.
     """
     return TrustStore(parse_message(KeySet, path.read_bytes()))
 
 
 def trusted_file(folder: Path) -> Path:
-    """Return the file of the keys that are trusted in `folder`."""
+    """Return the file of the trusted keys in `folder`."""
     return folder / _FILE
 
 
 def trust(folder: Path, key: SigningKey) -> TrustStore:
-    """Return the keys that may have signed in `folder`; `key` is added when it is not among them."""
+    """Return the trusted keys of `folder`; `key` is added if missing."""
     path = trusted_file(folder)
     try:
         key_set = read_trusted(path).key_set if path.exists() else KeySet()
     except EnvelopeError as error:
-        LOG.error("%s: %s; it is written again with the key of now", path, error.detail, extra={"action": "audit_damaged"})
+        LOG.error(
+            "%s: %s; it is written again with the key of now",
+            path,
+            error.detail,
+            extra={"action": "audit_damaged"},
+        )
         key_set = KeySet()
-    if not any(known.key_id == key.key_id and known.public_key == key.public_key for known in key_set.keys):
+    if not any(
+        known.key_id == key.key_id and known.public_key == key.public_key for known in key_set.keys
+    ):
         key_set.keys.append(key.trusted_for(AUDIT))
         key_set.epoch += 1
         write_atomically(path, key_set.SerializeToString())

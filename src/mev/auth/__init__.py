@@ -1,5 +1,6 @@
-"""Who is asking, and what they may do: users, roles, sessions, access tokens, API keys.
+"""Authentication and authorization: users, roles, sessions, access tokens and API keys.
 
-`model` and `errors` are for everyone; `dependencies` guards endpoints; `authenticator` answers from credentials to principals for the
-front, the ingest lane and the WebSocket alike; `service` and `keys` hold the rules; `store` is all that is kept.
+`model` and `errors` are used by all packages; `dependencies` protects endpoints; `authenticator`
+maps credentials to principals for HTTP, ingest and WebSocket; `service` and `keys` contain the
+rules; `store` contains the stored data.
 """

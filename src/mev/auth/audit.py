@@ -1,7 +1,7 @@
-"""How this package tells what is done; whoever keeps the audit trail passes itself in.
+"""Audit callback of this package.
 
-What gives somebody more is written down first and not done when that fails. What takes something away is done first: a full disk must
-not keep a stolen key alive.
+Actions that grant something are recorded first, and not executed if that fails. Actions that revoke
+something are executed first: a full disk must not keep a stolen key valid.
 """
 
 import logging
@@ -14,27 +14,42 @@ LOG = logging.getLogger(__name__)
 DONE, REFUSED = "ok", "refused"
 
 
-class Audit(Protocol):
-    """Takes one fact: who does what to what, how it ends, and what else is worth knowing. Secrets never enter it."""
+class AuditCallback(Protocol):
+    """Records one action with actor, object, outcome and details; secrets are not allowed."""
 
     async def __call__(
         self,
         actor: str,
         action: str,
-        object: str,  # noqa: A002 - the word for it
+        object: str,  # noqa: A002
         outcome: str,
         details: Mapping[str, object],
     ) -> object:
-        """Keep the fact, or raise a MevError."""
+        """Record the action, or raise a MevError."""
 
 
-async def no_audit(actor: str, action: str, object: str, outcome: str, details: Mapping[str, object]) -> None:  # noqa: A002 - as above
-    """Keep nothing."""
+async def no_audit(
+    actor: str,
+    action: str,
+    object: str,  # noqa: A002
+    outcome: str,
+    details: Mapping[str, object],
+) -> None:
+    """Discard the record."""
 
 
-async def note(audit: Audit, actor: str, action: str, what: str, outcome: str = DONE, **details: object) -> None:
-    """Keep a fact about what is done already; when that fails, the log says so."""
+async def note(
+    audit: AuditCallback, actor: str, action: str, what: str, outcome: str = DONE, **details: object
+) -> None:
+    """Record a completed action; a failure is only logged."""
     try:
         await audit(actor, action, what, outcome, details)
     except MevError as error:
-        LOG.warning("%s of %s by %s is not in the audit trail: %s", action, what, actor, error.detail, extra={"action": "audit_missing"})
+        LOG.warning(
+            "%s of %s by %s is not in the audit trail: %s",
+            action,
+            what,
+            actor,
+            error.detail,
+            extra={"action": "audit_missing"},
+        )

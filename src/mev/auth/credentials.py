@@ -1,4 +1,4 @@
-"""What a request carries to say who sent it."""
+"""Credentials in the headers of a request."""
 
 import base64
 import binascii
@@ -12,8 +12,8 @@ SECURE_COOKIE = "__Host-mev_session"
 _COOKIES = (SECURE_COOKIE.encode(), COOKIE.encode())
 
 
-class Source(Enum):
-    """How a credential came. Browsers add the last two on their own, whichever page made them send the request."""
+class CredentialSource(Enum):
+    """Origin of a credential; browsers add the last two automatically."""
 
     HEADER = 0
     BASIC = 1
@@ -22,14 +22,14 @@ class Source(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Credential:
-    """A key or token as it was sent."""
+    """A key or token as sent."""
 
     value: bytes
-    source: Source = Source.HEADER
+    source: CredentialSource = CredentialSource.HEADER
 
 
 def find(headers: Iterable[tuple[bytes, bytes]]) -> Credential | None:
-    """Return the first key, bearer token or password of basic authentication in ASGI `headers`, else a session cookie."""
+    """Return the first key, bearer token or basic password in `headers`, or a session cookie."""
     cookie = None
     for name, value in headers:
         if name == b"x-api-key":
@@ -48,7 +48,7 @@ def _authorization(value: bytes) -> Credential | None:
             return Credential(rest.strip())
         case b"basic":
             with contextlib.suppress(binascii.Error):
-                return Credential(base64.b64decode(rest).partition(b":")[2], Source.BASIC)
+                return Credential(base64.b64decode(rest).partition(b":")[2], CredentialSource.BASIC)
     return None
 
 
@@ -56,5 +56,5 @@ def _cookie(header: bytes) -> Credential | None:
     for part in header.split(b";"):
         name, _, value = part.strip().partition(b"=")
         if name in _COOKIES:
-            return Credential(value, Source.COOKIE)
+            return Credential(value, CredentialSource.COOKIE)
     return None

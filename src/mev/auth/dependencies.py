@@ -1,6 +1,6 @@
-"""Permissions as types: an endpoint that lists ``who: EventsRead`` is protected, and knows who asks.
+"""Permissions as types: a parameter ``who: EventsRead`` protects an endpoint.
 
-The front has found out who sent the request before the framework sees it; what happens here is a look into a set.
+The principal was determined before the request reaches FastAPI; a check is a set lookup.
 """
 
 import time
@@ -9,28 +9,39 @@ from typing import Annotated, Any
 from fastapi import Depends, Request
 
 from mev.auth.errors import ForbiddenError, FreshLoginRequiredError, UnauthorizedError
-from mev.auth.model import Kind, Permission, Principal
+from mev.auth.model import CredentialKind, Permission, Principal
 
 PRINCIPAL = "mev.principal"
 FRESH_LOGIN_S = 3600
 
 
 class Requires:
-    """A dependency that gives the principal when it has `permission`, or `instead`; `fresh` asks for a password given within the hour."""
+    """Dependency that returns the principal with `permission`, or with `instead`.
 
-    def __init__(self, permission: Permission, *, instead: Permission | None = None, fresh: bool = False) -> None:
+    `fresh` requires a password entered within the last hour.
+    """
+
+    def __init__(
+        self, permission: Permission, *, instead: Permission | None = None, fresh: bool = False
+    ) -> None:
         self.permission = permission
         self.instead = instead
         self.fresh = fresh
 
     async def __call__(self, request: Request) -> Principal:
-        """Return who asks.
+        """Return the principal of the request.
 
-        :raises ForbiddenError: when they may not.
+        :raises ForbiddenError: when the permission is missing.
         """
         principal: Principal | None = request.scope.get(PRINCIPAL)
-        has_other = principal is not None and self.instead is not None and principal.may(self.instead)
-        return check(principal, self.instead if has_other and self.instead else self.permission, fresh=self.fresh)
+        has_other = (
+            principal is not None and self.instead is not None and principal.may(self.instead)
+        )
+        return check(
+            principal,
+            self.instead if has_other and self.instead else self.permission,
+            fresh=self.fresh,
+        )
 
 
 def check(principal: Principal | None, permission: Permission, *, fresh: bool = False) -> Principal:
@@ -39,16 +50,25 @@ def check(principal: Principal | None, permission: Permission, *, fresh: bool = 
     :raises UnauthorizedError, ForbiddenError, FreshLoginRequiredError: otherwise.
     """
     if principal is None:
-        raise UnauthorizedError("say who you are")
+        raise UnauthorizedError("a credential is required")
     if permission not in principal.permissions:
-        raise ForbiddenError(f"this needs {permission.value}, which {principal.name} has not", permission=permission.value)
-    if fresh and principal.kind is not Kind.MASTER and time.time() - principal.authenticated_at_s > FRESH_LOGIN_S:
-        raise FreshLoginRequiredError("this needs a password given within the last hour; log in again")
+        raise ForbiddenError(
+            f"permission {permission.value} is required; {principal.name} does not have it",
+            permission=permission.value,
+        )
+    if (
+        fresh
+        and principal.kind is not CredentialKind.MASTER
+        and time.time() - principal.authenticated_at_s > FRESH_LOGIN_S
+    ):
+        raise FreshLoginRequiredError(
+            "a login with password within the last hour is required; log in again"
+        )
     return principal
 
 
 def permission_of(dependant: Any) -> Permission | None:
-    """Return the permission that a route asks for, given FastAPI's description of its dependencies."""
+    """Return the permission that a route requires, given FastAPI's dependant."""
     for dependency in dependant.dependencies:
         if isinstance(dependency.call, Requires):
             return dependency.call.permission
@@ -71,7 +91,9 @@ AgentsEnrol = Annotated[Principal, Depends(Requires(Permission.AGENTS_ENROL))]
 AgentsRevoke = Annotated[Principal, Depends(Requires(Permission.AGENTS_REVOKE))]
 AuditRead = Annotated[Principal, Depends(Requires(Permission.AUDIT_READ))]
 ModelsRead = Annotated[Principal, Depends(Requires(Permission.MODELS_READ))]
-ModelsFetch = Annotated[Principal, Depends(Requires(Permission.MODELS_READ, instead=Permission.AGENTS_ENROL))]
+ModelsFetch = Annotated[
+    Principal, Depends(Requires(Permission.MODELS_READ, instead=Permission.AGENTS_ENROL))
+]
 ModelsTrain = Annotated[Principal, Depends(Requires(Permission.MODELS_TRAIN))]
 ModelsDeploy = Annotated[Principal, Depends(Requires(Permission.MODELS_DEPLOY))]
 DocsRead = Annotated[Principal, Depends(Requires(Permission.DOCS_READ))]

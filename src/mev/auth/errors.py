@@ -1,17 +1,17 @@
-"""What authentication refuses."""
+"""Errors of authentication and authorization."""
 
 from mev.core.errors import InvalidInputError, MevError, NotFoundError, UnavailableError
 
 
 class UnauthorizedError(MevError):
-    """The request does not say who it is, or says it wrong."""
+    """The request has no credential, or an invalid one."""
 
     code = "unauthorized"
     status = 401
 
 
 class WrongPasswordError(MevError):
-    """There is no such user with this password."""
+    """Name or password is wrong."""
 
     code = "wrong_password"
     status = 401
@@ -29,21 +29,21 @@ class ReusedTokenError(SessionEndedError):
 
 
 class ForbiddenError(MevError):
-    """The request needs a permission that this principal has not."""
+    """The principal lacks the required permission."""
 
     code = "forbidden"
     status = 403
 
 
 class FreshLoginRequiredError(MevError):
-    """This needs a password given not long ago."""
+    """A recent password login is required."""
 
     code = "fresh_login_required"
     status = 403
 
 
 class CrossSiteError(MevError):
-    """A browser sent this on behalf of a page that may not."""
+    """A browser sent this request on behalf of a page without permission."""
 
     code = "cross_site_request"
     status = 403
@@ -57,25 +57,25 @@ class LoginLockedError(MevError):
 
 
 class LoginBusyError(UnavailableError):
-    """Too many logins are under way."""
+    """Too many logins are in progress."""
 
     code = "login_busy"
 
 
 class AccountsUnavailableError(UnavailableError):
-    """Redis, which keeps the accounts, does not answer."""
+    """Redis, which stores the accounts, does not answer."""
 
     code = "accounts_unavailable"
 
 
 class InvalidPasswordError(InvalidInputError):
-    """The new password cannot be used."""
+    """The new password is not acceptable."""
 
     code = "invalid_password"
 
 
 class InvalidNameError(InvalidInputError):
-    """The name cannot be used."""
+    """The name is invalid."""
 
     code = "invalid_name"
 
@@ -87,38 +87,19 @@ class InvalidScopeError(InvalidInputError):
 
 
 class UserExistsError(MevError):
-    """There is a user of this name."""
+    """A user with this name exists."""
 
     code = "user_exists"
     status = 409
 
 
 class UnknownUserError(NotFoundError):
-    """There is no such user."""
+    """The user does not exist."""
 
     code = "unknown_user"
 
 
-class UnknownKeyError(NotFoundError):
-    """There is no such API key."""
+class UnknownApiKeyError(NotFoundError):
+    """The API key does not exist."""
 
     code = "unknown_key"
-
-
-class TooManyKeysError(MevError):
-    """The owner has as many API keys as they may."""
-
-    code = "too_many_keys"
-    status = 409
-
-
-class InvalidCursorError(InvalidInputError):
-    """The cursor is none of this list."""
-
-    code = "invalid_cursor"
-
-
-class InvalidLifetimeError(InvalidInputError):
-    """A key cannot last so long."""
-
-    code = "invalid_lifetime"

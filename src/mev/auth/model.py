@@ -1,11 +1,13 @@
-"""Permissions, roles and principals: plain values that every capability may use."""
+"""Permissions, roles and principals, used by all packages, and the stored records of accounts."""
 
 from dataclasses import dataclass
 from enum import StrEnum
 
+MASTER_OWNER = ""
+
 
 class Permission(StrEnum):
-    """One thing that may be done; endpoints ask for exactly one."""
+    """A permission; each endpoint requires exactly one."""
 
     EVENTS_READ = "events:read"
     EVENTS_WRITE = "events:write"
@@ -35,7 +37,7 @@ class Permission(StrEnum):
 
 
 class Role(StrEnum):
-    """What a user is in the team."""
+    """Role of a user in the team."""
 
     VIEWER = "viewer"
     ANALYST = "analyst"
@@ -46,21 +48,21 @@ class Role(StrEnum):
 
 _P = Permission
 _VIEWER = {
-    _P.EVENTS_READ,  # what happened is what everyone is here for
+    _P.EVENTS_READ,  # past events are readable for all users
     _P.STREAM_READ,  # the same, live
     _P.DATASETS_READ,  # schemas explain the events
-    _P.METRICS_READ,  # a dashboard shows them to everyone
-    _P.CONTROL_READ,  # the state of the fleet is no secret within the team
+    _P.METRICS_READ,  # dashboards show them to all users
+    _P.CONTROL_READ,  # the state of the fleet is not secret within the team
     _P.AGENTS_READ,
     _P.MODELS_READ,
     _P.DOCS_READ,
-    _P.SELF_READ,  # who one is and what one may do
-    _P.SELF,  # one's own password and sessions
-    _P.KEYS_OWN,  # a key can do no more than its owner
+    _P.SELF_READ,  # own identity and permissions
+    _P.SELF,  # own password and sessions
+    _P.KEYS_OWN,  # a key has at most the permissions of its owner
 }
 _ANALYST = _VIEWER | {
-    _P.DATASETS_EXPORT,  # costs the database much work, and takes data out
-    _P.AUDIT_READ,  # names who did what
+    _P.DATASETS_EXPORT,  # loads the database, and takes data out
+    _P.AUDIT_READ,  # contains names of users
 }
 ROLES: dict[Role, frozenset[Permission]] = {
     Role.VIEWER: frozenset(_VIEWER),
@@ -68,34 +70,35 @@ ROLES: dict[Role, frozenset[Permission]] = {
     Role.OPERATOR: frozenset(
         _VIEWER
         | {
-            _P.AUDIT_READ,  # to see what was done before acting
-            _P.STREAM_MANAGE,  # to see who reads, and to cut off who should not
-            _P.EVENTS_WRITE,  # bots report through keys of their operators
-            _P.CONTROL_COMMAND,  # runs the fleet
-            _P.CONTROL_LOWER,  # stops it, alone and at once; a stolen viewer's key must not
-            _P.CONTROL_RAISE,  # and lets it trade more; needs approvals beside
-            _P.CONTROL_APPROVE,  # the second person; nobody approves their own
-            _P.AGENTS_ENROL,  # adds machines to the fleet; all that the keys on those machines need
-            _P.AGENTS_REVOKE,  # takes them out; a key stolen from one machine must not take out the others
-            _P.MODELS_DEPLOY,  # decides what the fleet runs
+            _P.AUDIT_READ,  # to check earlier actions before acting
+            _P.STREAM_MANAGE,  # to list stream clients and disconnect them
+            _P.EVENTS_WRITE,  # bots report with keys of their operators
+            _P.CONTROL_COMMAND,  # controls the fleet
+            _P.CONTROL_LOWER,  # stops the fleet without approval; a stolen viewer key must not
+            _P.CONTROL_RAISE,  # raises levels; may need approvals
+            _P.CONTROL_APPROVE,  # approves proposals of other users
+            _P.AGENTS_ENROL,  # the only permission for keys on agent machines
+            _P.AGENTS_REVOKE,  # removes agents; a key stolen from one agent must not
+            _P.MODELS_DEPLOY,  # deploys models to the fleet
         }
     ),
     Role.ML_ENGINEER: frozenset(
         _ANALYST
         | {
             _P.MODELS_TRAIN,
-            _P.MODELS_DEPLOY,  # shadow and canary are theirs; production asks for control:raise beside
+            _P.MODELS_DEPLOY,  # shadow and canary; production also needs control:raise
         }
     ),
-    Role.ADMIN: frozenset(Permission),  # keeps the accounts, so could take any role anyway
+    Role.ADMIN: frozenset(Permission),  # manages accounts, and could take any role
 }
 
-# A key that is stolen must not outlive its revocation by making another key or user, nor change a password.
+# A stolen key must not create keys or users or change passwords, which would survive its
+# revocation.
 NEVER_IN_KEYS = frozenset({_P.SELF, _P.KEYS_OWN, _P.KEYS_MANAGE, _P.USERS_MANAGE})
 
 
-class Kind(StrEnum):
-    """By what a principal showed who it is."""
+class CredentialKind(StrEnum):
+    """Kind of the credential of a principal."""
 
     MASTER = "master"
     USER = "user"
@@ -105,23 +108,75 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Principal:
-    """Who sent a request; `id` names it in limits, audit and logs and never changes."""
+    """Authenticated sender of a request; `id` is its constant name in limits, audit and logs."""
 
     id: str
     name: str
-    kind: Kind
+    kind: CredentialKind
     permissions: frozenset[Permission]
     user: str | None = None
-    """The user behind it; None for the master key and its keys."""
+    """User of the credential; None for the master key and its keys."""
     credential: str = ""
-    """The session's or key's id, by which it is looked up again."""
+    """Id of the session or key, for later lookups."""
     authenticated_at_s: float = 0.0
-    """When the password was given; 0 for keys."""
+    """Time of the password login; 0 for keys."""
     expires_at_s: float | None = None
 
     def may(self, permission: Permission) -> bool:
-        """Say whether `permission` is granted."""
+        """Return whether `permission` is granted."""
         return permission in self.permissions
 
 
-MASTER = Principal(id="master", name="master", kind=Kind.MASTER, permissions=frozenset(Permission))
+MASTER = Principal(
+    id="master", name="master", kind=CredentialKind.MASTER, permissions=frozenset(Permission)
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class User:
+    """Account of a person; the name is its identity and is never reused."""
+
+    name: str
+    role: Role
+    password: str
+    created_s: float
+    disabled: bool = False
+    epoch: int = 0
+    """Incremented to end all sessions."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionRecord:
+    """A login session; `generation` counts its refresh tokens."""
+
+    id: str
+    user: str
+    epoch: int
+    generation: int
+    authenticated_s: float
+    expires_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiKey:
+    """A stored key, with only the digest of its secret."""
+
+    id: str
+    name: str
+    owner: str
+    digest: str
+    scopes: frozenset[Permission]
+    created_s: float
+    expires_s: float
+    used_s: float | None = None
+    revoked_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backoff:
+    """Lockout after failed logins: after `free` failures `base_s`, then doubling up to `most_s`."""
+
+    free: int = 5
+    base_s: float = 2
+    most_s: float = 900
+    forget_s: float = 3600

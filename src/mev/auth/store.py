@@ -1,14 +1,14 @@
-"""Everything that is kept of accounts, in Redis: users, sessions, API keys, failed logins.
+"""Redis storage of accounts: users, sessions, API keys and failed logins.
 
-Nothing here could be sent as a credential: passwords are Argon2id hashes, keys are digests, of sessions only a counter is kept. All
-names share one hash tag, so that scripts work on a cluster.
+It contains no usable credential: passwords are Argon2id hashes, keys are digests, and a session is
+only a counter. All keys share one hash tag, so that scripts run on a cluster.
 """
 
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from mev.auth.model import Permission, Role
-from mev.auth.records import ApiKey, Backoff, Session, User
+from mev.auth.model import ApiKey, Backoff, Permission, Role, SessionRecord, User
+from mev.core.paging import page_of
 from mev.store.redis import Redis, Script, as_text
 
 _PREFIX = "mev:{auth}:"
@@ -17,7 +17,7 @@ _KEPT_AFTER_END_S = 30 * 86_400
 MAX_KEYS_PER_OWNER = 200
 T = TypeVar("T")
 
-# Creates a hash unless it exists; the index orders by time of creation.
+# Creates a hash unless it exists; the index is ordered by time of creation.
 _CREATE_USER = Script("""
 if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
 redis.call('HSET', KEYS[1], unpack(ARGV, 3))
@@ -37,7 +37,10 @@ return redis.call('HINCRBY', KEYS[1], 'epoch', 1)
 _CREATE_KEY = Script("""
 if redis.call('ZCARD', KEYS[3]) >= tonumber(ARGV[4]) then
   for _, id in ipairs(redis.call('ZRANGE', KEYS[3], 0, -1)) do
-    if redis.call('EXISTS', ARGV[5] .. id) == 0 then redis.call('ZREM', KEYS[3], id) redis.call('ZREM', KEYS[2], id) end
+    if redis.call('EXISTS', ARGV[5] .. id) == 0 then
+      redis.call('ZREM', KEYS[3], id)
+      redis.call('ZREM', KEYS[2], id)
+    end
   end
   if redis.call('ZCARD', KEYS[3]) >= tonumber(ARGV[4]) then return 0 end
 end
@@ -70,7 +73,7 @@ local session = redis.call('HGETALL', KEYS[1])
 if #session == 0 then return {session, session} end
 return {session, redis.call('HGETALL', ARGV[1] .. redis.call('HGET', KEYS[1], 'user'))}
 """)
-# A token of another generation than the current one has been used before, by its owner or by a thief: the session ends.
+# A token of an older generation was used before, maybe by a thief: the session ends.
 _ROTATE = Script("""
 local generation = redis.call('HGET', KEYS[1], 'generation')
 if not generation then return 0 end
@@ -80,7 +83,7 @@ if generation ~= ARGV[1] then
 end
 return redis.call('HINCRBY', KEYS[1], 'generation', 1)
 """)
-# Counts an attempt before it is verified, so that many at once count as many. Returns for how long the name is locked, in milliseconds.
+# Counts an attempt before verification, so that parallel attempts count; returns lock milliseconds.
 _ATTEMPT = Script("""
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -88,47 +91,58 @@ local locked = tonumber(redis.call('HGET', KEYS[1], 'until') or 0)
 if locked > now then return locked - now end
 local n = redis.call('HINCRBY', KEYS[1], 'n', 1)
 local free, base, most = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-if n >= free then redis.call('HSET', KEYS[1], 'until', now + math.min(most, base * 2 ^ math.min(n - free, 30))) end
+if n >= free then
+  local wait = math.min(most, base * 2 ^ math.min(n - free, 30))
+  redis.call('HSET', KEYS[1], 'until', now + wait)
+end
 redis.call('PEXPIRE', KEYS[1], ARGV[4])
 return 0
 """)
 
 
 class AccountStore:
-    """Typed access to what is kept. Every method raises RedisUnavailableError when Redis does not answer."""
+    """Typed access to stored accounts; methods raise RedisUnavailableError."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
 
     async def create_user(self, user: User) -> bool:
-        """Keep a new user; False when the name is taken."""
+        """Store a new user; False if the name exists."""
         fields = _flat(
-            role=user.role.value, password=user.password, created_s=user.created_s, disabled=int(user.disabled), epoch=user.epoch
+            role=user.role.value,
+            password=user.password,
+            created_s=user.created_s,
+            disabled=int(user.disabled),
+            epoch=user.epoch,
         )
-        return bool(await self._redis.run(_CREATE_USER, [_user(user.name), _USERS], user.created_s, user.name, *fields))
+        return bool(
+            await self._redis.run(
+                _CREATE_USER, [_user(user.name), _USERS], user.created_s, user.name, *fields
+            )
+        )
 
     async def user(self, name: str) -> User | None:
         """Return a user."""
         return _read_user(name, await self._redis.read_hash(_user(name)))
 
     async def users(self, after: float, limit: int) -> tuple[list[User], float | None]:
-        """Return users in order of creation, and where the next page starts."""
+        """Return users in order of creation, and the next position."""
         return await self._page(_USERS, after, limit, self.user)
 
     async def any_user(self) -> bool:
-        """Say whether there is a user."""
+        """Return whether a user exists."""
         return bool(await self._redis.ranked(_USERS, -1.0, 1))
 
     async def set_role(self, name: str, role: Role) -> bool:
-        """Change a user's role; False when there is no such user."""
+        """Change a user's role; False if the user does not exist."""
         return bool(await self._redis.run(_CHANGE, [_user(name)], "role", role.value))
 
     async def set_disabled(self, name: str, *, disabled: bool) -> bool:
-        """Disable or enable a user, ending their sessions; False when there is no such user."""
+        """Disable or enable a user and end the sessions; False if the user does not exist."""
         return bool(await self._redis.run(_NEW_EPOCH, [_user(name)], "disabled", int(disabled)))
 
     async def set_password(self, name: str, password: str) -> bool:
-        """Change a password hash, ending the user's sessions; False when there is no such user."""
+        """Change a password hash and end the sessions; False if the user does not exist."""
         return bool(await self._redis.run(_NEW_EPOCH, [_user(name)], "password", password))
 
     async def rehash_password(self, name: str, password: str) -> None:
@@ -136,11 +150,11 @@ class AccountStore:
         await self._redis.run(_CHANGE, [_user(name)], "password", password)
 
     async def end_sessions(self, name: str) -> None:
-        """End every session of a user."""
+        """End all sessions of a user."""
         await self._redis.run(_NEW_EPOCH, [_user(name)])
 
-    async def open_session(self, session: Session) -> None:
-        """Keep a new session until it expires."""
+    async def open_session(self, session: SessionRecord) -> None:
+        """Store a new session until it expires."""
         fields = _flat(
             user=session.user,
             epoch=session.epoch,
@@ -148,16 +162,18 @@ class AccountStore:
             authenticated_s=session.authenticated_s,
             expires_s=session.expires_s,
         )
-        await self._redis.run(_OPEN_SESSION, [_session(session.id)], int(session.expires_s), *fields)
+        await self._redis.run(
+            _OPEN_SESSION, [_session(session.id)], int(session.expires_s), *fields
+        )
 
-    async def session(self, session_id: str) -> tuple[Session, User] | None:
-        """Return a session with its user, if it is open and they may still use it."""
+    async def session(self, session_id: str) -> tuple[SessionRecord, User] | None:
+        """Return an open session with its user, or None if it has ended or the user is disabled."""
         kept, owner = await self._redis.run(_READ_SESSION, [_session(session_id)], _user(""))
         fields = as_text(kept)
         user = _read_user(fields.get("user", ""), as_text(owner))
         if user is None or user.disabled or user.epoch != int(fields["epoch"]):
             return None
-        session = Session(
+        session = SessionRecord(
             id=session_id,
             user=user.name,
             epoch=user.epoch,
@@ -168,7 +184,10 @@ class AccountStore:
         return session, user
 
     async def rotate(self, session_id: str, generation: int) -> int:
-        """Exchange a generation for the next and return that; 0 when the session has ended, -1 when this, a second use, ended it."""
+        """Return the next generation of the session.
+
+        0: the session has ended; -1: `generation` was used before, and the session ends now.
+        """
         return int(await self._redis.run(_ROTATE, [_session(session_id)], generation))
 
     async def end_session(self, session_id: str) -> None:
@@ -176,7 +195,7 @@ class AccountStore:
         await self._redis.delete(_session(session_id))
 
     async def create_key(self, key: ApiKey) -> bool:
-        """Keep a new API key; False when its owner has too many."""
+        """Store a new API key; False if its owner has too many."""
         fields = _flat(
             name=key.name,
             owner=key.owner,
@@ -187,40 +206,65 @@ class AccountStore:
         )
         keys = [_key(key.id), _KEYS, f"{_KEYS}-of:{key.owner}"]
         kept_until = int(key.expires_s + _KEPT_AFTER_END_S)
-        made = await self._redis.run(_CREATE_KEY, keys, key.created_s, key.id, kept_until, MAX_KEYS_PER_OWNER, _key(""), *fields)
+        made = await self._redis.run(
+            _CREATE_KEY,
+            keys,
+            key.created_s,
+            key.id,
+            kept_until,
+            MAX_KEYS_PER_OWNER,
+            _key(""),
+            *fields,
+        )
         return bool(made)
 
     async def key(self, key_id: str) -> ApiKey | None:
-        """Return a key, whatever its state."""
+        """Return a key in any state."""
         return _read_key(key_id, await self._redis.read_hash(_key(key_id)))
 
     async def use_key(self, key_id: str, now_s: float) -> tuple[ApiKey, User | None] | None:
-        """Note that a key is used and return it with its owner, None for the master key's."""
+        """Record the use of a key; return it with its owner, None for a key of the master key."""
         kept, owner = await self._redis.run(_USE_KEY, [_key(key_id)], now_s, _user(""))
         key = _read_key(key_id, as_text(kept))
         return None if key is None else (key, _read_user(key.owner, as_text(owner)))
 
-    async def keys(self, owner: str | None, after: float, limit: int) -> tuple[list[ApiKey], float | None]:
-        """Return the keys of `owner`, of everyone for None, in order of creation, and where the next page starts."""
-        return await self._page(_KEYS if owner is None else f"{_KEYS}-of:{owner}", after, limit, self.key)
+    async def keys(
+        self, owner: str | None, after: float, limit: int
+    ) -> tuple[list[ApiKey], float | None]:
+        """Return a page of the keys of `owner` (None: of all users), and the next position."""
+        return await self._page(
+            _KEYS if owner is None else f"{_KEYS}-of:{owner}", after, limit, self.key
+        )
 
     async def revoke_key(self, key_id: str, now_s: float) -> bool:
-        """Revoke a key for ever; False when there is none."""
-        return bool(await self._redis.run(_REVOKE_KEY, [_key(key_id)], now_s, int(now_s + _KEPT_AFTER_END_S)))
+        """Revoke a key permanently; False if it does not exist."""
+        return bool(
+            await self._redis.run(
+                _REVOKE_KEY, [_key(key_id)], now_s, int(now_s + _KEPT_AFTER_END_S)
+            )
+        )
 
     async def attempt(self, name: str, backoff: Backoff) -> float:
-        """Count a login that is about to be tried; return for how many seconds the name is locked, 0 to go on."""
-        times = (round(backoff.base_s * 1000), round(backoff.most_s * 1000), round(backoff.forget_s * 1000))
+        """Count a login attempt; return the seconds for which the name is locked, or 0."""
+        times = (
+            round(backoff.base_s * 1000),
+            round(backoff.most_s * 1000),
+            round(backoff.forget_s * 1000),
+        )
         return int(await self._redis.run(_ATTEMPT, [_failures(name)], backoff.free, *times)) / 1000
 
     async def forgive(self, name: str) -> None:
-        """Forget the failed logins of a name."""
+        """Clear the failed logins of a name."""
         await self._redis.delete(_failures(name))
 
-    async def _page(self, index: str, after: float, limit: int, read: Callable[[str], Awaitable[T | None]]) -> tuple[list[T], float | None]:
-        members = await self._redis.ranked(index, after, limit + 1)
-        found = [await read(member) for member, _ in members[:limit]]
-        return [item for item in found if item is not None], members[limit - 1][1] if len(members) > limit else None
+    async def _page(
+        self, index: str, after: float, limit: int, read: Callable[[str], Awaitable[T | None]]
+    ) -> tuple[list[T], float | None]:
+        members, following = page_of(
+            await self._redis.ranked(index, after, limit + 1), limit, lambda member: member[1]
+        )
+        found = [await read(member) for member, _ in members]
+        return [item for item in found if item is not None], following
 
 
 def _user(name: str) -> str:

@@ -1,7 +1,7 @@
-"""Tokens: signed access tokens that say who one is for minutes, and session tokens that are exchanged for them.
+"""Tokens: signed short-lived access tokens, and session tokens that are exchanged for them.
 
-Both are made from one key and accepted from the keys before it, so that the key can be replaced without ending a session. What is
-kept of a session holds nothing that could be sent as its token.
+Both are signed with the newest key and accepted with older ones, so that key rotation ends no
+session. The stored session does not contain its token.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from typing import Any
 import jwt
 
 from mev.auth.errors import SessionEndedError, UnauthorizedError
-from mev.auth.model import Kind, Principal, Role
+from mev.auth.model import CredentialKind, Principal, Role
 
 ALGORITHM = "HS256"
 ISSUER = "mev"
@@ -31,7 +31,7 @@ _LEEWAY_S = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claims:
-    """What an access token says."""
+    """Claims of an access token."""
 
     user: str
     role: Role
@@ -42,19 +42,19 @@ class Claims:
 
 @dataclass(frozen=True, slots=True)
 class SessionToken:
-    """A refresh token or browser session that is genuine; whether it is still good, the store knows."""
+    """A session token with a valid signature; the store knows whether the session is open."""
 
     session: str
     generation: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ticket:
-    """What a ticket says: whose it is, by what that was shown, and until when it opens a stream."""
+class TicketClaims:
+    """Claims of a stream ticket: principal, credential and expiry."""
 
     principal: str
     name: str
-    kind: Kind
+    kind: CredentialKind
     credential: str
     expires_at_s: float
 
@@ -66,7 +66,9 @@ class Keyring:
         self._keys = {_key_id(key): key for key in keys}
         self._current = _key_id(keys[0])
 
-    def access_token(self, user: str, role: Role, session: str, *, authenticated_at_s: float, lifetime_s: float) -> str:
+    def access_token(
+        self, user: str, role: Role, session: str, *, authenticated_at_s: float, lifetime_s: float
+    ) -> str:
         """Return an access token."""
         now = time.time()
         claims = {
@@ -81,10 +83,12 @@ class Keyring:
             "exp": int(now + lifetime_s),
             "jti": secrets.token_urlsafe(12),
         }
-        return jwt.encode(claims, self._keys[self._current], ALGORITHM, headers={"kid": self._current})
+        return jwt.encode(
+            claims, self._keys[self._current], ALGORITHM, headers={"kid": self._current}
+        )
 
     def read_access_token(self, token: str) -> Claims:
-        """Return what a genuine, current access token says.
+        """Return the claims of a valid access token.
 
         :raises UnauthorizedError: for any other text.
         """
@@ -102,19 +106,32 @@ class Keyring:
 
     def _read(self, token: str, audience: str, required: list[str]) -> dict[str, Any]:
         try:
-            # The algorithm is ours to choose, never the token's; the key id only selects among our keys.
+            # The algorithm is fixed, never taken from the token; the key id only selects one of our
+            # keys.
             key = self._keys.get(str(jwt.get_unverified_header(token).get("kid")))
             if key is None:
-                raise UnauthorizedError("the access token is signed with a key that is not in use; log in again")
+                raise UnauthorizedError(
+                    "the access token is signed with a key that is not in use; log in again"
+                )
             options: Any = {"require": required}
-            return jwt.decode(token, key, [ALGORITHM], audience=audience, issuer=ISSUER, leeway=_LEEWAY_S, options=options)
+            return jwt.decode(
+                token,
+                key,
+                [ALGORITHM],
+                audience=audience,
+                issuer=ISSUER,
+                leeway=_LEEWAY_S,
+                options=options,
+            )
         except jwt.ExpiredSignatureError:
-            raise UnauthorizedError("the access token has expired; get another with the refresh token") from None
+            raise UnauthorizedError(
+                "the access token has expired; get another with the refresh token"
+            ) from None
         except (jwt.InvalidTokenError, ValueError, TypeError):
             raise UnauthorizedError("the access token is not valid; log in again") from None
 
     def ticket(self, principal: Principal, *, lifetime_s: float) -> str:
-        """Return what opens the streams of `principal`, and no longer than what it was shown with."""
+        """Return a stream ticket of `principal`; it expires with its credential at the latest."""
         claims = {
             "iss": ISSUER,
             "aud": _TICKET_AUDIENCE,
@@ -124,28 +141,33 @@ class Keyring:
             "of": principal.credential,
             "exp": min(time.time() + lifetime_s, principal.expires_at_s or float("inf")),
         }
-        return TICKET_PREFIX + jwt.encode(claims, self._keys[self._current], ALGORITHM, headers={"kid": self._current})
+        return TICKET_PREFIX + jwt.encode(
+            claims, self._keys[self._current], ALGORITHM, headers={"kid": self._current}
+        )
 
-    def read_ticket(self, text: str) -> Ticket:
-        """Return what a genuine, current ticket says.
+    def read_ticket(self, text: str) -> TicketClaims:
+        """Return the claims of a valid ticket.
 
         :raises UnauthorizedError: for any other text.
         """
         claims = self._read(text.removeprefix(TICKET_PREFIX), _TICKET_AUDIENCE, _TICKET_REQUIRED)
-        return Ticket(
+        return TicketClaims(
             principal=claims["sub"],
             name=str(claims["name"]),
-            kind=Kind(claims["kind"]),
+            kind=CredentialKind(claims["kind"]),
             credential=str(claims["of"]),
             expires_at_s=float(claims["exp"]),
         )
 
     def session_token(self, prefix: str, session: str, generation: int) -> str:
-        """Return the token of a session's `generation`: good for one exchange."""
-        return f"{prefix}{session}_{generation}_{self._mac(self._current, prefix, session, generation)}"
+        """Return the token of a session's `generation`, valid for one exchange."""
+        return (
+            f"{prefix}{session}_{generation}_"
+            f"{self._mac(self._current, prefix, session, generation)}"
+        )
 
     def read_session_token(self, prefix: str, token: str) -> SessionToken:
-        """Return what a genuine session token names.
+        """Return the session of a token with a valid signature.
 
         :raises SessionEndedError: for any other text.
         """
@@ -153,18 +175,26 @@ class Keyring:
         number, _, mac = rest.partition("_")
         if token.startswith(prefix) and number.isascii() and number.isdigit() and len(number) < 10:
             given = mac.encode(errors="replace")
-            genuine = [hmac.compare_digest(self._mac(key, prefix, session, int(number)).encode(), given) for key in self._keys]
+            genuine = [
+                hmac.compare_digest(self._mac(key, prefix, session, int(number)).encode(), given)
+                for key in self._keys
+            ]
             if any(genuine):
                 return SessionToken(session, int(number))
         raise SessionEndedError("the session is not known; log in again")
 
     def csrf_token(self, session: str) -> str:
-        """Return the token that a browser session sends with what changes something: another site cannot read it."""
+        """Return the CSRF token of a browser session, required for writes."""
         return self._mac(self._current, "csrf", session, 0)
 
     def is_csrf_token(self, session: str, given: str) -> bool:
-        """Say whether `given` belongs to `session`."""
-        matches = [hmac.compare_digest(self._mac(key, "csrf", session, 0).encode(), given.encode(errors="replace")) for key in self._keys]
+        """Return whether `given` is the CSRF token of `session`."""
+        matches = [
+            hmac.compare_digest(
+                self._mac(key, "csrf", session, 0).encode(), given.encode(errors="replace")
+            )
+            for key in self._keys
+        ]
         return any(matches)
 
     def _mac(self, key_id: str, purpose: str, session: str, generation: int) -> str:
@@ -173,7 +203,7 @@ class Keyring:
 
 
 def new_session_id() -> str:
-    """Return a new session's id."""
+    """Return a new session id."""
     return secrets.token_hex(12)
 
 

@@ -1,27 +1,21 @@
-"""What ``/api/auth`` takes and answers."""
+"""Request and response bodies of ``/api/auth``."""
 
 import time
 from datetime import UTC, datetime
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, Field
 
-from mev.auth.model import Kind, Permission, Principal, Role
-from mev.auth.records import ApiKey, User
+from mev.auth.model import ApiKey, CredentialKind, Permission, Principal, Role, User
 from mev.auth.service import Login
+from mev.core.body import Body, Items
 from mev.core.text import check_printable
 
 Name = Annotated[str, AfterValidator(check_printable)]
 
 
-class Body(BaseModel):
-    """A request body; a field that is not known is an error, not a wish unheard."""
-
-    model_config = ConfigDict(extra="forbid")
-
-
 class LoginIn(Body):
-    """Who wants in; `browser` asks for a cookie instead of tokens."""
+    """Name and password; `browser` requests a cookie instead of tokens."""
 
     name: Name = Field(max_length=80)
     password: str = Field(max_length=1024)
@@ -29,13 +23,13 @@ class LoginIn(Body):
 
 
 class RefreshIn(Body):
-    """A refresh token: good for one exchange."""
+    """A refresh token, valid for one exchange."""
 
     refresh_token: str = Field(max_length=512)
 
 
 class LogoutIn(Body):
-    """Which sessions to end: this one, or every one of the user."""
+    """Sessions to end: the current one, or all of the user."""
 
     everywhere: bool = False
 
@@ -47,7 +41,7 @@ class PasswordIn(Body):
 
 
 class OwnPasswordIn(Body):
-    """A new password, and the present one."""
+    """The current and the new password."""
 
     current_password: str = Field(max_length=1024)
     new_password: str = Field(max_length=1024)
@@ -62,14 +56,14 @@ class UserIn(Body):
 
 
 class UserChangeIn(Body):
-    """What to change of a user."""
+    """Changes of a user."""
 
     role: Role | None = None
     disabled: bool | None = None
 
 
 class KeyIn(Body):
-    """A new API key: what it is for, what it may do, for how long."""
+    """A new API key: name, permissions and lifetime."""
 
     name: Name = Field(min_length=1, max_length=64)
     scopes: set[Permission] = Field(min_length=1)
@@ -77,7 +71,7 @@ class KeyIn(Body):
 
 
 class LoginOut(BaseModel):
-    """Tokens of a login: the access token goes in ``Authorization: Bearer``."""
+    """Tokens of a login; the access token is sent as ``Authorization: Bearer``."""
 
     access_token: str
     token_type: str = "Bearer"  # noqa: S105 - the name of a scheme
@@ -87,18 +81,18 @@ class LoginOut(BaseModel):
 
 
 class BrowserLoginOut(BaseModel):
-    """A login by cookie: what changes something carries the token in ``X-CSRF-Token``."""
+    """A login by cookie; writes must send the token in ``X-CSRF-Token``."""
 
     csrf_token: str
     session_expires_at: datetime
 
 
 class MeOut(BaseModel):
-    """Who is asking."""
+    """The principal of the request."""
 
     id: str
     name: str
-    kind: Kind
+    kind: CredentialKind
     user: str | None
     permissions: list[Permission]
     expires_at: datetime | None
@@ -127,7 +121,7 @@ class KeyOut(BaseModel):
     id: str
     name: str
     owner: str
-    scopes: list[Permission]
+    scopes: Items[Permission]
     state: str
     created_at: datetime
     expires_at: datetime
@@ -136,7 +130,7 @@ class KeyOut(BaseModel):
 
 
 class NewKeyOut(KeyOut):
-    """A new API key; `key` is shown this once."""
+    """A new API key; `key` is shown only here."""
 
     key: str
 
@@ -149,21 +143,21 @@ class KeysOut(BaseModel):
 
 
 class RoleOut(BaseModel):
-    """A role and what it may do."""
+    """A role and its permissions."""
 
     role: Role
     permissions: list[Permission]
 
 
 class RolesOut(BaseModel):
-    """Every role."""
+    """All roles."""
 
     items: list[RoleOut]
     next_cursor: None = None
 
 
 def login_view(login: Login, lifetime_s: float) -> LoginOut:
-    """Return what a program is told of its login."""
+    """Return the response to a program's login."""
     return LoginOut(
         access_token=login.access_token,
         expires_in_s=lifetime_s,
@@ -173,12 +167,14 @@ def login_view(login: Login, lifetime_s: float) -> LoginOut:
 
 
 def browser_view(login: Login) -> BrowserLoginOut:
-    """Return what a page is told of its login."""
-    return BrowserLoginOut(csrf_token=login.csrf_token, session_expires_at=_moment(login.session.expires_s))
+    """Return the response to a browser's login."""
+    return BrowserLoginOut(
+        csrf_token=login.csrf_token, session_expires_at=_moment(login.session.expires_s)
+    )
 
 
 def me_view(principal: Principal, csrf_token: str | None) -> MeOut:
-    """Return what a principal is told of itself."""
+    """Return the response with the principal."""
     return MeOut(
         id=principal.id,
         name=principal.name,
@@ -191,18 +187,24 @@ def me_view(principal: Principal, csrf_token: str | None) -> MeOut:
 
 
 def user_view(user: User) -> UserOut:
-    """Return what is shown of a user."""
-    return UserOut(name=user.name, role=user.role, disabled=user.disabled, created_at=_moment(user.created_s))
+    """Return the response with a user."""
+    return UserOut(
+        name=user.name, role=user.role, disabled=user.disabled, created_at=_moment(user.created_s)
+    )
 
 
 def key_view(key: ApiKey) -> KeyOut:
-    """Return what is shown of a key."""
+    """Return the response with a key."""
     return KeyOut(
         id=key.id,
         name=key.name,
         owner=key.owner or "master",
         scopes=sorted(key.scopes),
-        state="revoked" if key.revoked_s else "expired" if key.expires_s <= time.time() else "active",
+        state="revoked"
+        if key.revoked_s
+        else "expired"
+        if key.expires_s <= time.time()
+        else "active",
         created_at=_moment(key.created_s),
         expires_at=_moment(key.expires_s),
         used_at=_moment(key.used_s) if key.used_s else None,

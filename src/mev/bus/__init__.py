@@ -1,1 +1,1 @@
-"""Kafka: publishing, following, consuming in a group, and the embedded broker. Nothing else knows the Kafka client."""
+"""Kafka: publishing, tailing, consumer groups and the embedded broker, behind one interface."""

@@ -1,135 +1,133 @@
-"""The embedded broker: librdkafka's own, inside this process, speaking the real protocol on the loopback interface.
+"""The embedded broker: a supervised child process (:mod:`mev.broker`) with the Kafka protocol.
 
-It keeps what it has in memory, about 5 MB a partition, four partitions a topic, and drops the oldest beyond that. :class:`Backlog`
-keeps publishers from outrunning the sink, so that nothing is dropped before it is stored.
+Its log is on disk. This process owns the listening socket: while the child restarts, connections
+wait at the same address. Clients need a password from its folder, which only the operating-system
+user of this process can read. The control plane's password permits everything; the agents' password
+does not permit to write the topics that agents act on, to create topics, or to commit for the sink.
 """
 
-import threading
-from collections import defaultdict, deque
-from dataclasses import dataclass, field
+import socket
+import sys
+from collections.abc import Iterable
+from pathlib import Path
 
-from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
+from mev.bus.kafka import Brokers, BrokerUnavailableError
+from mev.core.files import secret
+from mev.core.supervisor import Child, ChildFailedError, RestartPolicy, Supervisor
+from mev.wire.registry import EVENT_TYPES
+from mev.wire.topics import AUDIT, CONTROL
 
-from mev.bus.kafka import PARTITIONS, Brokers
-from mev.bus.offsets import group_offsets
-from mev.wire.topics import DEAD_LETTER
-
-# Together less than the 5 MB a partition keeps, should all of it go to one: what is not stored, what is not yet counted, and one part.
-_UNSTORED_BYTES = 1_500_000
-_UNCOUNTED_BYTES = 2_000_000
-PART_BYTES = 1 << 20
-_CHECK_EVERY_BYTES = 256 << 10
-_CHECK_EVERY_S = 0.05
+KAFKA_FOLDER = "kafka"
+"""The broker's folder in the data folder."""
+CONTROL_PLANE_USER = "mev"
+AGENT_USER = "agent"
+AGENT_READ_ONLY = (CONTROL, AUDIT, *(EVENT_TYPES[name].topic for name in ("opportunity", "job")))
+"""What agents act on, and what the control plane alone says: their user may not write it."""
+PARTITION_BYTES = 64 << 20
+_PORT_FILE = "port"
+_HOST = "127.0.0.1"
+_PROBE_S = 2.0
+# An ApiVersions request of version 0: length, key 18, version, correlation id, no client id.
+_PROBE = bytes.fromhex("0000000a 0012 0000 00000000 ffff")
+Protected = tuple[str, Iterable[str]]
 
 
 class EmbeddedBroker:
-    """A running in-process broker. It stops when :meth:`close` is called or the process ends."""
+    """A running broker with its log in `folder`: the newest `partition_bytes` per partition.
 
-    def __init__(self, *, timeout_s: float) -> None:
-        self._cluster = Producer({"bootstrap.servers": "embedded", "test.mock.num.brokers": 1, "log_level": 3})
-        (broker,) = self._cluster.list_topics(timeout=timeout_s).brokers.values()
-        self.brokers = Brokers(servers=f"{broker.host}:{broker.port}", embedded=True)
-
-    def close(self) -> None:
-        """Stop the broker and forget what it holds."""
-        self._cluster.close()
-
-
-class Backlog:
-    """Tells publishers when the embedded broker holds all it safely can, because `group` has not stored it yet.
-
-    Publishers report what they send, in batches of at most ``PART_BYTES``, and when it is acknowledged; a thread of its own asks the
-    broker how far the group has come. Dead letters, which nobody stores, are let through: the newest are kept. Thread-safe, and
-    :meth:`is_full` never waits.
+    `protected` names a consumer group and topics: messages that the group has not committed are not
+    removed, and publishers wait for it. The broker stops on :meth:`close` or when this process
+    ends.
     """
 
-    def __init__(self, brokers: Brokers, group: str, *, timeout_s: float) -> None:
-        self._consumer = Consumer(brokers.config(group_id=group, enable_auto_commit=False))
-        self._timeout_s = timeout_s
-        self._topics: dict[str, _Published] = defaultdict(_Published)
-        self._lock = threading.Lock()
-        self._due = threading.Event()
-        self._closing = False
-        self._thread = threading.Thread(target=self._watch, name="embedded-backlog", daemon=True)
-        self._thread.start()
-
-    def is_full(self, topic: str) -> bool:
-        """Say whether a partition of `topic` may hold more unstored bytes than the broker can safely keep."""
-        if topic == DEAD_LETTER:
-            return False
-        published = self._topics[topic]
-        return published.full or published.uncounted_bytes > _UNCOUNTED_BYTES
-
-    def sent(self, topic: str, messages: int, size_bytes: int) -> None:
-        """Count what was handed to the producer for `topic`."""
-        with self._lock:
-            published = self._topics[topic]
-            published.add(messages, size_bytes)
-        if published.uncounted_bytes > _CHECK_EVERY_BYTES:
-            self._due.set()
-
-    def settled(self, topic: str, size_bytes: int) -> None:
-        """Count what the broker has acknowledged, or never will."""
-        with self._lock:
-            self._topics[topic].settled_bytes += size_bytes
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        timeout_s: float,
+        partition_bytes: int = PARTITION_BYTES,
+        protected: Protected = ("", ()),
+        policy: RestartPolicy | None = None,
+    ) -> None:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        folder = folder.resolve()
+        self._listener = _listen(folder / _PORT_FILE)
+        self.brokers = embedded_brokers(folder, f"{_HOST}:{self._listener.getsockname()[1]}")
+        group, topics = protected
+        descriptor = self._listener.fileno()
+        command = [sys.executable, "-P", "-m", "mev.broker", "--listener", str(descriptor)]
+        for user in (CONTROL_PLANE_USER, AGENT_USER):
+            secret(_password_file(folder, user))
+            command += ["--password-file", user, str(_password_file(folder, user))]
+        command += [
+            word for topic in AGENT_READ_ONLY for word in ("--read-only", AGENT_USER, topic)
+        ]
+        command += ["--partition-bytes", str(partition_bytes)]
+        command += [
+            "--protected-group",
+            group,
+            *(word for topic in topics for word in ("--protected-topic", topic)),
+            str(folder),
+        ]
+        child = Child(
+            name="kafka",
+            command=command,
+            folder=folder,
+            log=folder / "broker.log",
+            is_well=self._answers,
+            descriptors=(descriptor,),
+        )
+        self.supervisor = Supervisor(child, policy or RestartPolicy(start_s=timeout_s))
+        try:
+            self.supervisor.start()
+        except ChildFailedError as error:
+            self._listener.close()
+            raise BrokerUnavailableError(
+                f"the embedded broker did not start: {error} (log: {folder / 'broker.log'})"
+            ) from None
 
     def close(self) -> None:
-        """Stop asking."""
-        self._closing = True
-        self._due.set()
-        self._thread.join()
-        self._consumer.close()
+        """Stop the broker."""
+        self.supervisor.stop()
+        self._listener.close()
 
-    def _watch(self) -> None:
-        while not self._closing:
-            self._due.clear()
-            with self._lock:
-                topics = {topic: published for topic, published in self._topics.items() if topic != DEAD_LETTER}
-            for topic, published in topics.items():
-                if published.full or published.uncounted_bytes > _CHECK_EVERY_BYTES:
-                    self._check(topic, published)
-            waiting = any(published.full or published.uncounted_bytes > _UNCOUNTED_BYTES for published in topics.values())
-            self._due.wait(_CHECK_EVERY_S if waiting else None)
-
-    def _check(self, topic: str, published: "_Published") -> None:
-        settled = published.settled_bytes  # read first: all of it is among what the broker reports
+    def _answers(self) -> bool:
         try:
-            lags = self._lags(topic)
-        except KafkaException:  # the broker is gone or busy: what is known stays, the next round asks again
-            published.full = True
-            return
-        with self._lock:
-            published.full = max(lags) * published.mean_bytes(sum(lags)) > _UNSTORED_BYTES
-            published.counted_bytes = settled
-
-    def _lags(self, topic: str) -> list[int]:
-        offsets = group_offsets(self._consumer, [TopicPartition(topic, number) for number in range(PARTITIONS)], timeout_s=self._timeout_s)
-        return [latest - committed for _, latest, committed in offsets.values()]
+            with socket.create_connection(
+                self._listener.getsockname(), timeout=_PROBE_S
+            ) as connection:
+                connection.sendall(_PROBE)
+                return bool(connection.recv(4))
+        except OSError:
+            return False
 
 
-@dataclass(slots=True)
-class _Published:
-    """What was published to one topic; `counted_bytes` of it are among the offsets that the broker last reported."""
+def embedded_brokers(folder: Path, servers: str, *, user: str = CONTROL_PLANE_USER) -> Brokers:
+    """Return the address `servers` of the broker in `folder`, with the password of `user`."""
+    options: dict[str, str | int | float | bool] = {
+        "security.protocol": "SASL_PLAINTEXT",
+        "sasl.mechanism": "SCRAM-SHA-256",
+        "sasl.username": user,
+        "sasl.password": secret(_password_file(folder, user)),
+    }
+    return Brokers(servers=servers, options=options, embedded=True)
 
-    sent_messages: int = 0
-    sent_bytes: int = 0
-    settled_bytes: int = 0
-    counted_bytes: int = 0
-    full: bool = False
-    batches: deque[tuple[int, int]] = field(default_factory=deque)  # messages and bytes sent before each
 
-    @property
-    def uncounted_bytes(self) -> int:
-        return self.sent_bytes - self.counted_bytes
+def _password_file(folder: Path, user: str) -> Path:
+    return folder / f"{user}-password"
 
-    def add(self, messages: int, size_bytes: int) -> None:
-        self.batches.append((self.sent_messages, self.sent_bytes))
-        self.sent_messages += messages
-        self.sent_bytes += size_bytes
 
-    def mean_bytes(self, last: int) -> float:
-        """Return the mean size of about the `last` messages, and forget the batches before them."""
-        while len(self.batches) > 1 and self.batches[1][0] <= self.sent_messages - last:
-            self.batches.popleft()
-        messages, size_bytes = self.batches[0]
-        return (self.sent_bytes - size_bytes) / (self.sent_messages - messages)
+def _listen(port_file: Path) -> socket.socket:
+    """Listen on the previous port, if possible."""
+    before = port_file.read_text().strip() if port_file.exists() else ""
+    ports = [int(before), 0] if before.isdecimal() and int(before) < 1 << 16 else [0]
+    for port in ports:
+        try:
+            listener = socket.create_server((_HOST, port), backlog=512)
+        except OSError:
+            if not port:
+                raise
+        else:
+            port_file.write_text(str(listener.getsockname()[1]))
+            return listener
+    raise AssertionError("unreachable")

@@ -1,4 +1,4 @@
-"""Following one partition from an offset, message by message with nothing left out unnoticed, from one cluster to the next."""
+"""Follower of one partition: reads from an offset, detects lost messages, can change clusters."""
 
 import logging
 import threading
@@ -8,34 +8,38 @@ from typing import Any, cast
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from mev.bus.errors import BrokerUnavailableError
-from mev.bus.kafka import Brokers
+from mev.bus.kafka import LONG_POLL_MS, POLL_S, Brokers, BrokerUnavailableError
 
 LOG = logging.getLogger(__name__)
 _MAX_MESSAGES = 1000
-_POLL_S = 0.1
 _CLOSE_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class Followed:
-    """Consecutive messages of the partition; `lost` is how many before them are gone."""
+    """Consecutive messages of the partition; `lost` is the number missing before them."""
 
     offsets: list[int]
     values: list[bytes]
     lost: int = 0
 
 
-class Follower:
-    """A thread that reads partition `partition` of `topic` and gives `deliver` what it reads, in order.
+class PartitionFollower:
+    """A thread that reads one partition and passes the messages to `deliver` in order.
 
-    `on_down` is told why nothing can be read any more: the brokers do not answer, or do not have the wanted offset. Brokers that
-    come back are read on by themselves, from where they were left; :meth:`follow` moves to others. Both are called in the thread, may
-    block, and must not call back.
+    `on_down` receives the reason when reading fails: no broker answers, or the offset is missing.
+    When the brokers return, reading continues from its position; :meth:`follow` switches to another
+    cluster. Both are called in the thread, may block, and must not call back.
     """
 
     def __init__(
-        self, topic: str, deliver: Callable[[Followed], None], on_down: Callable[[str], None], *, partition: int = 0, timeout_s: float
+        self,
+        topic: str,
+        deliver: Callable[[Followed], None],
+        on_down: Callable[[str], None],
+        *,
+        partition: int = 0,
+        timeout_s: float,
     ) -> None:
         self._at = (topic, partition)
         self._deliver = deliver
@@ -45,9 +49,9 @@ class Follower:
         self._reading: _Reading | None = None
 
     def follow(self, brokers: Brokers, offset: int) -> None:
-        """Read from `offset` of `brokers` on, and no longer from where it was read before. Blocks.
+        """Read from `offset` of `brokers`, and stop reading the previous ones; blocks.
 
-        :raises BrokerUnavailableError: when they do not answer; nothing is read then.
+        :raises BrokerUnavailableError: when the brokers do not answer; nothing is read then.
         """
         with self._lock:
             self._let_go()
@@ -55,11 +59,13 @@ class Follower:
             try:
                 reading.start(self._timeout_s)
             except KafkaException as error:
-                raise BrokerUnavailableError(f"{brokers.servers}: {error.args[0].str()}", retry_after_s=5) from None
+                raise BrokerUnavailableError(
+                    f"{brokers.servers}: {error.args[0].str()}", retry_after_s=5
+                ) from None
             self._reading = reading
 
     def close(self) -> None:
-        """Stop reading. Blocks for a moment; a client that does not end by then ends by itself, and delivers nothing more."""
+        """Stop reading; a client that does not stop in time is abandoned and delivers nothing."""
         with self._lock:
             self._let_go()
 
@@ -70,7 +76,7 @@ class Follower:
 
 
 class _Reading:
-    """One partition of one cluster, in a thread of its own."""
+    """One partition of one cluster, read by a separate thread."""
 
     def __init__(
         self,
@@ -80,7 +86,12 @@ class _Reading:
         deliver: Callable[[Followed], None],
         on_down: Callable[[str], None],
     ) -> None:
-        config: dict[str, Any] = {**brokers.config(group_id="mev-follow", enable_auto_commit=False, auto_offset_reset="error")}
+        config: dict[str, Any] = brokers.config(
+            group_id="mev-follow",
+            enable_auto_commit=False,
+            auto_offset_reset="error",
+            fetch_wait_max_ms=LONG_POLL_MS,
+        )
         self._consumer = Consumer({**config, "error_cb": self._error})
         self._at = at
         self._next = offset
@@ -91,7 +102,6 @@ class _Reading:
 
     def start(self, timeout_s: float) -> None:
         try:
-            # Asking for a topic makes the embedded broker create it.
             self._consumer.list_topics(self._at[0], timeout=timeout_s)
             self._consumer.assign([TopicPartition(*self._at, self._next)])
         except BaseException:
@@ -103,13 +113,15 @@ class _Reading:
         self._closing.set()
         self._thread.join(_CLOSE_S)
         if self._thread.is_alive():
-            LOG.warning("%s: reading has not ended yet", self._at[0], extra={"action": "follow_closing"})
+            LOG.warning(
+                "%s: reading has not ended yet", self._at[0], extra={"action": "follow_closing"}
+            )
 
     def _run(self) -> None:
-        # The client is used by this thread only, so that nobody closes it while it is used.
+        # Only this thread uses the client, so that it is not closed while in use.
         try:
             while not self._closing.is_set():
-                first = self._consumer.poll(_POLL_S)
+                first = self._consumer.poll(POLL_S)
                 if first is not None:
                     self._take([first, *self._consumer.consume(_MAX_MESSAGES - 1, 0)])
         finally:
@@ -120,20 +132,25 @@ class _Reading:
         for message in messages:
             if (error := message.error()) is None:
                 good.append(message)
-            elif error.code() == KafkaError._AUTO_OFFSET_RESET:  # noqa: SLF001 - the client's name for it
+            elif error.code() == KafkaError._AUTO_OFFSET_RESET:  # noqa: SLF001
                 self._down(f"{self._at[0]}: offset {self._next} is not there ({error.str()})")
             else:
                 LOG.warning("reading: %s", error.str(), extra={"action": "follow_error"})
         if good:
             offsets = cast("list[int]", [message.offset() for message in good])
-            lost = sum(offset - expected for expected, offset in zip([self._next, *(one + 1 for one in offsets)], offsets, strict=False))
+            lost = sum(
+                offset - expected
+                for expected, offset in zip(
+                    [self._next, *(one + 1 for one in offsets)], offsets, strict=False
+                )
+            )
             self._next = offsets[-1] + 1
             if self._closing.is_set():
                 return
             self._deliver(Followed(offsets, [message.value() or b"" for message in good], lost))
 
     def _error(self, error: KafkaError) -> None:
-        if error.code() == KafkaError._ALL_BROKERS_DOWN:  # noqa: SLF001 - the client's name for it
+        if error.code() == KafkaError._ALL_BROKERS_DOWN:  # noqa: SLF001
             self._down(error.str())
 
     def _down(self, reason: str) -> None:

@@ -1,4 +1,4 @@
-"""Reading a part of the past: from given offsets, at the reader's own pace, beside everybody else."""
+"""Reading of stored messages from given offsets, independent of other consumers."""
 
 import contextlib
 import threading
@@ -7,45 +7,61 @@ from typing import NamedTuple
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
-from mev.bus.batch import Batch, by_partition
-from mev.bus.errors import BrokerUnavailableError
-from mev.bus.kafka import Brokers, Position
+from mev.bus.batch import PartitionBatch, by_partition
+from mev.bus.kafka import Brokers, BrokerUnavailableError, Position
 
 _MAX_MESSAGES = 1000
 
 
-class Bounds(NamedTuple):
-    """The offsets a partition holds: from `earliest` up to, and without, `latest`."""
+class OffsetRange(NamedTuple):
+    """Offsets of a partition, from `earliest` (inclusive) to `latest` (exclusive)."""
 
     earliest: int
     latest: int
 
 
 class Replay:
-    """One consumer without a group. Its methods block; one thread at a time is in any of them.
+    """A consumer without a group; methods block, and one thread at a time may run them.
 
-    :raises BrokerUnavailableError: whenever the brokers do not answer within `timeout_s`.
+    :raises BrokerUnavailableError: when the brokers do not answer within `timeout_s`.
     """
 
     def __init__(self, brokers: Brokers, *, timeout_s: float) -> None:
         self._timeout_s = timeout_s
         self._lock = threading.Lock()
         self._consumer = Consumer(
-            brokers.config(group_id="mev-replay", enable_auto_commit=False, auto_offset_reset="earliest", queued_max_messages_kbytes=4096)
+            brokers.config(
+                group_id="mev-replay",
+                enable_auto_commit=False,
+                auto_offset_reset="earliest",
+                queued_max_messages_kbytes=4096,
+            )
         )
 
-    def bounds(self, topics: Iterable[str]) -> dict[Position, Bounds]:
-        """Return what every partition of `topics` holds."""
+    def bounds(self, topics: Iterable[str]) -> dict[Position, OffsetRange]:
+        """Return the offset range of every partition of `topics`."""
         with self._lock, _explained():
             found = {}
             for topic in topics:
-                for number in self._consumer.list_topics(topic, timeout=self._timeout_s).topics[topic].partitions:
+                for number in (
+                    self._consumer.list_topics(topic, timeout=self._timeout_s)
+                    .topics[topic]
+                    .partitions
+                ):
                     at = TopicPartition(topic, number)
-                    found[topic, number] = Bounds(*self._consumer.get_watermark_offsets(at, timeout=self._timeout_s))
+                    found[topic, number] = OffsetRange(
+                        *self._consumer.get_watermark_offsets(at, timeout=self._timeout_s)
+                    )
             return found
 
-    def first_where(self, at: Position, bounds: Bounds, late_enough: Callable[[int, bytes], bool]) -> int:
-        """Return the first offset whose publishing time (ms) and value are `late_enough`, by bisection: exact where they come in order."""
+    def first_where(
+        self, at: Position, bounds: OffsetRange, late_enough: Callable[[int, bytes], bool]
+    ) -> int:
+        """Return the first offset that is `late_enough`, by bisection.
+
+        `late_enough` receives the publishing time in ms and the value. The result is exact if the
+        messages are in order.
+        """
         low, high = bounds
         with self._lock, _explained():
             while low < high:
@@ -58,18 +74,22 @@ class Replay:
         return low
 
     def seek(self, positions: Mapping[Position, int]) -> None:
-        """Read from `positions` on."""
+        """Read from `positions`."""
         with self._lock, _explained():
             self._consumer.assign([TopicPartition(*at, offset) for at, offset in positions.items()])
 
-    def read(self, timeout_s: float) -> list[Batch]:
-        """Return the next messages, at once when there are some."""
+    def read(self, timeout_s: float) -> list[PartitionBatch]:
+        """Return the next messages, at once if available."""
         with self._lock:
             first = self._consumer.poll(timeout_s)
-            return by_partition([first, *self._consumer.consume(_MAX_MESSAGES - 1, 0)]) if first is not None else []
+            return (
+                by_partition([first, *self._consumer.consume(_MAX_MESSAGES - 1, 0)], timed=True)
+                if first is not None
+                else []
+            )
 
     def ignore(self, partitions: Iterable[Position]) -> None:
-        """Read no more of `partitions`."""
+        """Stop reading `partitions`."""
         with self._lock, _explained():
             self._consumer.pause([TopicPartition(*at) for at in partitions])
 
@@ -82,7 +102,9 @@ class Replay:
         self._consumer.assign([TopicPartition(*at, offset)])
         message = self._consumer.poll(self._timeout_s)
         if message is None:
-            raise BrokerUnavailableError(f"{at[0]}[{at[1]}] cannot be read within {self._timeout_s:g} s", retry_after_s=5)
+            raise BrokerUnavailableError(
+                f"{at[0]}[{at[1]}] cannot be read within {self._timeout_s:g} s", retry_after_s=5
+            )
         if (error := message.error()) is not None:
             raise KafkaException(error)
         found = message.offset()
@@ -91,8 +113,10 @@ class Replay:
 
 @contextlib.contextmanager
 def _explained() -> Iterator[None]:
-    """Turn the client's errors into ours."""
+    """Convert Kafka errors to BrokerUnavailableError."""
     try:
         yield
     except KafkaException as error:
-        raise BrokerUnavailableError(f"the past cannot be read: {error.args[0].str()}", retry_after_s=5) from None
+        raise BrokerUnavailableError(
+            f"the past cannot be read: {error.args[0].str()}", retry_after_s=5
+        ) from None

@@ -1,5 +1,5 @@
-"""Turn Solana blocks and transactions, from files or an RPC node, into MEV events.
+"""Detection of MEV events in Solana blocks and transactions, from files or an RPC node.
 
-Only the command line uses this package; it knows no other capability. :mod:`mev.capture.service` is the rule book's
-front door: transactions in, protocol messages out. Everything before it reads bytes, everything after it publishes.
+Only the command line uses this package. :mod:`mev.capture.service` is the entry point: documents
+in, protocol messages out.
 """

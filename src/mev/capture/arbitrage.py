@@ -1,32 +1,42 @@
-"""Tell an atomic arbitrage from everything that looks like one.
+"""Detection of atomic arbitrages.
 
-An arbitrage goes through at least two distinct pools and leaves its signers with more of one token and less of none,
-fee and tip aside. Whoever gains that way without trading round is refused: the withdrawal of liquidity, the keeper who
-fills somebody's order, the transaction that another person's tokens paid for, the liquidation.
+An arbitrage uses at least two distinct pools and leaves its signers with more of one token and less
+of none, apart from fee and tip. Other gains are excluded: liquidity withdrawals, keepers that fill
+orders, transactions paid with third parties' tokens, and liquidations.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 
 from mev.capture import balances, venues
+from mev.capture.analysed_transaction import AnalysedTransaction
 from mev.capture.balances import TokenAccount
-from mev.capture.candidate import Candidate
-from mev.capture.model import SOL_MINT, Flow, Instruction, Swap, Transaction
+from mev.capture.model import SOL_MINT, Flow, Instruction, Transaction
+from mev.capture.swaps import Route
+from mev.capture.tips import Tip
 from mev.wire.pb import events_pb2
 
 LEAST_POOLS = 2
 
 
-def detect(candidate: Candidate) -> events_pb2.Arbitrage | None:
-    """Return the event when the transaction is an atomic arbitrage."""
-    if not candidate.gained:
+def detect(analysed: AnalysedTransaction) -> events_pb2.Arbitrage | None:
+    """Return the event if the transaction is an atomic arbitrage, else None."""
+    # Pools have token accounts: without any, the node omitted the balances.
+    if not (analysed.net.owners_are_known and analysed.accounts and analysed.gained):
         return None
-    tx, route, instructions, accounts = candidate.tx, candidate.route, candidate.instructions, candidate.accounts
-    used = _counted(route.swaps)
+    tx, route, instructions, accounts = (
+        analysed.tx,
+        analysed.route,
+        analysed.instructions,
+        analysed.accounts,
+    )
+    used = route.swaps
     if len({swap.pool for swap in used}) < LEAST_POOLS or route.liquidity:
         return None
-    if any(each.program in venues.KEEPERS for each in instructions) or _paid_by_others(tx, accounts, route.vaults):
+    if any(each.program in venues.KEEPERS for each in instructions) or _paid_by_others(
+        tx, accounts, route.vaults | route.passed
+    ):
         return None
-    gains = candidate.net.gains(candidate.spent_lamports)
+    gains = analysed.net.gains(analysed.spent_lamports)
     mint = _profit_mint(tx, gains, route.flows, accounts)
     return events_pb2.Arbitrage(
         signature=tx.signature,
@@ -39,44 +49,63 @@ def detect(candidate: Candidate) -> events_pb2.Arbitrage | None:
         profit_amount=gains[mint],
         profit_decimals=balances.decimals(tx, mint),
         fee_lamports=tx.fee_lamports,
-        tip_lamports=candidate.tip_lamports,
-        aggregators=_unique(venues.AGGREGATORS[each.program] for each in instructions if each.program in venues.AGGREGATORS),
-        unknown_programs=unknown_programs(instructions),
+        tip_lamports=analysed.tip_lamports,
+        aggregators=_unique(
+            venues.AGGREGATORS[each.program]
+            for each in instructions
+            if each.program in venues.AGGREGATORS
+        ),
+        unknown_programs=unknown_programs(instructions, route),
         compute_units=tx.compute_units,
+        tips=[event_tip(tip) for tip in analysed.tips],
     )
 
 
-def unknown_programs(instructions: Iterable[Instruction]) -> list[str]:
-    """Return the top-level programs that are in no list of ours."""
-    return _unique(each.program for each in instructions if each.height == 1 and each.program not in venues.KNOWN_PROGRAMS)
+def event_tip(tip: Tip) -> events_pb2.Tip:
+    """Return a tip as a protocol message."""
+    return events_pb2.Tip(account=tip.account, service=tip.service, lamports=tip.lamports)
+
+
+def unknown_programs(instructions: Sequence[Instruction], route: Route) -> list[str]:
+    """Return the unlisted programs, except those called by a listed exchange."""
+    known = [
+        (start, end) for start, end in route.spans if instructions[start].program in venues.VENUES
+    ]
+    below = {index for start, end in known for index in range(start, end)}
+    programs = (each.program for index, each in enumerate(instructions) if index not in below)
+    return _unique(program for program in programs if program not in venues.KNOWN_PROGRAMS)
 
 
 def _unique(names: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _counted(found: Sequence[Swap]) -> list[Swap]:
-    """Return the swaps on listed venues; the others only where these alone make no round trip.
+def _paid_by_others(
+    tx: Transaction, accounts: Mapping[str, TokenAccount], others: frozenset[str]
+) -> bool:
+    """Return whether tokens came from an account of neither a signer, a pool nor a router.
 
-    What an unlisted program did is inferred, so it never adds to a route that is already certain.
+    Such an account is the escrow of an order or belongs to another user.
     """
-    known = [swap for swap in found if swap.known]
-    return known if len({swap.pool for swap in known}) >= LEAST_POOLS else list(found)
-
-
-def _paid_by_others(tx: Transaction, accounts: Mapping[str, TokenAccount], vaults: frozenset[str]) -> bool:
-    """Tell whether tokens came from an account that is neither the signers' nor a pool's: an order's escrow, a user's."""
     signers = frozenset(tx.signers)
     return any(
-        account.change < 0 and account.owner and account.owner not in signers and address not in vaults
+        account.change < 0
+        and account.owner
+        and account.owner not in signers
+        and address not in others
         for address, account in accounts.items()
     )
 
 
-def _profit_mint(tx: Transaction, gains: Mapping[str, int], flows: Sequence[Flow], accounts: Mapping[str, TokenAccount]) -> str:
-    """Return the gained token the route began with, else the one it ended with, else SOL, else the largest gain.
+def _profit_mint(
+    tx: Transaction,
+    gains: Mapping[str, int],
+    flows: Sequence[Flow],
+    accounts: Mapping[str, TokenAccount],
+) -> str:
+    """Return the profit token: the route's first token if gained, else its last gained token.
 
-    Other gains are what rounding left behind.
+    Otherwise SOL, otherwise the largest gain. Other gains are rounding remainders.
     """
     if len(gains) == 1:
         return next(iter(gains))

@@ -1,8 +1,8 @@
-"""What a transaction did to its signers' wealth and to every token account it touched.
+"""Balance changes of a transaction: signers and token accounts.
 
-The signers count as one party (a bot may pay fees from one key and trade from another). Their SOL is the lamports of
-their own accounts and of all token accounts they own: so wrapped and native SOL are one, and rent put into an account
-of theirs, or got back from it, is neither loss nor gain.
+All signers count as one party (a bot may pay fees from one key and trade from another). Their SOL
+is the lamports of their own accounts and of all token accounts they own, so that wrapped and native
+SOL are the same, and rent of their accounts is neither loss nor gain.
 """
 
 from collections.abc import Mapping
@@ -13,26 +13,33 @@ from mev.capture.model import SOL_DECIMALS, SOL_MINT, U64_MAX, Transaction
 
 @dataclass(frozen=True, slots=True)
 class Net:
-    """The signers' changes: SOL after fee and tip, then every other token that changed."""
+    """Net changes of the signers: SOL after fee and tip, and all other changed tokens.
+
+    ``owners_are_known`` is false for slots before mid-2021, where nodes omit the owner of token
+    balances or the balances: then a loss of tokens cannot be excluded.
+    """
 
     sol_lamports: int
     tokens: Mapping[str, int]
+    owners_are_known: bool = True
 
     def gains(self, spent_lamports: int) -> dict[str, int]:
-        """Return what went up, SOL judged with what was spent on fee and tip added back."""
+        """Return the gains; SOL counts as gained if it rose before fee and tip."""
         gains = {mint: amount for mint, amount in self.tokens.items() if amount > 0}
         if self.sol_lamports + spent_lamports > 0:
             gains[SOL_MINT] = self.sol_lamports
         return gains
 
     def has_loss(self, spent_lamports: int) -> bool:
-        """Tell whether anything went down, fee and tip aside."""
-        return self.sol_lamports + spent_lamports < 0 or any(amount < 0 for amount in self.tokens.values())
+        """Return whether any balance fell, apart from fee and tip."""
+        return self.sol_lamports + spent_lamports < 0 or any(
+            amount < 0 for amount in self.tokens.values()
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class TokenAccount:
-    """One token account as the transaction's balances show it."""
+    """A token account in the transaction's balances."""
 
     mint: str
     owner: str
@@ -40,51 +47,67 @@ class TokenAccount:
 
 
 def net(tx: Transaction) -> Net:
-    """Return the signers' net changes."""
+    """Return the net changes of the signers."""
     signers = set(tx.signers)
     mine = set(range(len(tx.signers)))
     tokens: dict[str, int] = {}
+    owners_are_known = tx.tokens_are_told
     for sign, balances in ((-1, tx.pre_tokens), (1, tx.post_tokens)):
         for balance in balances:
-            if balance.get("owner") in signers:
+            owner = balance.get("owner")
+            if not owner:
+                owners_are_known = False
+            elif owner in signers:
                 mine.add(balance["accountIndex"])
                 mint = balance["mint"]
-                tokens[mint] = tokens.get(mint, 0) + sign * _amount(balance["uiTokenAmount"]["amount"])
+                tokens[mint] = tokens.get(mint, 0) + sign * _amount(
+                    balance["uiTokenAmount"]["amount"]
+                )
     tokens.pop(SOL_MINT, None)
     pre, post = tx.pre_lamports, tx.post_lamports
     sol = sum(post[index] - pre[index] for index in mine)
-    return Net(sol, {mint: amount for mint, amount in tokens.items() if amount})
+    return Net(sol, {mint: amount for mint, amount in tokens.items() if amount}, owners_are_known)
 
 
 def _amount(text: str) -> int:
-    amount = int(str(text))  # a number where text belongs may be infinite, and must not become a wrong amount
-    if not 0 <= amount <= U64_MAX:
+    # int() also accepts digits of other scripts, signs and underscores.
+    if not (text.isascii() and text.isdigit()):
+        raise ValueError(f"token amount {text} is not a whole number")
+    amount = int(text)
+    if amount > U64_MAX:
         raise ValueError(f"token amount {text} is out of range")
     return amount
 
 
 def combine(first: Net, second: Net) -> Net:
-    """Return the change over two transactions of the same signers."""
+    """Return the net changes of two transactions of the same signers."""
     tokens = dict(first.tokens)
     for mint, amount in second.tokens.items():
         tokens[mint] = tokens.get(mint, 0) + amount
-    return Net(first.sol_lamports + second.sol_lamports, {mint: amount for mint, amount in tokens.items() if amount})
+    owners_are_known = first.owners_are_known and second.owners_are_known
+    return Net(
+        first.sol_lamports + second.sol_lamports,
+        {mint: amount for mint, amount in tokens.items() if amount},
+        owners_are_known,
+    )
 
 
 def accounts(tx: Transaction) -> dict[str, TokenAccount]:
-    """Return every token account that the balances name, by its address."""
+    """Return the token accounts of the balances, by address."""
     found: dict[str, TokenAccount] = {}
     for sign, balances in ((-1, tx.pre_tokens), (1, tx.post_tokens)):
         for balance in balances:
             address = tx.keys[balance["accountIndex"]]
             known = found.get(address)
-            change = sign * _amount(balance["uiTokenAmount"]["amount"]) + (known.change if known else 0)
+            change = sign * _amount(balance["uiTokenAmount"]["amount"]) + (
+                known.change if known else 0
+            )
             found[address] = TokenAccount(balance["mint"], balance.get("owner") or "", change)
     return found
 
 
 def decimals(tx: Transaction, mint: str) -> int:
-    """Return a mint's decimals as the balances state them."""
+    """Return the decimals of a mint, from the balances."""
     if mint == SOL_MINT:
         return SOL_DECIMALS
     for balances in (tx.post_tokens, tx.pre_tokens):

@@ -1,6 +1,6 @@
-"""Decode base58, the text form of instruction data in JSON encodings.
+"""Base58 encoding, used for instruction data in JSON.
 
-Addresses stay text all the way; only the few instructions a detector looks into are ever decoded.
+Addresses stay text; only instructions that a detector inspects are decoded.
 """
 
 from functools import lru_cache
@@ -13,8 +13,8 @@ _DIGITS = {character: value for value, character in enumerate(_ALPHABET)}
 def decode(text: str) -> bytes:
     """Return the bytes of a base58 string.
 
-    Raises ``ValueError`` on a character outside the alphabet. The cost grows with the square of the length, so callers
-    pass instruction data (at most 1232 bytes on chain), never whole files.
+    Raises ``ValueError`` on a character outside the alphabet. The cost is quadratic in the length:
+    pass instruction data only (at most 1232 bytes on chain).
     """
     number = 0
     try:
@@ -27,7 +27,7 @@ def decode(text: str) -> bytes:
 
 
 def encode(raw: bytes) -> str:
-    """Return the base58 text of some bytes."""
+    """Return the base58 text of bytes."""
     number = int.from_bytes(raw, "big")
     digits: list[str] = []
     while number:

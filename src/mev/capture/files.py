@@ -1,8 +1,9 @@
-"""Read blocks and transactions from files and from standard input.
+"""Reading of blocks and transactions from files and standard input.
 
-Compression is recognised by its first bytes, never by the name. A file is either one JSON document or one document a
-line; lines are read one at a time, so a file of lines may be larger than memory. Whatever cannot be read comes out as a
-:class:`~mev.capture.model.BadInputError` in its place among the documents, so that the good ones are kept.
+Compression is detected by the first bytes, not by the name. A file is one JSON document, or one
+document per line; lines are read one at a time, so that such a file may exceed the memory. Invalid
+data becomes a :class:`~mev.capture.model.BadInputError` among the documents, and valid documents
+are still read.
 """
 
 import io
@@ -19,16 +20,18 @@ import zstandard
 
 from mev.capture.model import BadInputError
 
-_GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+_GZIP, _ZSTD, _SKIPPABLE = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\x2a\x4d\x18"
+_MAGIC_BYTES = 4
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _COMPRESSED_NAMES = frozenset({".gz", ".gzip", ".zst", ".zstd"})
-# After that many bad lines and no good one, a file is taken to be something else.
+# After this many invalid lines without a valid one, reading of the file stops.
 _MOST_BAD_AT_START = 100
 _SLOT_IN_NAME = re.compile(r"(?<!\d)(\d{6,12})(?!\d)")
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One JSON document and where it came from; ``slot`` is what the file's name says, for a block that does not."""
+    """One JSON document with its place; ``slot`` is the slot in the file's name."""
 
     place: str
     value: Any
@@ -36,7 +39,7 @@ class Document:
 
 
 class Decompressor(Protocol):
-    """What zlib's and zstandard's one-stream decompressors have in common."""
+    """Common interface of the single-stream decompressors of zlib and zstandard."""
 
     @property
     def eof(self) -> bool: ...
@@ -46,7 +49,7 @@ class Decompressor(Protocol):
 
 
 class _Inflated(io.RawIOBase):
-    """A compressed stream, read as what it holds; ends with an error where the compressed data stops short."""
+    """A decompressed stream; raises an error if the compressed data is truncated."""
 
     def __init__(self, source: BinaryIO, chunk_bytes: int) -> None:
         super().__init__()
@@ -65,41 +68,68 @@ class _Inflated(io.RawIOBase):
                 self._compressed = self._source.read(self._chunk_bytes)
                 if not self._compressed:
                     if self._stream is not None:
-                        raise BadInputError("the compressed data ends too early: the file is truncated")
+                        raise BadInputError(
+                            "the compressed data ends too early: the file is truncated"
+                        )
                     return 0
+            if self._stream is None and not self._begin():
+                return 0
             self._inflate()
         count = min(len(buffer), len(self._ready))
         buffer[:count] = self._ready[:count]
         self._ready = self._ready[count:]
         return count
 
+    def _begin(self) -> bool:
+        """Begin the next stream; tell whether there is one. Files may be padded with zeros."""
+        self._compressed = self._compressed.lstrip(b"\0")
+        while len(self._compressed) < _MAGIC_BYTES and (
+            more := self._source.read(self._chunk_bytes)
+        ):
+            self._compressed = (self._compressed + more).lstrip(b"\0")
+        if self._compressed:
+            self._stream = _decompressor(self._compressed)
+        return self._stream is not None
+
     def _inflate(self) -> None:
         if self._stream is None:
-            self._stream = _decompressor(self._compressed)
+            return
         try:
             self._ready = memoryview(self._stream.decompress(self._compressed))
         except (zlib.error, zstandard.ZstdError) as error:
             raise BadInputError(f"damaged compressed data: {error}") from None
-        # A file may hold several streams one after the other; the next starts where this one ends.
+        # A file may contain several streams in sequence.
         self._compressed = self._stream.unused_data if self._stream.eof else b""
         if self._stream.eof:
             self._stream = None
 
 
+def _is_zstd(start: bytes) -> bool:
+    """Return whether `start` begins a Zstandard frame: compressed data or a skippable frame.
+
+    pzstd and the seekable format write skippable frames (RFC 8878 3.1.2).
+    """
+    return start.startswith(_ZSTD) or (start[1:_MAGIC_BYTES] == _SKIPPABLE and start[0] >> 4 == 5)
+
+
+def _is_compressed(start: bytes) -> bool:
+    return start.startswith(_GZIP) or _is_zstd(start)
+
+
 def _decompressor(start: bytes) -> Decompressor:
     if start.startswith(_GZIP):
         return zlib.decompressobj(wbits=31)
-    if start.startswith(_ZSTD):
+    if _is_zstd(start):
         stream: Decompressor = zstandard.ZstdDecompressor().decompressobj()
         return stream
     raise BadInputError("neither gzip nor zstandard data follows the end of a compressed stream")
 
 
 class Reader:
-    """Reads documents; the limits bound what one file may make the process hold."""
+    """Reads documents with memory limits."""
 
     def __init__(self, *, max_document_bytes: int = 2 << 30, chunk_bytes: int = 1 << 20) -> None:
-        """Set the limits: the largest document, decompressed, and how much is read at a time."""
+        """Set the maximum size of a decompressed document, and the read size."""
         self._max_document_bytes = max_document_bytes
         self._chunk_bytes = chunk_bytes
 
@@ -114,18 +144,30 @@ class Reader:
             found = self.stream(source, str(path), slot=_slot_in(path.name))
             yield from _named_wrongly(found, path) if _claims_compression(path, source) else found
 
-    def stream(self, source: BinaryIO, name: str, *, slot: int | None = None) -> Iterator[Document | BadInputError]:
-        """Yield the documents of an open stream; ``name`` is what errors call it."""
-        buffered = source if isinstance(source, io.BufferedReader) else io.BufferedReader(_Raw(source), self._chunk_bytes)
+    def stream(
+        self, source: BinaryIO, name: str, *, slot: int | None = None
+    ) -> Iterator[Document | BadInputError]:
+        """Yield the documents of an open stream; ``name`` is its name in errors."""
+        buffered = (
+            source
+            if isinstance(source, io.BufferedReader)
+            else io.BufferedReader(_Raw(source), self._chunk_bytes)
+        )
         try:
-            compressed = buffered.peek(4)[:4].startswith((_GZIP, _ZSTD))
+            compressed = _is_compressed(buffered.peek(_MAGIC_BYTES))
         except OSError as error:
             yield BadInputError(error.strerror or str(error), place=name)
             return
-        text = io.BufferedReader(_Inflated(buffered, self._chunk_bytes), self._chunk_bytes) if compressed else buffered
+        text = (
+            io.BufferedReader(_Inflated(buffered, self._chunk_bytes), self._chunk_bytes)
+            if compressed
+            else buffered
+        )
         yield from _settled(self._documents(text, name, slot))
 
-    def _documents(self, text: BinaryIO, name: str, slot: int | None) -> Iterator[Document | BadInputError]:
+    def _documents(
+        self, text: BinaryIO, name: str, slot: int | None
+    ) -> Iterator[Document | BadInputError]:
         lines = self._lines(text, name)
         first = next(lines, None)
         if first is None:
@@ -136,7 +178,9 @@ class Reader:
             return
         number, line = first
         value = _parse(line, name, number)
-        rest = None if isinstance(value, BadInputError) and _may_continue(line) else next(lines, None)
+        rest = (
+            None if isinstance(value, BadInputError) and _may_continue(line) else next(lines, None)
+        )
         if rest is None:
             yield from (
                 self._whole(text, line, value, Document(name, None, slot))
@@ -144,33 +188,43 @@ class Reader:
                 else (Document(name, value, slot),)
             )
             return
-        yield value if isinstance(value, BadInputError) else Document(f"{name}: line {number}", value)
+        yield (
+            value if isinstance(value, BadInputError) else Document(f"{name}: line {number}", value)
+        )
         yield from _each(rest, name)
         for each in lines:
             yield from _each(each, name)
 
-    def _whole(self, stream: BinaryIO, line: bytes, error: BadInputError, at: Document) -> Iterator[Document | BadInputError]:
-        """Read a document that spans lines; when it is none after all, its lines may still hold good ones."""
+    def _whole(
+        self, stream: BinaryIO, line: bytes, error: BadInputError, at: Document
+    ) -> Iterator[Document | BadInputError]:
+        """Read a multi-line document; if it is invalid, try its lines as documents."""
         try:
             body = line + stream.read(self._max_document_bytes - len(line) + 1)
         except BadInputError as damaged:
             yield damaged.within(at.place)
             return
         if len(body) > self._max_document_bytes:
-            yield BadInputError(f"a document larger than {self._max_document_bytes} bytes", place=at.place)
+            yield BadInputError(
+                f"a document larger than {self._max_document_bytes} bytes", place=at.place
+            )
             return
         value = _parse(body, at.place, None)
         if not isinstance(value, BadInputError):
             yield Document(at.place, value, at.slot)
             return
-        parsed = [each for number, text in enumerate(body.split(b"\n"), 1) for each in _each((number, text), at.place)]
+        parsed = [
+            each
+            for number, text in enumerate(body.split(b"\n"), 1)
+            for each in _each((number, text), at.place)
+        ]
         if any(isinstance(each, Document) and isinstance(each.value, dict) for each in parsed):
             yield from parsed
         else:
             yield error if body == line else value
 
     def _lines(self, text: BinaryIO, name: str) -> Iterator[tuple[int, bytes] | BadInputError]:
-        """Yield the lines that are not blank, numbered; a stream that breaks off yields its error last."""
+        """Yield the numbered lines that are not blank; an error of the stream comes last."""
         number = 0
         while True:
             try:
@@ -184,15 +238,20 @@ class Reader:
             if not line:
                 return
             number += 1
+            if number == 1:
+                line = line.removeprefix(_BYTE_ORDER_MARK)
             if len(line) > self._max_document_bytes:
-                yield BadInputError(f"a line longer than {self._max_document_bytes} bytes", place=f"{name}: line {number}")
+                yield BadInputError(
+                    f"a line longer than {self._max_document_bytes} bytes",
+                    place=f"{name}: line {number}",
+                )
                 return
             if line.strip():
                 yield number, line
 
 
 class _Raw(io.RawIOBase):
-    """Lets any binary stream be buffered."""
+    """Adapter that makes any binary stream bufferable."""
 
     def __init__(self, source: BinaryIO) -> None:
         super().__init__()
@@ -214,11 +273,13 @@ def _each(line: tuple[int, bytes] | BadInputError, name: str) -> Iterator[Docume
     number, text = line
     if text.strip():
         value = _parse(text, name, number)
-        yield value if isinstance(value, BadInputError) else Document(f"{name}: line {number}", value)
+        yield (
+            value if isinstance(value, BadInputError) else Document(f"{name}: line {number}", value)
+        )
 
 
 def _settled(found: Iterator[Document | BadInputError]) -> Iterator[Document | BadInputError]:
-    """Yield what was found; a file without one good document is bad as a whole, which its first error says."""
+    """Yield the items; a file without any valid document yields only its first error."""
     held: list[BadInputError] = []
     good = False
     for each in found:
@@ -236,35 +297,47 @@ def _settled(found: Iterator[Document | BadInputError]) -> Iterator[Document | B
 
 
 def _claims_compression(path: Path, source: io.BufferedReader) -> bool:
-    """Tell whether only a file's name says that it is compressed."""
+    """Return whether only the name of a file claims compression."""
     try:
-        return path.suffix.lower() in _COMPRESSED_NAMES and not source.peek(4)[:4].startswith((_GZIP, _ZSTD))
+        return path.suffix.lower() in _COMPRESSED_NAMES and not _is_compressed(
+            source.peek(_MAGIC_BYTES)
+        )
     except OSError:
         return False
 
 
-def _named_wrongly(found: Iterator[Document | BadInputError], path: Path) -> Iterator[Document | BadInputError]:
-    """Yield what was found; where that is nothing but an error, it is the name that misleads."""
+def _named_wrongly(
+    found: Iterator[Document | BadInputError], path: Path
+) -> Iterator[Document | BadInputError]:
+    """Yield the items; replace a single error by one about the file's name."""
     each = list(islice(found, 2))
     if len(each) == 1 and isinstance(each[0], BadInputError):
-        each = [BadInputError(f"neither gzip nor zstandard data, which {path.suffix} in its name promises, nor JSON", place=str(path))]
+        each = [
+            BadInputError(
+                f"neither gzip nor zstandard data, which {path.suffix} in its name promises, "
+                "nor JSON",
+                place=str(path),
+            )
+        ]
     yield from each
     yield from found
 
 
 def _parse(text: bytes, name: str, line: int | None) -> Any:
-    """Return the value, or the error that names its line and column."""
+    """Return the value, or an error with its line and column."""
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError as error:
-        # Data that ends too early is told at the start of the next line, which is not where to look.
+        # Errors of truncated data are reported at the start of the next line.
         at_end = line is not None and error.lineno > 1
         column = len(text.rstrip().decode(errors="replace")) + 1 if at_end else error.colno
-        return BadInputError(f"not JSON: {error.msg}", place=f"{name}: line {line or error.lineno}, column {column}")
+        return BadInputError(
+            f"not JSON: {error.msg}", place=f"{name}: line {line or error.lineno}, column {column}"
+        )
 
 
 def _may_continue(line: bytes) -> bool:
-    """Tell whether a line that is no document can be the start of one: a whole record with a fault in it cannot."""
+    """Return whether an invalid line may be the start of a multi-line document."""
     text = line.strip()
     return text.startswith((b"{", b"[")) and not (text.startswith(b"{") and text.endswith(b"}"))
 

@@ -1,6 +1,6 @@
-"""Value types of the capture: what a transaction is once its encoding is forgotten, and what is found in it.
+"""Value types of the capture: decoded transactions and detected movements.
 
-Amounts are integers in base units. Addresses and signatures are base58 text, as the chain's own interfaces give them.
+Amounts are integers in base units. Addresses and signatures are base58 text.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,6 +12,8 @@ from mev.core.errors import InvalidInputError
 SOL_MINT = "So11111111111111111111111111111111111111112"
 SOL_DECIMALS = 9
 U64_MAX = 2**64 - 1
+LAST_BLOCK_TIME_S = (2**63 - 1) // 10**9
+"""Last time whose nanoseconds fit a signed 64-bit integer."""
 
 
 class BadInputError(InvalidInputError):
@@ -25,13 +27,13 @@ class BadInputError(InvalidInputError):
         self.place = place
 
     def within(self, outer: str) -> "BadInputError":
-        """Return the same error with its place seen from outside, such as a file or a line."""
+        """Return the same error with an outer place, such as a file or a line, in front."""
         return BadInputError(self.reason, place=f"{outer}: {self.place}" if self.place else outer)
 
 
 @dataclass(frozen=True, slots=True)
 class Instruction:
-    """One instruction, top-level or inner, in order of execution; ``height`` is 1 for top-level, 0 when unknown."""
+    """One instruction, top-level or inner; ``height`` is 1 for top-level, 0 if unknown."""
 
     program: str
     accounts: Sequence[str]
@@ -42,10 +44,11 @@ class Instruction:
 
 @dataclass(frozen=True, slots=True)
 class Transaction:
-    """One successful transaction, its JSON encoding undone as far as every detector needs.
+    """One successful transaction, decoded as far as all detectors need.
 
-    ``pre_tokens`` and ``post_tokens`` are the RPC's own token balance objects: they are read once, by the ledger, and
-    building an object for each of the thousands in a block would cost more than everything else.
+    ``pre_tokens`` and ``post_tokens`` are the RPC's own objects: they are read once, and an object
+    for each of the thousands in a block would dominate the cost. ``tokens_are_told`` is false if
+    the answer omits them.
     """
 
     signature: str
@@ -61,11 +64,12 @@ class Transaction:
     outer: Sequence[Mapping[str, Any]]
     inner: Sequence[Mapping[str, Any]]
     compute_units: int
+    tokens_are_told: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """One movement of tokens by a token program; a burn has no destination and a mint no source."""
+    """One token movement by a token program; a burn has no destination, a mint no source."""
 
     source: str
     destination: str
@@ -77,8 +81,8 @@ class Flow:
 class Swap:
     """One swap instruction on one pool, with the token movements it caused.
 
-    ``mint_in`` and ``mint_out`` are seen from the trader and empty when the movements do not say, as for plain lamports. ``vaults`` are the
-    pool's token accounts that took part.
+    ``mint_in`` and ``mint_out`` are from the trader's view, and empty if the movements do not show
+    them, as for plain lamports. ``vaults`` are the pool's token accounts involved.
     """
 
     venue: str

@@ -1,4 +1,4 @@
-"""Where events go: to the broker, or as lines of JSON to standard output."""
+"""Outputs of events: the broker, or JSON lines on standard output."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
@@ -10,30 +10,40 @@ from mev.wire import registry
 from mev.wire.render import renderer
 
 
-class Publisher(Protocol):
-    """What is needed of the bus."""
+class EventPublisher(Protocol):
+    """The required interface of the bus."""
 
-    def publish_and_wait(self, topic: str, records: list[registry.Record], /) -> None:
-        """Publish and return once the brokers have all records."""
+    def publish_and_wait(self, topic: str, records: list[registry.KafkaRecord], /) -> None:
+        """Publish and return when the brokers have acknowledged all records."""
 
 
-Connect = Callable[[], AbstractContextManager[Publisher]]
+Connect = Callable[[], AbstractContextManager[EventPublisher]]
 
 
 class BrokerOutput:
-    """Publishes events; finds the broker again when it moved, as the embedded one does at each start."""
+    """Publishes events.
 
-    def __init__(self, connect: Connect, *, attempts: int = 5, pause_s: float = 1.0, sleep: Callable[[float], None]) -> None:
-        """Set up an output: ``attempts`` to publish a batch, ``pause_s`` before each new one."""
+    Reconnects when the broker has moved, as the embedded one does on restart.
+    """
+
+    def __init__(
+        self,
+        connect: Connect,
+        *,
+        attempts: int = 5,
+        pause_s: float = 1.0,
+        sleep: Callable[[float], None],
+    ) -> None:
+        """Set the number of ``attempts`` per batch, and the pause before each retry."""
         self._connect = connect
         self._attempts = attempts
         self._pause_s = pause_s
         self._sleep = sleep
         self._stack = ExitStack()
-        self._publisher: Publisher | None = None
+        self._publisher: EventPublisher | None = None
 
     def open(self) -> None:
-        """Connect now, so that a missing broker is known before any work is done."""
+        """Connect now, so that a missing broker is detected before any work."""
         self._publisher = self._stack.enter_context(self._connect())
 
     def close(self) -> None:
@@ -42,13 +52,18 @@ class BrokerOutput:
         self._stack.close()
 
     def publish(self, events: Sequence[Event]) -> None:
-        """Publish a batch, each type to its topic; events carry their identity, so a repeat after a failure is harmless."""
+        """Publish a batch, each type to its topic.
+
+        Events have ids, so that a repeat after a failure is harmless.
+        """
         for name, event_type in registry.EVENT_TYPES.items():
-            records = [event_type.record(event) for event in events if type(event) is event_type.message]
+            records = [
+                event_type.record(event) for event in events if type(event) is event_type.message
+            ]
             if records:
                 self._publish(registry.EVENT_TYPES[name].topic, records)
 
-    def _publish(self, topic: str, records: list[registry.Record]) -> None:
+    def _publish(self, topic: str, records: list[registry.KafkaRecord]) -> None:
         for attempt in range(self._attempts):
             try:
                 if self._publisher is None:
@@ -65,7 +80,7 @@ class BrokerOutput:
 
 
 class LineOutput:
-    """Writes events as JSON lines: all fields of the message under their own names, and ``type``."""
+    """Writes events as JSON lines: all fields of the message, and ``type``."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream

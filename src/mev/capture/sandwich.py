@@ -1,19 +1,22 @@
-"""Find sandwiches in a block: two transactions of one signer on one pool, in opposite directions, with a gain over
-both, around other people's swaps that moved the pool the same way as the first.
+"""Detection of sandwiches in a block.
+
+Two transactions of one signer on one pool in opposite directions, with a gain over both, enclose
+swaps of other signers in the direction of the first.
 """
 
 from collections.abc import Iterator, Sequence
 
-from mev.capture import balances
-from mev.capture.candidate import Candidate
+from mev.capture import balances, tips
+from mev.capture.analysed_transaction import AnalysedTransaction
+from mev.capture.arbitrage import event_tip
 from mev.capture.model import Swap, Transaction
 from mev.wire.pb import events_pb2
 
 
-def detect(trades: Sequence[Candidate]) -> Iterator[events_pb2.Sandwich]:
-    """Yield the sandwiches among a block's trades, which must be in the order they were executed.
+def detect(trades: Sequence[AnalysedTransaction]) -> Iterator[events_pb2.Sandwich]:
+    """Yield the sandwiches among a block's trades, which must be in order of execution.
 
-    Each transaction is a leg once: the pairs are the closest ones.
+    Each transaction is used in one sandwich only: the closest pairs win.
     """
     by_signer: dict[str, list[int]] = {}
     for index, trade in enumerate(trades):
@@ -23,7 +26,9 @@ def detect(trades: Sequence[Candidate]) -> Iterator[events_pb2.Sandwich]:
             yield from _of_signer(trades, indexes)
 
 
-def _of_signer(trades: Sequence[Candidate], indexes: Sequence[int]) -> Iterator[events_pb2.Sandwich]:
+def _of_signer(
+    trades: Sequence[AnalysedTransaction], indexes: Sequence[int]
+) -> Iterator[events_pb2.Sandwich]:
     used: set[int] = set()
     for at, front in enumerate(indexes):
         for back in indexes[at + 1 :]:
@@ -35,10 +40,14 @@ def _of_signer(trades: Sequence[Candidate], indexes: Sequence[int]) -> Iterator[
                 yield found
 
 
-def _pair(trades: Sequence[Candidate], front: int, back: int) -> events_pb2.Sandwich | None:
+def _pair(
+    trades: Sequence[AnalysedTransaction], front: int, back: int
+) -> events_pb2.Sandwich | None:
     first, last = trades[front], trades[back]
-    spent = first.spent_lamports + last.spent_lamports
     net = balances.combine(first.net, last.net)
+    if not net.owners_are_known:
+        return None
+    spent = first.spent_lamports + last.spent_lamports
     gains = net.gains(spent)
     if not gains or net.has_loss(spent):
         return None
@@ -53,14 +62,24 @@ def _pair(trades: Sequence[Candidate], front: int, back: int) -> events_pb2.Sand
     return None
 
 
-def _victims(between: Sequence[Candidate], attackers: Sequence[str], pool: str, way: tuple[str, str]) -> Iterator[Transaction]:
+def _victims(
+    between: Sequence[AnalysedTransaction],
+    attackers: Sequence[str],
+    pool: str,
+    way: tuple[str, str],
+) -> Iterator[Transaction]:
     for trade in between:
         others = trade.tx.signers[0] not in attackers
         if others and pool in trade.tx.keys and trade.direction(pool) == way:
             yield trade.tx
 
 
-def _event(legs: tuple[Candidate, Candidate], swap: Swap, victims: Sequence[Transaction], gain: tuple[str, int]) -> events_pb2.Sandwich:
+def _event(
+    legs: tuple[AnalysedTransaction, AnalysedTransaction],
+    swap: Swap,
+    victims: Sequence[Transaction],
+    gain: tuple[str, int],
+) -> events_pb2.Sandwich:
     (first, last), (mint, amount) = legs, gain
     tx = first.tx
     return events_pb2.Sandwich(
@@ -78,4 +97,5 @@ def _event(legs: tuple[Candidate, Candidate], swap: Swap, victims: Sequence[Tran
         back_signature=last.tx.signature,
         victim_signatures=[victim.signature for victim in victims],
         victims=[victim.signers[0] for victim in victims],
+        tips=[event_tip(tip) for tip in tips.merged((*first.tips, *last.tips))],
     )

@@ -1,7 +1,7 @@
-"""Say where a transaction's JSON departs from its shape.
+"""Validation of a transaction's JSON, to locate an error.
 
-Only called once reading has failed, so it may be slow; it walks what the reader reads, in the same order, and raises
-at the first thing that is wrong.
+It runs only after reading has failed, so it may be slow; it checks what the reader reads, in the
+same order, and raises at the first error.
 """
 
 from base64 import b64decode
@@ -11,22 +11,31 @@ from typing import Any, NoReturn
 from mev.capture import base58
 from mev.capture.model import U64_MAX, BadInputError
 
-_NAMES = {dict: "an object", list: "a list", str: "a text", int: "a whole number", bool: "true or false", float: "a fraction"}
+_NAMES = {
+    dict: "an object",
+    list: "a list",
+    str: "a text",
+    int: "a whole number",
+    bool: "true or false",
+    float: "a fraction",
+}
 
 
 def explain(raw: Any, place: str, cause: Exception) -> NoReturn:
-    """Raise the error that names the first wrong place of a transaction that could not be read."""
+    """Raise the error with the first wrong place of an unreadable transaction."""
     _transaction(raw, place)
     raise BadInputError(f"not a transaction: {cause}", place=place) from cause
 
 
 def kind(value: Any) -> str:
-    """Return the name of a JSON value's kind for a message."""
+    """Return the name of a JSON value's type for messages."""
     return "null" if value is None else _NAMES.get(type(value), type(value).__name__)
 
 
-def typed(parent: Any, key: str, kinds: tuple[type, ...], place: str, *, required: bool = True) -> Any:
-    """Return a member of an object after checking its kind."""
+def typed(
+    parent: Any, key: str, kinds: tuple[type, ...], place: str, *, required: bool = True
+) -> Any:
+    """Return a member of an object after checking its type."""
     at = f"{place}.{key}" if place else key
     if not isinstance(parent, Mapping):
         raise BadInputError(f"expected an object, found {kind(parent)}", place=place)
@@ -44,8 +53,8 @@ def typed(parent: Any, key: str, kinds: tuple[type, ...], place: str, *, require
 
 
 def number(value: Any, place: str, *, most: int = U64_MAX) -> int:
-    """Return a value after checking that it is a whole number from 0 to ``most``."""
-    # JSON integers beyond 64 bits arrive as fractions.
+    """Return a value after checking that it is an integer from 0 to ``most``."""
+    # JSON integers above 64 bits arrive as floats.
     is_huge = isinstance(value, float) and value > U64_MAX
     if not is_huge and (not isinstance(value, int) or isinstance(value, bool)):
         raise BadInputError(f"expected a whole number, found {kind(value)}", place=place)
@@ -60,10 +69,16 @@ def _transaction(raw: Any, place: str) -> None:
     prefix = f"{place}." if place else ""
     meta = typed(raw, "meta", (dict,), place)
     body = typed(raw, "transaction", (dict, list, str), place)
-    keys = _body(body, f"{prefix}transaction") if isinstance(body, Mapping) else _encoded(body, f"{prefix}transaction")
+    keys = (
+        _body(body, f"{prefix}transaction")
+        if isinstance(body, Mapping)
+        else _encoded(body, f"{prefix}transaction")
+    )
     total = _meta(meta, keys, f"{prefix}meta")
     if isinstance(body, Mapping):
-        _instructions(body["message"]["instructions"], total, f"{prefix}transaction.message.instructions")
+        _instructions(
+            body["message"]["instructions"], total, f"{prefix}transaction.message.instructions"
+        )
     for index, group in enumerate(meta.get("innerInstructions") or ()):
         at = f"{prefix}meta.innerInstructions[{index}]"
         number(typed(group, "index", (int, float), at), f"{at}.index", most=255)
@@ -76,7 +91,9 @@ def _instructions(raws: Any, keys: int, place: str) -> None:
 
 
 def _encoded(body: Any, place: str) -> int | None:
-    if isinstance(body, list) and (len(body) != 2 or not all(isinstance(part, str) for part in body)):
+    if isinstance(body, list) and (
+        len(body) != 2 or not all(isinstance(part, str) for part in body)
+    ):
         raise BadInputError("expected [text, encoding]", place=place)
     if isinstance(body, list):
         if body[1] not in ("base64", "base58"):
@@ -101,7 +118,11 @@ def _body(body: Mapping[str, Any], place: str) -> int:
         _key(key, f"{at}.accountKeys[{index}]")
     if isinstance(keys[0], str):
         header = typed(message, "header", (dict,), at)
-        number(header.get("numRequiredSignatures"), f"{at}.header.numRequiredSignatures", most=len(keys))
+        number(
+            header.get("numRequiredSignatures"),
+            f"{at}.header.numRequiredSignatures",
+            most=len(keys),
+        )
     typed(message, "instructions", (list,), at)
     return len(keys)
 
@@ -121,9 +142,14 @@ def _meta(meta: Mapping[str, Any], keys: int | None, place: str) -> int:
         typed(loaded, side, (list,), f"{place}.loadedAddresses")
     lengths = [_lamports(meta, name, place) for name in ("preBalances", "postBalances")]
     if lengths[0] != lengths[1]:
-        raise BadInputError(f"{lengths[1]} amounts where preBalances has {lengths[0]}", place=f"{place}.postBalances")
+        raise BadInputError(
+            f"{lengths[1]} amounts where preBalances has {lengths[0]}",
+            place=f"{place}.postBalances",
+        )
     if keys is not None and lengths[0] < keys:
-        raise BadInputError(f"{lengths[0]} amounts for {keys} accounts", place=f"{place}.preBalances")
+        raise BadInputError(
+            f"{lengths[0]} amounts for {keys} accounts", place=f"{place}.preBalances"
+        )
     for name in ("preTokenBalances", "postTokenBalances"):
         for index, balance in enumerate(typed(meta, name, (list,), place, required=False) or ()):
             _token_balance(balance, lengths[0], f"{place}.{name}[{index}]")
@@ -141,7 +167,9 @@ def _lamports(meta: Mapping[str, Any], name: str, place: str) -> int:
 
 
 def _token_balance(balance: Any, keys: int, place: str) -> None:
-    number(typed(balance, "accountIndex", (int, float), place), f"{place}.accountIndex", most=keys - 1)
+    number(
+        typed(balance, "accountIndex", (int, float), place), f"{place}.accountIndex", most=keys - 1
+    )
     typed(balance, "mint", (str,), place)
     typed(balance, "owner", (str,), place, required=False)
     amounts = typed(balance, "uiTokenAmount", (dict,), place)

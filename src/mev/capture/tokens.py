@@ -1,4 +1,4 @@
-"""Read the instructions of the two token programs that move tokens, in every encoding."""
+"""Decoding of token movements by the two token programs, in every encoding."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +7,7 @@ from mev.capture import base58
 from mev.capture.balances import TokenAccount
 from mev.capture.model import Flow, Instruction
 
-# Instruction number -> (position of source, mint, destination, first byte of the amount); -1 where there is none.
+# Instruction -> (positions of source, mint and destination, offset of the amount); -1: none.
 _LAYOUTS: Mapping[int, tuple[int, int, int, int]] = {
     3: (0, -1, 1, 1),  # Transfer
     7: (-1, 0, 1, 1),  # MintTo
@@ -18,24 +18,36 @@ _LAYOUTS: Mapping[int, tuple[int, int, int, int]] = {
 }
 _TRANSFER_FEE_EXTENSION = 26
 _TRANSFER_CHECKED_WITH_FEE = 1
-_PARSED_MOVES = frozenset({"transfer", "transferChecked", "transferCheckedWithFee", "mintTo", "mintToChecked", "burn", "burnChecked"})
+_PARSED_MOVES = frozenset(
+    {
+        "transfer",
+        "transferChecked",
+        "transferCheckedWithFee",
+        "mintTo",
+        "mintToChecked",
+        "burn",
+        "burnChecked",
+    }
+)
 _LONGEST_MOVE = 28
 
 
 def flow(instruction: Instruction, accounts: Mapping[str, TokenAccount]) -> Flow | None:
-    """Return the movement a token instruction made, or nothing when it made none.
+    """Return the movement of a token instruction, or None.
 
-    The plain transfer does not name its mint: it is looked up in the balances of either end.
+    A plain transfer does not contain its mint: it is looked up in the balances.
     """
     if instruction.parsed is not None:
         return _parsed(instruction.parsed, accounts)
-    # A movement is 9, 10 or 19 bytes; text this long is something else and not worth decoding.
+    # A movement has 9, 10 or 19 bytes; longer text is another instruction.
     if not instruction.data or len(instruction.data) > _LONGEST_MOVE:
         return None
     return _binary(instruction, base58.decode(instruction.data), accounts)
 
 
-def _binary(instruction: Instruction, data: bytes, accounts: Mapping[str, TokenAccount]) -> Flow | None:
+def _binary(
+    instruction: Instruction, data: bytes, accounts: Mapping[str, TokenAccount]
+) -> Flow | None:
     layout = _LAYOUTS.get(data[0])
     if data[0] == _TRANSFER_FEE_EXTENSION and data[1:2] == bytes([_TRANSFER_CHECKED_WITH_FEE]):
         layout = (0, 1, 2, 2)
@@ -64,7 +76,9 @@ def _parsed(parsed: Mapping[str, Any], accounts: Mapping[str, TokenAccount]) -> 
     return _flow(source, destination, info.get("mint", ""), int(amount), accounts)
 
 
-def _flow(source: str, destination: str, mint: str, amount: int, accounts: Mapping[str, TokenAccount]) -> Flow:
+def _flow(
+    source: str, destination: str, mint: str, amount: int, accounts: Mapping[str, TokenAccount]
+) -> Flow:
     if not mint:
         known = accounts.get(source) or accounts.get(destination)
         mint = known.mint if known else ""

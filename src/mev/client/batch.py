@@ -1,4 +1,4 @@
-"""What a subscriber is given: events of one frame, where they stand in the log, and what was lost before them."""
+"""Batches of events as the subscriber receives them, with their cursor and their losses."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from google.protobuf.message import DecodeError, Message
 
 from mev.client.cursor import Cursor
 from mev.client.errors import UndecodableEventError
-from mev.wire.frames import offsets_of
+from mev.wire.frames import offsets_of, published_ms_of
 from mev.wire.pb.stream_pb2 import Frame, Slice
 from mev.wire.registry import BY_TOPIC, EventType
 
@@ -20,7 +20,7 @@ _EVENTS_FIELD = Slice.DESCRIPTOR.fields_by_name["events"].number
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """Events that are in the log no more: offsets `start` up to, not including, `stop` of a partition of an event type."""
+    """Events that retention has removed: offsets `start` to `stop` (exclusive) of one partition."""
 
     topic: str
     partition: int
@@ -33,25 +33,27 @@ class Gap:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One event as it was published; `topic` is its event type."""
+    """One event as published; `topic` is its event type."""
 
     topic: str
     partition: int
     offset: int
     value: bytes
+    published_ms: int = 0  # since the epoch; 0 when the server does not send it
 
     @property
     def message(self) -> Message:
-        """The event, decoded.
+        """The decoded event.
 
-        :raises UndecodableEventError: when it is not what its topic says.
+        :raises UndecodableEventError: when the bytes do not match the event type.
         """
         try:
             return _event_type(self.topic).message.FromString(self.value)
         except DecodeError as error:
             place = f"{self.topic}, partition {self.partition}, offset {self.offset}"
             raise UndecodableEventError(
-                f"the event at {place} cannot be decoded ({error}); read batch.records() and pass over it",
+                f"the event at {place} cannot be decoded ({error}); read batch.records() and "
+                "pass over it",
                 topic=self.topic,
                 partition=self.partition,
                 offset=self.offset,
@@ -60,60 +62,73 @@ class Record:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """Events of one frame, in the order of each partition, decoded when they are looked at.
+    """Events of one frame, in offset order per partition, decoded on access.
 
-    A batch without events tells of losses: `dropped` by the subscription's own policy, `gaps` that retention made, or `reset`: the server's
-    log is another one than the cursor's, and all of it follows from its earliest event.
+    A batch with `snapshot_left` is a part of a snapshot: the newest event of each key, all of them
+    older than its cursor. A batch without events reports losses: `dropped` by the subscription's
+    own policy, `gaps` left by retention, or `reset`: the server's log is not the cursor's, and all
+    of it follows from its earliest event.
     """
 
     subscription: str
-    cursor: Cursor  # after this batch, complete: to start from it misses nothing and repeats nothing
-    dropped: int = 0  # events lost just before this batch because the subscriber was slow, or above its max_rate
+    # The cursor after this batch: a subscription that starts here misses and repeats nothing.
+    cursor: Cursor
+    resume: str = ""  # the same position as the server's token, for `Resume`
+    # Events dropped just before this batch: the subscriber was slow, or above its max_rate.
+    dropped: int = 0
     gaps: tuple[Gap, ...] = ()
     reset: bool = False
-    queued: int = 0  # events that wait behind this batch in the server
-    lag_ms: int = 0  # how long this batch waited for the subscriber in the server
+    queued: int = 0  # events that wait in the server after this batch
+    lag_ms: int = 0  # how long this batch waited in the server
     sent_at_ns: int = 0
     slices: tuple[Slice, ...] = ()
     size: int = 0  # bytes on the wire
+    snapshot_left: int | None = (
+        None  # in a batch of a snapshot: how many events of it are still to come
+    )
 
     @property
     def lost(self) -> int:
-        """How many events are known to be lost just before this batch; after a `reset` nobody can count them."""
+        """Number of events known to be lost just before this batch; unknown after a `reset`."""
         return self.dropped + sum(map(len, self.gaps))
 
     def __len__(self) -> int:
         return sum(len(part.events) for part in self.slices)
 
     def __bool__(self) -> bool:
-        return True  # a batch that tells of a loss alone is not nothing
+        return True  # a batch that only reports a loss is true too
 
     def __iter__(self) -> Iterator[Any]:
-        """Give each event as its Protobuf message.
+        """Return an iterator over the events as Protobuf messages.
 
-        A slice is decoded at once, which is several times as fast as event by event; an event that is kept keeps its slice in memory.
+        A slice is decoded as a whole, which is several times as fast as event by event; a reference
+        to one event holds its slice in memory.
 
-        :raises UndecodableEventError: at an event that is not what its topic says.
+        :raises UndecodableEventError: at an event that does not match its event type.
         """
         return chain.from_iterable(map(_messages, self.slices))
 
     def records(self) -> Iterator[Record]:
-        """Give each event with its place and its bytes."""
+        """Yield each event with its position and its bytes."""
         for part in self.slices:
             topic = topic_name(part.topic)
-            for offset, value in zip(offsets_of(part), part.events, strict=True):
-                yield Record(topic, part.partition, offset, value)
+            for offset, value, time_ms in zip(
+                offsets_of(part), part.events, published_ms_of(part), strict=True
+            ):
+                yield Record(topic, part.partition, offset, value, time_ms)
 
 
 def steps_of(frame: Frame) -> Iterator[tuple[str, int, int]]:
-    """Give event type, partition and next offset of each slice."""
+    """Yield event type, partition and next offset of each slice."""
     for part in frame.slices:
-        last = part.first_offset + (sum(part.offset_step) if part.offset_step else len(part.events) - 1)
+        last = part.first_offset + (
+            sum(part.offset_step) if part.offset_step else len(part.events) - 1
+        )
         yield topic_name(part.topic), part.partition, last + 1
 
 
 def topic_name(topic: str) -> str:
-    """Return the event type of a Kafka topic, known here or not."""
+    """Return the event type of a Kafka topic, also of one unknown to this version."""
     event = BY_TOPIC.get(topic)
     return event.name if event else topic.removeprefix("mev.").rpartition(".v")[0] or topic
 
@@ -122,21 +137,25 @@ def _event_type(name: str) -> EventType:
     event = BY_TOPIC.get(f"mev.{name}.v1")
     if event is None:
         raise UndecodableEventError(
-            f"the event type {name!r} is newer than this package; upgrade it, or read the bytes of batch.records()", topic=name
+            f"the event type {name!r} is newer than this package; upgrade it, or read the "
+            "bytes of batch.records()",
+            topic=name,
         )
     return event
 
 
 def _messages(part: Slice) -> Iterable[Message]:
     try:
-        whole = _slice_class(_event_type(topic_name(part.topic))).FromString(part.SerializeToString())
+        whole = _slice_class(_event_type(topic_name(part.topic))).FromString(
+            part.SerializeToString()
+        )
     except DecodeError:
         return _one_by_one(part)
     return cast("Iterable[Message]", cast("Any", whole).events)
 
 
 def _one_by_one(part: Slice) -> Iterator[Message]:
-    """Give what comes before the event that is wrong, and say which one it is."""
+    """Yield the events before the undecodable one, then raise its error."""
     name = topic_name(part.topic)
     for offset, value in zip(offsets_of(part), part.events, strict=True):
         yield Record(name, part.partition, offset, value).message
@@ -144,10 +163,13 @@ def _one_by_one(part: Slice) -> Iterator[Message]:
 
 @cache
 def _slice_class(event: EventType) -> type[Message]:
-    """Return a message like `Slice` whose events are typed: on the wire both are the same bytes."""
+    """Return a message class like `Slice` with typed events; both have the same encoding."""
     name = f"{event.descriptor.name}Slice"
     file = descriptor_pb2.FileDescriptorProto(
-        name=f"mev/client/{event.name}.proto", package="mev.client", syntax="proto3", dependency=[event.descriptor.file.name]
+        name=f"mev/client/{event.name}.proto",
+        package="mev.client",
+        syntax="proto3",
+        dependency=[event.descriptor.file.name],
     )
     file.message_type.add(name=name).field.add(
         name="events",

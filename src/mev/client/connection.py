@@ -1,4 +1,4 @@
-"""One WebSocket connection to the server, from the handshake to the reason it ended."""
+"""One WebSocket connection to the server, from the handshake to its close reason."""
 
 import asyncio
 import ssl as ssl_module
@@ -10,7 +10,13 @@ from urllib.parse import urlsplit, urlunsplit
 import orjson
 from google.protobuf.message import DecodeError
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidMessage, InvalidStatus, ProxyError, WebSocketException
+from websockets.exceptions import (
+    ConnectionClosed,
+    InvalidMessage,
+    InvalidStatus,
+    ProxyError,
+    WebSocketException,
+)
 from websockets.http11 import Response
 from websockets.typing import Subprotocol
 
@@ -23,6 +29,7 @@ from mev.client.errors import (
     StreamError,
     UnauthorizedError,
 )
+from mev.core.tasks import cancel
 from mev.wire.pb.stream_pb2 import Frame
 
 PATH = "/api/realtime/ws"
@@ -30,18 +37,38 @@ _SUBPROTOCOL = Subprotocol("mev.v1.protobuf")
 _CLOSE_TIMEOUT_S = 2.0
 _TOO_BIG = 1009
 _UNAUTHORIZED = 4401
-_WORDS = {1001: "the server goes away", 1006: "it broke off", 1013: "the server has no room for it now"}
+_WORDS = {
+    1001: "the server goes away",
+    1006: "it broke off",
+    1013: "the server has no room for it now",
+}
 _FINAL: dict[int, tuple[type[StreamError], str, str]] = {
-    1008: (ForbiddenError, "not permitted", "the stream needs a key with the permission stream:read"),
-    _TOO_BIG: (MessageTooBigError, "a message of this client is above what the server takes", "use shorter filters and lists of topics"),
-    _UNAUTHORIZED: (UnauthorizedError, "the credential is not valid any more", "start again with one that is (`mev config key`)"),
-    4403: (DisconnectedError, "an operator ended this connection", "ask them before you connect again"),
+    1008: (
+        ForbiddenError,
+        "not permitted",
+        "the stream needs a key with the permission stream:read",
+    ),
+    _TOO_BIG: (
+        MessageTooBigError,
+        "a message of this client is above what the server takes",
+        "use shorter filters and lists of topics",
+    ),
+    _UNAUTHORIZED: (
+        UnauthorizedError,
+        "the credential is not valid any more",
+        "start again with one that is (`mev config key`)",
+    ),
+    4403: (
+        DisconnectedError,
+        "an operator ended this connection",
+        "ask them before you connect again",
+    ),
 }
 _SCHEMES = {"http": "ws", "https": "wss", "ws": "ws", "wss": "wss"}
 
 
 class TryAgainError(Exception):
-    """The connection did not come about, or ended, and another attempt makes sense."""
+    """The connection failed or ended, and a retry is worthwhile."""
 
     def __init__(self, reason: str, retry_after_s: float = 0.0) -> None:
         super().__init__(reason)
@@ -50,51 +77,54 @@ class TryAgainError(Exception):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """How to connect."""
+class ConnectionSettings:
+    """Settings of a connection."""
 
     url: str
     ssl: ssl_module.SSLContext | None
     open_timeout_s: float
     idle_timeout_s: float
     max_message_bytes: int
-    renewable: bool  # another credential can be had
+    renewable: bool  # a new credential can be fetched
 
 
 def stream_url(url: str) -> str:
-    """Return the address of the stream: `url` may be that of the API.
+    """Return the address of the stream; `url` may be the address of the API.
 
-    :raises BadUrlError: when it is no address.
+    :raises BadUrlError: when `url` is not a valid address.
     """
     try:
         parts = urlsplit(url)
         scheme, _ = _SCHEMES[parts.scheme], parts.port
     except (KeyError, ValueError):
-        raise BadUrlError(f"{url!r} is no address of a server; give for instance http://localhost:8000") from None
+        raise BadUrlError(
+            f"{url!r} is no address of a server; give for instance http://localhost:8000"
+        ) from None
     if not parts.hostname:
         raise BadUrlError(f"{url!r} names no host; give for instance http://localhost:8000")
     path = parts.path if parts.path not in {"", "/"} else PATH
     return urlunsplit((scheme, parts.netloc, path, parts.query, ""))
 
 
-class Connection:
-    """An open connection; what is sent is queued, and left alone when the connection is gone."""
+class StreamConnection:
+    """An open connection; messages are queued, and discarded when the connection is closed."""
 
-    def __init__(self, socket: ClientConnection, settings: Settings) -> None:
+    def __init__(self, socket: ClientConnection, settings: ConnectionSettings) -> None:
         self._socket = socket
         self._settings = settings
         self._outbox: asyncio.Queue[bytes] = asyncio.Queue()
-        self._receiving = 0  # odd while a message is waited for
+        self._receiving = 0  # odd while a read is pending
         self._tasks = [asyncio.create_task(self._write()), asyncio.create_task(self._watch())]
 
     @classmethod
-    async def open(cls, settings: Settings, credential: str) -> "Connection":
-        """Connect.
+    async def open(cls, settings: ConnectionSettings, credential: str) -> "StreamConnection":
+        """Open a connection.
 
-        :raises StreamError: when another attempt makes no sense.
-        :raises TryAgainError: when it does.
+        :raises StreamError: when a retry is useless.
+        :raises TryAgainError: when a retry is worthwhile.
         """
         try:
+            # No automatic ping: it would close the connection of a user that reads slowly.
             socket = await connect(
                 settings.url,
                 additional_headers={"Authorization": f"Bearer {credential}"},
@@ -103,17 +133,20 @@ class Connection:
                 ssl=settings.ssl,
                 open_timeout=settings.open_timeout_s,
                 close_timeout=_CLOSE_TIMEOUT_S,
-                ping_interval=None,  # it would take a user who reads nothing for a server that is gone
+                ping_interval=None,
                 max_size=settings.max_message_bytes,
             )
         except InvalidStatus as error:
             raise _refusal(settings.url, error.response) from None
         except ssl_module.SSLCertVerificationError as error:
             raise NotAServerError(
-                f"the certificate of {settings.url} is not trusted ({error.verify_message}); give Stream an ssl context that trusts it"
+                f"the certificate of {settings.url} is not trusted ({error.verify_message}); "
+                "give Stream an ssl context that trusts it"
             ) from None
         except (OSError, EOFError, InvalidMessage, ProxyError) as error:
-            raise TryAgainError(f"{settings.url} does not answer: {str(error) or type(error).__name__}") from None
+            raise TryAgainError(
+                f"{settings.url} does not answer: {str(error) or type(error).__name__}"
+            ) from None
         except WebSocketException as error:
             raise NotAServerError(f"{settings.url} does not speak this protocol: {error}") from None
         if socket.subprotocol != _SUBPROTOCOL:
@@ -122,14 +155,14 @@ class Connection:
         return cls(socket, settings)
 
     def send(self, message: object) -> None:
-        """Send a message when the socket takes it."""
+        """Queue a message for sending."""
         self._outbox.put_nowait(orjson.dumps(message))
 
     async def receive(self) -> tuple[dict[str, Any] | Frame, int]:
         """Return the next message and its size.
 
-        :raises StreamError: when the connection ended and another makes no sense.
-        :raises TryAgainError: when it does.
+        :raises StreamError: when the connection ended and a retry is useless.
+        :raises TryAgainError: when the connection ended and a retry is worthwhile.
         """
         self._receiving += 1
         try:
@@ -141,30 +174,30 @@ class Connection:
         try:
             return (_control(data) if isinstance(data, str) else Frame.FromString(data)), len(data)
         except (ValueError, DecodeError) as error:
-            raise TryAgainError(f"the server sent what is no message of the protocol: {error}") from None
+            raise TryAgainError(
+                f"the server sent what is no message of the protocol: {error}"
+            ) from None
 
     async def close(self) -> None:
-        """Close the connection, whatever state it is in."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        """Close the connection in any state."""
+        await cancel(*self._tasks)
         closing = asyncio.create_task(self._socket.close())
         with suppress(ConnectionClosed):
-            while True:  # the server's farewell comes behind what it had sent
+            while True:  # the server's close frame follows the messages it sent before
                 await self._socket.recv()
         await closing
 
     def abort(self) -> None:
-        """Drop the connection."""
+        """Abort the connection without a close handshake."""
         self._socket.transport.abort()
 
     async def _write(self) -> None:
-        with suppress(ConnectionClosed):  # the reader says why
+        with suppress(ConnectionClosed):  # `receive` reports the reason
             while True:
                 await self._socket.send(await self._outbox.get(), text=True)
 
     async def _watch(self) -> None:
-        """Drop a connection on which nothing comes, not even the answer to a ping, although it is read."""
+        """Abort a connection that is being read but delivers nothing, not even a pong."""
         with suppress(ConnectionClosed):
             while True:
                 await asyncio.sleep(self._settings.idle_timeout_s)
@@ -179,10 +212,15 @@ class Connection:
         if error.sent is not None and not error.rcvd_then_sent:
             if error.sent.code == _TOO_BIG:
                 return MessageTooBigError(
-                    f"the server sent a message above {self._settings.max_message_bytes} bytes; give Stream a larger max_message_bytes"
+                    f"the server sent a message above {self._settings.max_message_bytes} "
+                    "bytes; give Stream a larger max_message_bytes"
                 )
-            return TryAgainError(f"the connection was closed by this side: {error.sent.reason or error.sent.code}")
-        code, reason = (error.rcvd.code, error.rcvd.reason) if error.rcvd is not None else (1006, "")
+            return TryAgainError(
+                f"the connection was closed by this side: {error.sent.reason or error.sent.code}"
+            )
+        code, reason = (
+            (error.rcvd.code, error.rcvd.reason) if error.rcvd is not None else (1006, "")
+        )
         if code not in _FINAL or (code == _UNAUTHORIZED and self._settings.renewable):
             return TryAgainError(f"the connection ended: {reason or _WORDS.get(code, code)}")
         kind, words, remedy = _FINAL[code]
@@ -192,7 +230,7 @@ class Connection:
 def _control(text: str) -> dict[str, Any]:
     message = orjson.loads(text)
     if not isinstance(message, dict) or not isinstance(message.get("op"), str):
-        raise ValueError("a control message is an object with op")  # noqa: TRY004 - as of text that is no JSON
+        raise ValueError("a control message is an object with op")  # noqa: TRY004
     return message
 
 
@@ -200,13 +238,24 @@ def _refusal(url: str, response: Response) -> StreamError | TryAgainError:
     detail = _detail(response)
     match response.status_code:
         case 401:
-            return UnauthorizedError(f"{url} does not know this credential: {detail}; check api_key (`mev config key`, `mev key create`)")
+            return UnauthorizedError(
+                f"{url} does not know this credential: {detail}; check api_key (`mev config "
+                "key`, `mev key create`)"
+            )
         case 403:
-            return ForbiddenError(f"{url} refuses this credential: {detail}; the stream needs a key with the permission stream:read")
+            return ForbiddenError(
+                f"{url} refuses this credential: {detail}; the stream needs a key with the "
+                "permission stream:read"
+            )
         case 408 | 425 | 429 | 500 | 502 | 503 | 504:
-            return TryAgainError(f"{url} takes no connection now: {detail}", _seconds(response.headers.get("Retry-After")))
+            return TryAgainError(
+                f"{url} takes no connection now: {detail}",
+                _seconds(response.headers.get("Retry-After")),
+            )
         case status:
-            return NotAServerError(f"{url} answers HTTP {status}: {detail}; check the address, it ends in {PATH}")
+            return NotAServerError(
+                f"{url} answers HTTP {status}: {detail}; check the address, it ends in {PATH}"
+            )
 
 
 def _detail(response: Response) -> str:

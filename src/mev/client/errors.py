@@ -1,4 +1,4 @@
-"""Why a stream or a subscription ended. What passes by itself is not here: the client waits and tries again."""
+"""Errors that end a stream or a subscription; temporary failures are retried instead."""
 
 from mev.core.errors import InvalidInputError, MevError, UnavailableError
 
@@ -10,45 +10,45 @@ class StreamError(MevError):
 
 
 class BadUrlError(InvalidInputError):
-    """The address is none of a server."""
+    """The URL is not the address of a server."""
 
     code = "bad_url"
 
 
 class BadCursorError(InvalidInputError):
-    """The text is no cursor."""
+    """The text is not a cursor."""
 
     code = "bad_cursor"
 
 
 class BadOptionError(InvalidInputError):
-    """An option has no such value."""
+    """The value of an option is invalid."""
 
     code = "bad_option"
 
 
 class UnreachableError(UnavailableError, StreamError):
-    """No connection came about in the time that was given."""
+    """No connection was established within the time limit."""
 
     code = "unreachable"
 
 
 class NotAServerError(StreamError):
-    """What answers at the address speaks another protocol."""
+    """The server at the address speaks another protocol."""
 
     code = "not_a_server"
     status = 502
 
 
 class UnauthorizedError(StreamError):
-    """The server does not know the credential, or no more."""
+    """The credential is unknown or has been revoked."""
 
     code = "unauthorized"
     status = 401
 
 
 class ForbiddenError(StreamError):
-    """The credential is good, and not for this."""
+    """The credential lacks the permission."""
 
     code = "forbidden"
     status = 403
@@ -62,18 +62,25 @@ class DisconnectedError(StreamError):
 
 
 class MessageTooBigError(StreamError):
-    """The server sent a message above the limit of this client."""
+    """The server sent a message above the client's size limit."""
 
     code = "message_too_big"
     status = 413
 
 
 class RefusedError(InvalidInputError, StreamError):
-    """The server refused what was asked; `reason` is its code, and `field` what is wrong, where it says so."""
+    """The server refused the request; `reason` is its code, `field` the field at fault if known."""
 
     code = "refused"
 
-    def __init__(self, detail: str, *, reason: str, field: str | None = None, retry_after_s: float | None = None) -> None:
+    def __init__(
+        self,
+        detail: str,
+        *,
+        reason: str,
+        field: str | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
         super().__init__(detail, reason=reason, field=field)
         self.reason = reason
         self.field = field
@@ -81,6 +88,6 @@ class RefusedError(InvalidInputError, StreamError):
 
 
 class UndecodableEventError(MevError):
-    """An event is not what its topic says."""
+    """The bytes of an event do not match its event type."""
 
     code = "undecodable_event"

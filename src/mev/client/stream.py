@@ -1,4 +1,4 @@
-"""The stream: a connection that comes back, and the subscriptions that live on it."""
+"""The stream: a connection that reconnects, and its subscriptions."""
 
 import asyncio
 import logging
@@ -9,28 +9,37 @@ from itertools import count
 from types import TracebackType
 from typing import Any
 
-from mev.client.connection import Connection, Settings, TryAgainError, stream_url
+from mev.client.connection import ConnectionSettings, StreamConnection, TryAgainError, stream_url
 from mev.client.cursor import Cursor, Start, wire_start
 from mev.client.errors import NotAServerError, StreamError, UnreachableError
-from mev.client.feed import Backlog, Feed, Message, OnSlow, Terms
 from mev.client.subscription import Subscription
+from mev.client.subscription_state import (
+    Backlog,
+    Message,
+    OnSlow,
+    SubscriptionOptions,
+    SubscriptionState,
+)
 from mev.core.errors import MevError, UnavailableError
+from mev.core.tasks import cancel
 from mev.wire.pb.stream_pb2 import Frame
 
 _log = logging.getLogger("mev.client")
 _PAUSE_S = 0.25
 _LONGEST_PAUSE_S = 15.0
-_LONGEST_WISH_S = 300.0  # a server that asks for more is not taken at its word
+_LONGEST_RETRY_AFTER_S = 300.0  # upper limit of the server's retry_after_s
 
 
 class Stream:
     """Live events of a control plane at `url`, which may be the address of its API.
 
-    `api_key` is an API key or an access token, or a function that returns one: it is called in a thread before each connection. Entering
-    the stream connects, and fails after `connect_timeout_s`; from then on a connection that ends is replaced, for as long as it takes.
+    `api_key` is an API key or an access token, or a function that returns one; the function is
+    called in a thread before each connection. Entering the stream connects, and fails after
+    `connect_timeout_s`; later connections are replaced without a time limit.
 
-    What waits for the user is bounded by `buffer_bytes` over all subscriptions: above it the socket is not read. Subscriptions of one
-    stream therefore wait for each other; one that may lag behind belongs on a stream of its own.
+    `buffer_bytes` limits the data that waits for the user, over all subscriptions: above it the
+    socket is not read. Subscriptions of one stream therefore wait for each other; use a separate
+    stream for a slow subscription.
     """
 
     def __init__(
@@ -45,7 +54,7 @@ class Stream:
         max_message_bytes: int = 64 << 20,
     ) -> None:
         self._credential = api_key
-        self._settings = Settings(
+        self._settings = ConnectionSettings(
             url=stream_url(url),
             ssl=ssl,
             open_timeout_s=connect_timeout_s,
@@ -54,9 +63,9 @@ class Stream:
             renewable=callable(api_key),
         )
         self._backlog = Backlog(buffer_bytes)
-        self._feeds: dict[str, Feed] = {}
+        self._subscriptions: dict[str, SubscriptionState] = {}
         self._ids = count(1)
-        self._connection: Connection | None = None
+        self._connection: StreamConnection | None = None
         self._connected_before = False
         self._failures = 0
         self._end: MevError | None = None
@@ -73,7 +82,10 @@ class Stream:
                 await self._opened.wait()
         except TimeoutError:
             await self.close()
-            raise UnreachableError(f"{self.problem or f'{self._settings.url} does not answer'}; is the system running there?") from None
+            raise UnreachableError(
+                f"{self.problem or f'{self._settings.url} does not answer'}; is the system "
+                "running there?"
+            ) from None
         except BaseException:
             await self.close()
             raise
@@ -81,57 +93,76 @@ class Stream:
             raise self._end
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         await self.close()
 
     @property
     def connected(self) -> bool:
-        """Whether there is a connection now."""
+        """Return whether the stream is connected."""
         return self._connection is not None
 
     def subscribe(
         self,
         topics: Iterable[str],
         *,
-        filter: Iterable[str] = (),  # noqa: A002 - as the protocol calls it
+        filter: Iterable[str] = (),  # noqa: A002 - the protocol's name
         from_: Start = "live",
         on_slow: OnSlow = "drop_oldest",
         max_rate: int | None = None,
+        snapshot: bool = False,
     ) -> Subscription:
         """Subscribe to event types or patterns of them, such as `agent_*`.
 
-        All conditions of `filter` hold for what is given. `from_` is `"live"`, `"earliest"`, an aware `datetime`, a :class:`Slot` or a
-        :class:`Cursor`. When the reader is slower than the events, `on_slow` drops the oldest, keeps the newest of each key, or makes
-        everything wait; `max_rate` is in events a second.
+        Events fulfil all conditions of `filter`. `from_` is `"live"`, `"earliest"`, an aware
+        `datetime`, a :class:`Slot`, a :class:`Resume` or a :class:`Cursor`. When the reader is
+        slower than the events, `on_slow` drops the oldest, keeps the newest of each key, or makes
+        everything wait; `max_rate` is in events per second. With `snapshot`, batches with the
+        newest event of each key are sent first, then live events.
         """
-        wire_start(from_)  # what cannot be said is refused here
-        terms = Terms(topics=_strings(topics, "topics"), filter=_strings(filter, "filter"), on_slow=on_slow, max_rate=max_rate)
-        feed = Feed(f"s{next(self._ids)}", terms, from_, self._backlog)
+        wire_start(from_)  # fails here for an invalid start
+        if snapshot and from_ != "live":
+            raise ValueError("a snapshot is of now; leave from_ or snapshot out")
+        options = SubscriptionOptions(
+            topics=_strings(topics, "topics"),
+            filter=_strings(filter, "filter"),
+            on_slow=on_slow,
+            max_rate=max_rate,
+        )
+        state = SubscriptionState(
+            f"s{next(self._ids)}", options, from_, self._backlog, snapshot=snapshot
+        )
         if self._closed or self._task is None:
-            feed.end(self._end or StreamError("the stream is not open; use it inside `async with Stream(...)`"))
+            state.end(
+                self._end
+                or StreamError("the stream is not open; use it inside `async with Stream(...)`")
+            )
         else:
-            self._feeds[feed.id] = feed
-            self._ask(feed)
-        return Subscription(feed, self._backlog, self._ask, self._dismiss)
+            self._subscriptions[state.id] = state
+            self._send_request(state)
+        return Subscription(state, self._backlog, self._send_request, self._send_unsubscribe)
 
     async def close(self) -> None:
-        """Close the connection; what was received can still be taken, then the subscriptions end."""
+        """Close the connection and end the subscriptions; received batches can still be read."""
         self._closed = True
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await cancel(self._task)
         self._finish(self._end)
 
-    def _ask(self, feed: Feed) -> None:
-        """Send what is due for a feed; without a connection that is done with the next one."""
-        if self._connection is not None and (message := feed.request()) is not None:
+    def _send_request(self, state: SubscriptionState) -> None:
+        """Send the pending request of a subscription, or leave it to the next connection."""
+        if self._connection is not None and (message := state.request()) is not None:
             self._connection.send(message)
 
-    def _dismiss(self, feed: Feed) -> None:
+    def _send_unsubscribe(self, state: SubscriptionState) -> None:
         if self._connection is not None:
-            self._connection.send({"op": "unsubscribe", "id": feed.id})
+            self._connection.send({"op": "unsubscribe", "id": state.id})
         else:
-            feed.disconnected()
+            state.disconnected()
 
     async def _run(self) -> None:
         while True:
@@ -153,12 +184,16 @@ class Stream:
 
     async def _connect(self) -> None:
         try:
-            credential = await asyncio.to_thread(self._credential) if callable(self._credential) else self._credential
-            connection = await Connection.open(self._settings, credential)
+            credential = (
+                await asyncio.to_thread(self._credential)
+                if callable(self._credential)
+                else self._credential
+            )
+            connection = await StreamConnection.open(self._settings, credential)
         except UnavailableError as error:
             raise TryAgainError(error.detail) from None
         except NotAServerError as error:
-            if self._connected_before:  # it was one: something in between answers while it is away
+            if self._connected_before:  # a proxy may answer while the server is down
                 raise TryAgainError(error.detail) from None
             raise
         if self.problem:
@@ -167,78 +202,83 @@ class Stream:
         self._opened.set()
         since = asyncio.get_running_loop().time()
         try:
-            for feed in self._feeds.values():
-                self._ask(feed)
+            for state in self._subscriptions.values():
+                self._send_request(state)
             await self._serve(connection)
         finally:
             if asyncio.get_running_loop().time() - since > _LONGEST_PAUSE_S:
                 self._failures = 0
             self._connection = None
-            for feed in list(self._feeds.values()):
-                feed.disconnected()
+            for state in list(self._subscriptions.values()):
+                state.disconnected()
             self._forget_ended()
             await connection.close()
 
-    async def _serve(self, connection: Connection) -> None:
-        farewell: Message = {}
+    async def _serve(self, connection: StreamConnection) -> None:
+        closing: Message = {}
         while True:
             await self._backlog.room()
             try:
                 message, size = await connection.receive()
             except TryAgainError as error:
-                raise TryAgainError(farewell.get("detail") or error.reason, float(farewell.get("retry_after_s") or 0)) from None
+                raise TryAgainError(
+                    closing.get("detail") or error.reason,
+                    float(closing.get("retry_after_s") or 0),
+                ) from None
             if isinstance(message, Frame):
                 self._take(message, size)
             elif message["op"] == "closing":
-                farewell = message
-                self._farewell(message)
+                closing = message
+                self._take_closing(message)
             else:
                 self._answer(message)
 
     def _take(self, frame: Frame, size: int) -> None:
         self._failures = 0
-        if frame.subscription:
-            feed = self._feeds.get(frame.subscription)
-        else:
-            # A frame without a name is of the only subscription there was when it was made: the oldest that is left.
-            feed = next((feed for feed in self._feeds.values() if feed.active), None)
-        if feed is not None and not feed.ended:
-            feed.take(frame, size)
+        # A frame without a name belongs to the oldest active subscription: the only one when it was
+        # sent.
+        state = (
+            self._subscriptions.get(frame.subscription)
+            if frame.subscription
+            else next((state for state in self._subscriptions.values() if state.active), None)
+        )
+        if state is not None and not state.ended:
+            state.take(frame, size)
 
-    def _farewell(self, message: Message) -> None:
-        for feed_id, positions in message.get("cursors", {}).items():
-            if feed := self._feeds.get(feed_id):
-                feed.farewell(Cursor.of(positions, message.get("log")))
+    def _take_closing(self, message: Message) -> None:
+        for subscription_id, positions in message.get("cursors", {}).items():
+            if state := self._subscriptions.get(subscription_id):
+                state.take_final_cursor(Cursor.of(positions, message.get("log")))
 
     def _answer(self, message: dict[str, Any]) -> None:
-        feed = self._feeds.get(message.get("id") or "")
-        if feed is None:
+        state = self._subscriptions.get(message.get("id") or "")
+        if state is None:
             if message["op"] == "error" and not message.get("id"):
-                _log.warning("%s", message.get("detail"))  # why the connection is closed next
+                _log.warning("%s", message.get("detail"))  # the reason for the close that follows
             return
-        again_s = feed.answer(message)
+        again_s = state.answer(message)
         if again_s:
-            again_s *= random.uniform(1, 2)  # noqa: S311 - no secret
+            again_s *= random.uniform(1, 2)  # noqa: S311 - not a secret
             _log.warning("%s; asking again in %.1f s", message.get("detail"), again_s)
         if again_s is not None:
-            asyncio.get_running_loop().call_later(again_s, self._ask, feed)
+            asyncio.get_running_loop().call_later(again_s, self._send_request, state)
         self._forget_ended()
 
-    def _pause(self, wish_s: float) -> float:
-        """Return how long to wait: at random, so that the clients of a server that comes back do not come all at once."""
+    def _pause(self, retry_after_s: float) -> float:
+        """Return how long to wait, with jitter: clients must not reconnect all at once."""
         longest = min(_LONGEST_PAUSE_S, _PAUSE_S * 2 ** min(self._failures, 10))
         self._failures += 1
-        return min(wish_s, _LONGEST_WISH_S) + random.uniform(0, longest)  # noqa: S311 - no secret
+        return min(retry_after_s, _LONGEST_RETRY_AFTER_S) + random.uniform(0, longest)  # noqa: S311
 
     def _forget_ended(self) -> None:
-        for feed_id in [feed_id for feed_id, feed in self._feeds.items() if feed.ended]:
-            del self._feeds[feed_id]
+        for state in [state for state in self._subscriptions.values() if state.ended]:
+            del self._subscriptions[state.id]
 
     def _finish(self, error: MevError | None) -> None:
         self._closed, self._end = True, error
-        for feed in self._feeds.values():
-            feed.end(error)
-        self._feeds.clear()
+        for state in self._subscriptions.values():
+            state.end(error)
+        self._subscriptions.clear()
         self._opened.set()
 
 

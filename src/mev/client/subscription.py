@@ -1,4 +1,4 @@
-"""What the user holds of one subscription: an asynchronous iterator of batches."""
+"""The subscription as its user sees it: an asynchronous iterator of batches."""
 
 import asyncio
 from collections.abc import Callable, Iterable
@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from mev.client.batch import Batch
 from mev.client.cursor import Cursor
-from mev.client.feed import Backlog, Feed, OnSlow
+from mev.client.subscription_state import Backlog, OnSlow, SubscriptionState
 
 
 class _Unset(Enum):
@@ -18,37 +18,55 @@ class _Unset(Enum):
 class Subscription:
     """Batches of events; made by :meth:`mev.client.Stream.subscribe`.
 
-    Iteration goes on over any number of connections. It ends with :meth:`unsubscribe` or when the stream is closed, and raises what the
-    server refused for good. As a context manager it unsubscribes at the end.
+    Iteration continues over reconnects. It ends with :meth:`unsubscribe` or when the stream is
+    closed, and raises an error that the server returned as final. As a context manager it
+    unsubscribes at the end.
     """
 
-    def __init__(self, feed: Feed, backlog: Backlog, ask: Callable[[Feed], None], dismiss: Callable[[Feed], None]) -> None:
-        self._feed = feed
+    def __init__(
+        self,
+        state: SubscriptionState,
+        backlog: Backlog,
+        send_request: Callable[[SubscriptionState], None],
+        send_unsubscribe: Callable[[SubscriptionState], None],
+    ) -> None:
+        self._state = state
         self._backlog = backlog
-        self._ask = ask
-        self._dismiss = dismiss
+        self._send_request = send_request
+        self._send_unsubscribe = send_unsubscribe
         self._updating = asyncio.Lock()
 
     @property
     def id(self) -> str:
-        """Its name in the connection."""
-        return self._feed.id
+        """Id of the subscription on the connection."""
+        return self._state.id
 
     @property
     def topics(self) -> tuple[str, ...]:
-        """The event types it is of, patterns expanded; empty before the server confirmed it."""
-        return self._feed.topics
+        """Event types, with patterns expanded; empty before the server has confirmed."""
+        return self._state.topics
 
     @property
     def cursor(self) -> Cursor:
-        """Where the user is: after the last batch that was taken. Give it to `from_`, and nothing is missing or repeated."""
-        return self._feed.given
+        """Cursor after the last batch read.
+
+        Use it as `from_` to continue without loss or repetition.
+        """
+        return self._state.given
+
+    @property
+    def resume(self) -> str:
+        """The same position as the server's token, for `from_=Resume(token)`.
+
+        It is empty before the server has confirmed the subscription.
+        """
+        return self._state.token
 
     def __aiter__(self) -> "Subscription":
         return self
 
     async def __anext__(self) -> Batch:
-        batch = await self._feed.next()
+        batch = await self._state.next()
         if batch is None:
             raise StopAsyncIteration
         return batch
@@ -57,28 +75,37 @@ class Subscription:
         await self.started()
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         await self.unsubscribe()
 
     async def started(self) -> None:
-        """Wait until the server confirmed it: every event from :attr:`cursor` on will come.
+        """Wait until the server has confirmed the subscription.
+
+        All events from :attr:`cursor` will arrive.
 
         :raises RefusedError: when the server refuses it.
         """
         with self._backlog.answer_awaited():
-            await asyncio.shield(self._feed.started)
+            await asyncio.shield(self._state.started)
 
     async def update(
         self,
         *,
         topics: Iterable[str] | None = None,
-        filter: Iterable[str] | None = None,  # noqa: A002 - as the protocol calls it
+        filter: Iterable[str] | None = None,  # noqa: A002 - the protocol's name
         on_slow: OnSlow | None = None,
         max_rate: int | Literal[_Unset.UNSET] | None = _Unset.UNSET,
     ) -> None:
-        """Change what is given, and wait until it is so: each event goes under the old terms or under the new ones.
+        """Change the subscription and wait until the change is active.
 
-        :raises RefusedError: when the server refuses; the old terms stay.
+        Each event is delivered under either the old or the new options.
+
+        :raises RefusedError: when the server refuses the change; the old options stay active.
         """
         changes: dict[str, Any] = {}
         if topics is not None:
@@ -92,15 +119,18 @@ class Subscription:
         async with self._updating:
             await self.started()
             with self._backlog.answer_awaited():
-                done = self._feed.change(changes)
-                self._ask(self._feed)
+                done = self._state.change(changes)
+                self._send_request(self._state)
                 await done
 
     async def unsubscribe(self) -> int:
-        """End it; return how many events were lost and not told of. What was received and not taken is discarded."""
-        if self._feed.ended:
+        """End the subscription and return the number of unreported lost events.
+
+        Received batches that were not read are discarded.
+        """
+        if self._state.ended:
             return 0
         with self._backlog.answer_awaited():
-            left = self._feed.leave()
-            self._dismiss(self._feed)
+            left = self._state.leave()
+            self._send_unsubscribe(self._state)
             return await asyncio.shield(left)

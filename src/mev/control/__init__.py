@@ -1,1 +1,4 @@
-"""Orders: signed, delivered, answered. A command is done when the fleet says so, agent by agent."""
+"""Control of the fleet: commands are signed, delivered and acknowledged.
+
+A command is complete only when every agent has reported its result.
+"""

@@ -1,77 +1,92 @@
-"""Why a command is not issued."""
+"""Errors of control."""
 
 from mev.core.errors import InvalidInputError, MevError, NotFoundError, UnavailableError
 
 
 class InvalidCommandError(InvalidInputError):
-    """The command cannot mean anything to those it is for."""
+    """The command is not valid for its target."""
 
     code = "invalid_command"
     status = 422
 
 
-class UnknownCommandError(NotFoundError):
-    """There is no such command."""
+class SchemaNotAllowedError(InvalidCommandError):
+    """The schema of an action is too large, or has a keyword that is not allowed."""
 
-    code = "unknown_command"
-
-
-class UnknownAgentError(NotFoundError):
-    """There is no such agent."""
-
-    code = "unknown_agent"
+    code = "schema_not_allowed"
 
 
-class UnknownProposalError(NotFoundError):
-    """There is no such proposal, or it is settled."""
+class RaisesLevelError(MevError):
+    """The level is higher than the current one, and the request allows only lowering."""
 
-    code = "unknown_proposal"
+    code = "raises_level"
+    status = 409
+
+
+class UnknownPolicyError(NotFoundError):
+    """The policy does not exist."""
+
+    code = "unknown_policy"
+
+
+class NoAcknowledgedVersionError(MevError):
+    """The policy has no earlier version that agents acknowledged."""
+
+    code = "no_acknowledged_version"
+    status = 409
 
 
 class AgentExistsError(MevError):
-    """An agent of this name has another key."""
+    """An agent with this name has another key."""
 
     code = "agent_exists"
     status = 409
 
 
+class KeyNotProvenError(MevError):
+    """The request does not prove possession of the agent's private key."""
+
+    code = "key_not_proven"
+    status = 403
+
+
 class IdempotencyConflictError(MevError):
-    """The idempotency key was used for another request."""
+    """The idempotency key was used for a different request."""
 
     code = "idempotency_conflict"
     status = 409
 
 
 class SamePersonError(MevError):
-    """Approval needs another person."""
+    """A second person must approve."""
 
     code = "same_person"
     status = 403
 
 
 class TooManyProposalsError(MevError):
-    """One person has as many proposals as they may."""
+    """The limit of proposals per person is reached."""
 
     code = "too_many_proposals"
     status = 409
 
 
 class TooManyAgentsError(MevError):
-    """The fleet has as many agents as it may."""
+    """The limit of agents is reached."""
 
     code = "too_many_agents"
     status = 409
 
 
 class OvertakenError(MevError):
-    """The level was ordered anew since this was proposed."""
+    """A newer command on the same subject was issued after the proposal."""
 
     code = "overtaken"
     status = 409
 
 
 class RetiredKeyError(UnavailableError):
-    """The signing key of this replica was replaced; nobody obeys what it signs."""
+    """The signing key of this replica was replaced; agents ignore its commands."""
 
     code = "signing_key_retired"
 
@@ -81,12 +96,6 @@ class ForeignKeySetError(MevError):
 
     code = "foreign_key_set"
     status = 409
-
-
-class UnreadError(UnavailableError):
-    """A message was published and not read back in time: whether it counts is not known yet."""
-
-    code = "control_unread"
 
 
 class JournalError(MevError):

@@ -1,8 +1,9 @@
-"""Commands that wait for more people: raising what agents may do is nobody's decision alone."""
+"""Proposals: commands that raise risk wait here for the approval of more people."""
 
 from dataclasses import dataclass, field
 
-from mev.control.errors import SamePersonError, TooManyProposalsError, UnknownProposalError
+from mev.control.errors import SamePersonError, TooManyProposalsError
+from mev.core.errors import NotFoundError
 from mev.wire.pb.control_pb2 import Command, Proposal, Vote
 
 MAX_OF_ONE_PERSON = 100
@@ -11,18 +12,18 @@ KEPT_EXPIRED = 50
 
 @dataclass(slots=True)
 class Pending:
-    """A proposal and what people said to it; whoever proposed it has approved it."""
+    """A proposal and its votes; the proposer has approved it."""
 
     proposal: Proposal
     approvers: list[str] = field(default_factory=list)
     rejected_by: str = ""
     command_id: str = ""
     decided_by: tuple[str, int] | None = None
-    """Whose approval made them enough, and when it was given: whoever took it issues the command."""
+    """The person and time of the deciding approval; the replica that took it issues the command."""
 
     @property
     def order(self) -> tuple[int, str]:
-        """By what proposals are ordered in time."""
+        """Sort key: by time."""
         return self.proposal.proposed_at_ns, self.proposal.id
 
     def state(self, now_ns: int) -> str:
@@ -33,55 +34,91 @@ class Pending:
             return "rejected"
         return "expired" if now_ns >= self.proposal.expires_at_ns else "pending"
 
+    def is_waiting_for(self, principal: str, now_ns: int) -> bool:
+        """Return whether an approval by `principal` counts."""
+        if self.state(now_ns) != "pending":
+            return False
+        if self.decided_by:  # its command could not be issued; the same person can try again
+            return self.decided_by[0] == principal
+        return principal not in self.approvers
+
 
 class Proposals:
-    """Every proposal that has not expired, and the newest that have, by id, oldest first."""
+    """Proposals by id, oldest first: all that have not expired, and the newest expired ones."""
 
     def __init__(self) -> None:
         self.pending: dict[str, Pending] = {}
 
     def add(self, proposal: Proposal) -> Pending:
-        """Take a proposal in; one that is known is returned as it is."""
-        return self.pending.setdefault(proposal.id, Pending(proposal, [proposal.draft.issuer.principal]))
+        """Add a proposal; a known one is unchanged."""
+        return self.pending.setdefault(
+            proposal.id, Pending(proposal, [proposal.draft.issuer.principal])
+        )
 
     def check_room(self, principal: str, now_ns: int) -> None:
-        """Refuse another proposal of somebody who has many that have not expired, decided or not.
+        """Check the limit of unexpired proposals per person, decided or not.
 
-        :raises TooManyProposalsError: then.
+        :raises TooManyProposalsError: if it is reached.
         """
-        own = [p for p in self.pending.values() if p.proposal.draft.issuer.principal == principal and now_ns < p.proposal.expires_at_ns]
+        own = [
+            p
+            for p in self.pending.values()
+            if p.proposal.draft.issuer.principal == principal and now_ns < p.proposal.expires_at_ns
+        ]
         if len(own) >= MAX_OF_ONE_PERSON:
-            raise TooManyProposalsError(f"{principal} has {len(own)} proposals that have not expired; wait until some have")
+            raise TooManyProposalsError(
+                f"{principal} has {len(own)} proposals that have not expired; wait for one to end"
+            )
 
     def forget_expired(self, now_ns: int) -> None:
-        """Forget what has expired but for the newest; a decided one stays until then, so that no copy of it can be decided again."""
-        expired = sorted((p for p in self.pending.values() if now_ns >= p.proposal.expires_at_ns), key=lambda pending: pending.order)
+        """Remove expired proposals except the newest.
+
+        Decided ones stay until they expire, so that no copy can be decided again.
+        """
+        expired = sorted(
+            (p for p in self.pending.values() if now_ns >= p.proposal.expires_at_ns),
+            key=lambda pending: pending.order,
+        )
         for pending in expired[:-KEPT_EXPIRED]:
             del self.pending[pending.proposal.id]
 
     def find(self, draft: Command) -> Pending | None:
-        """Return the proposal that the same person made under the same idempotency key."""
+        """Return the same person's proposal with the same idempotency key, or None."""
         if not draft.idempotency_key:
             return None
-        return next((p for p in self.pending.values() if _request(p.proposal.draft) == _request(draft)), None)
+        return next(
+            (p for p in self.pending.values() if _request(p.proposal.draft) == _request(draft)),
+            None,
+        )
 
     def check(self, proposal_id: str, principal: str, now_ns: int, *, approve: bool) -> Pending:
         """Return the proposal that `principal` may vote on.
 
-        :raises UnknownProposalError: when there is none, or it is settled.
-        :raises SamePersonError: when the same person would approve twice.
+        :raises NotFoundError: if it does not exist, or is settled.
+        :raises SamePersonError: if the same person would approve twice.
         """
         pending = self.pending.get(proposal_id)
         if pending is None or pending.state(now_ns) != "pending":
-            raise UnknownProposalError(f"no pending proposal {proposal_id!r}", state=pending.state(now_ns) if pending else "unknown")
+            raise NotFoundError(
+                f"no pending proposal {proposal_id!r}",
+                state=pending.state(now_ns) if pending else "unknown",
+                code="unknown_proposal",
+            )
         if pending.decided_by and not (approve and pending.decided_by[0] == principal):
-            raise UnknownProposalError(f"proposal {proposal_id!r} has been approved by enough people", state="approved")
+            raise NotFoundError(
+                f"proposal {proposal_id!r} has been approved by enough people",
+                state="approved",
+                code="unknown_proposal",
+            )
         if approve and not pending.decided_by and principal in pending.approvers:
             raise SamePersonError(f"{principal} has approved already; another person has to")
         return pending
 
     def vote(self, vote: Vote) -> bool:
-        """Note what a person said, and say whether it is news. Once they are enough, or somebody is against it, nothing else counts."""
+        """Record a vote; return whether it is new.
+
+        Votes after the deciding approval or a rejection are ignored.
+        """
         pending = self.pending.get(vote.proposal_id)
         if pending is None:
             return False

@@ -1,1 +1,4 @@
-"""What every layer may use: errors, time, files, life cycle, metrics. No network, no third-party services."""
+"""Shared basics for every layer: errors, time, files, process life cycle, logging.
+
+No network access and no third-party services.
+"""

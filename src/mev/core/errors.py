@@ -1,23 +1,33 @@
-"""The one error root.
+"""The root of all errors that users see.
 
-Every refusal or failure a user can see is a :class:`MevError`: a stable ``code``, an HTTP status, a sentence that names
-the cause and the remedy, and fields for programs. Leaves live beside their domain.
+Every error is a :class:`MevError` with a stable ``code``, an HTTP status, a sentence that names the
+cause and the remedy, and fields for programs. A subclass next to the code that raises it is for
+errors that are caught by name or documented; others use a class of this module with a `code`.
 """
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class MevError(Exception):
-    """Something the caller should know about; the docstring of a subclass is its title."""
+    """Error reported to the caller; the first line of a subclass's docstring is its title."""
 
-    code: ClassVar[str] = "internal"
+    code: str = "internal"
     status: ClassVar[int] = 500
 
-    def __init__(self, detail: str, *, retry_after_s: int | None = None, **fields: object) -> None:
+    def __init__(
+        self,
+        detail: str,
+        *,
+        code: str | None = None,
+        retry_after_s: int | None = None,
+        **fields: object,
+    ) -> None:
         super().__init__(detail)
+        if code is not None:
+            self.code = code
         self.detail = detail
         self.retry_after_s = retry_after_s
-        self.fields = fields
+        self.fields: dict[str, Any] = fields
 
     def problem(self) -> dict[str, object]:
         """Return the error as an RFC 9457 problem object."""
@@ -41,10 +51,17 @@ class InvalidInputError(MevError):
 
 
 class NotFoundError(MevError):
-    """There is no such thing."""
+    """The requested object does not exist."""
 
     code = "not_found"
     status = 404
+
+
+class ConflictError(MevError):
+    """The request conflicts with the current state."""
+
+    code = "conflict"
+    status = 409
 
 
 class UnavailableError(MevError):

@@ -1,1 +1,4 @@
-"""Signed envelopes, the keys that may sign them, and Merkle trees. No I/O but the file of a key."""
+"""Signed envelopes, signing keys and Merkle trees.
+
+No I/O except reading and writing a key's file.
+"""

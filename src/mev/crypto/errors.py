@@ -1,4 +1,4 @@
-"""Why an envelope is refused: each reason has a code of its own, which agents put in their answers."""
+"""Reasons to refuse an envelope; agents report the `code` of each."""
 
 from mev.core.errors import InvalidInputError
 
@@ -10,25 +10,25 @@ class EnvelopeError(InvalidInputError):
 
 
 class MalformedEnvelopeError(EnvelopeError):
-    """The bytes are no envelope, or its payload is no message of its type."""
+    """The bytes are not an envelope, or its payload is not a message of its type."""
 
     code = "malformed_envelope"
 
 
 class WrongPayloadTypeError(EnvelopeError):
-    """The envelope carries another kind of message than is expected here."""
+    """The envelope contains another message type than expected."""
 
     code = "wrong_payload_type"
 
 
 class UnknownKeyError(EnvelopeError):
-    """No key that is trusted signed it."""
+    """No trusted key signed it."""
 
     code = "unknown_key"
 
 
 class BadSignatureError(EnvelopeError):
-    """A signature does not fit what is signed."""
+    """A signature does not match the signed bytes."""
 
     code = "bad_signature"
 
@@ -40,7 +40,7 @@ class NotEnoughSignaturesError(EnvelopeError):
 
 
 class KeyExpiredError(EnvelopeError):
-    """The key that signed it is no longer valid."""
+    """The key that signed it has expired."""
 
     code = "key_expired"
 
@@ -52,18 +52,18 @@ class KeyNotYetValidError(EnvelopeError):
 
 
 class KeyWithoutRoleError(EnvelopeError):
-    """The key that signed it may not sign this kind of message."""
+    """The key that signed it lacks the role for this message type."""
 
     code = "key_without_role"
 
 
 class OldKeySetError(EnvelopeError):
-    """The key set is not newer than the one in force."""
+    """The key set is not newer than the active one."""
 
     code = "old_key_set"
 
 
 class InvalidKeySetError(EnvelopeError):
-    """The key set contradicts itself."""
+    """The key set is inconsistent."""
 
     code = "invalid_key_set"

@@ -1,10 +1,15 @@
-"""Ed25519 signing keys: made, kept, used. A seed is never shown, logged or compared."""
+"""Ed25519 signing keys: creation, storage and signing.
+
+A seed is never shown, logged or compared.
+"""
 
 import hashlib
 import secrets
 from pathlib import Path
 
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from mev.core.errors import MevError
 from mev.core.files import write_atomically
@@ -21,7 +26,7 @@ class InvalidKeyError(MevError):
 
 
 class SigningKey:
-    """An Ed25519 key and the name it is known by."""
+    """An Ed25519 key pair and its key id."""
 
     def __init__(self, key_id: str | None, seed: bytes) -> None:
         if len(seed) != SEED_BYTES:
@@ -32,9 +37,9 @@ class SigningKey:
 
     @classmethod
     def from_hex(cls, seed_hex: str, key_id: str | None = None) -> "SigningKey":
-        """Return the key of a seed of 64 hexadecimal digits.
+        """Return the key for a seed of 64 hexadecimal digits.
 
-        :raises InvalidKeyError: when it is none.
+        :raises InvalidKeyError: if the seed is malformed.
         """
         try:
             seed = bytes.fromhex(seed_hex)
@@ -51,10 +56,31 @@ class SigningKey:
         """Return a signature over the exact bytes of `payload`, as a message of `payload_type`."""
         return Signature(key_id=self.key_id, sig=self._key.sign(pae(payload_type, payload)))
 
+    def sign_bytes(self, data: bytes) -> bytes:
+        """Return a signature over `data` itself, without a payload type.
+
+        The caller must make sure that `data` cannot be mistaken for another signed format.
+        """
+        return self._key.sign(data)
+
+    def derived(self, purpose: str) -> "SigningKey":
+        """Return the key for `purpose` derived from this one with HKDF-SHA256.
+
+        This key cannot be computed from the derived key.
+        """
+        seed = HKDF(hashes.SHA256(), SEED_BYTES, salt=None, info=f"mev {purpose}".encode()).derive(
+            self._key.private_bytes_raw()
+        )
+        return SigningKey(None, seed)
+
     def trusted_for(self, *roles: str, not_before_ns: int = 0, not_after_ns: int = 0) -> TrustedKey:
-        """Return this key's line in a key set; a time of 0 is no bound."""
+        """Return this key's entry for a key set; a time of 0 means no limit."""
         return TrustedKey(
-            key_id=self.key_id, public_key=self.public_key, roles=roles, not_before_ns=not_before_ns, not_after_ns=not_after_ns
+            key_id=self.key_id,
+            public_key=self.public_key,
+            roles=roles,
+            not_before_ns=not_before_ns,
+            not_after_ns=not_after_ns,
         )
 
     def __repr__(self) -> str:
@@ -62,14 +88,16 @@ class SigningKey:
 
 
 def default_key_id(public_key: bytes) -> str:
-    """Return the name of a key that was given none: the first 16 hexadecimal digits of its SHA-256."""
+    """Return the default key id: the first 16 hexadecimal digits of the public key's SHA-256."""
     return hashlib.sha256(public_key).hexdigest()[:16]
 
 
 def load_or_create(path: Path, key_id: str | None = None) -> SigningKey:
-    """Return the key whose seed is kept in `path`, in hexadecimal; it is made when there is none. One process at a time.
+    """Return the key with the hexadecimal seed in `path`; create it if the file is missing.
 
-    :raises InvalidKeyError: when the file cannot be read, or holds something else.
+    Not safe for several processes at once.
+
+    :raises InvalidKeyError: if the file cannot be read, or is malformed.
     """
     try:
         if not path.exists():

@@ -1,7 +1,7 @@
-"""Merkle trees as RFC 6962 hashes them: an append-only tree, proofs from it, and what checks them without it.
+"""Merkle trees of RFC 6962: an append-only tree, its proofs, and their verification.
 
-Leaves are numbered from 0. A root, a leaf and every step of a proof are SHA-256 hashes of 32 bytes. Proofs are checked as
-RFC 9162, sections 2.1.3.2 and 2.1.4.2, describes.
+Leaves are numbered from 0. A root, a leaf and every step of a proof are SHA-256 hashes of 32 bytes.
+Proofs are verified as in RFC 9162, sections 2.1.3.2 and 2.1.4.2.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ Proof = list[bytes]
 
 
 class NoSuchTreeError(InvalidInputError):
-    """The tree never had this size, or has no such leaf."""
+    """The tree has not reached this size, or has no such leaf."""
 
     code = "no_such_tree"
 
@@ -30,8 +30,11 @@ def node_hash(left: bytes, right: bytes) -> bytes:
     return hashlib.sha256(b"\x01" + left + right).digest()
 
 
-class Tree:
-    """An append-only tree in memory, 64 bytes a leaf; roots and proofs of every size it ever had."""
+class MerkleTree:
+    """An append-only tree in memory, with roots and proofs for every size it has had.
+
+    It takes 64 bytes per leaf.
+    """
 
     def __init__(self, leaf_hashes: Iterable[bytes] = ()) -> None:
         # Level n holds the roots of the complete subtrees of 2**n leaves, from the left.
@@ -45,7 +48,7 @@ class Tree:
         return len(self._levels[0]) // HASH_BYTES
 
     def append(self, hashed: bytes) -> int:
-        """Add a leaf by its hash; return its number."""
+        """Append a leaf by its hash; return its index."""
         number = self.size
         level = 0
         while True:
@@ -63,20 +66,25 @@ class Tree:
         return self._node(0, index)
 
     def root(self, size: int | None = None) -> bytes:
-        """Return the root of the first `size` leaves, of all when not given."""
+        """Return the root of the first `size` leaves, or of all."""
         size = self.size if size is None else size
         self._check(size)
         return self._hash(0, size) if size else EMPTY_ROOT
 
+    def subtree_roots(self, level: int, start: int, count: int) -> bytes:
+        """Return the roots of `count` complete subtrees of 2**level leaves, from number `start`."""
+        self._check((start + count) << level)
+        return bytes(self._levels[level][start * HASH_BYTES : (start + count) * HASH_BYTES])
+
     def inclusion(self, index: int, size: int) -> Proof:
-        """Return the proof that leaf `index` is among the first `size`."""
+        """Return the proof that leaf `index` is among the first `size` leaves."""
         self._check(size)
         if not 0 <= index < size:
             raise NoSuchTreeError(f"there is no leaf {index} among {size}")
         return self._path(index, 0, size)
 
     def consistency(self, old: int, new: int) -> Proof:
-        """Return the proof that the first `new` leaves begin with the first `old`."""
+        """Return the proof that the first `old` leaves are a prefix of the first `new` leaves."""
         self._check(new)
         if not 0 <= old <= new:
             raise NoSuchTreeError(f"{old} leaves are not the beginning of {new}")
@@ -90,7 +98,10 @@ class Tree:
         return bytes(self._levels[level][index * HASH_BYTES : (index + 1) * HASH_BYTES])
 
     def _hash(self, start: int, stop: int) -> bytes:
-        """Return the root of leaves `start` to `stop`; `start` is a multiple of the power of two that covers them."""
+        """Return the root of leaves `start` to `stop`.
+
+        `start` is a multiple of the power of two that covers the range.
+        """
         width = stop - start
         if width & (width - 1) == 0:
             level = width.bit_length() - 1
@@ -115,8 +126,10 @@ class Tree:
         return [*self._subproof(old, split, stop, whole=False), self._hash(start, split)]
 
 
-def verify_inclusion(hashed: bytes, index: int, size: int, proof: Sequence[bytes], root: bytes) -> bool:
-    """Say whether `proof` shows that the leaf `hashed` is number `index` among the `size` leaves under `root`."""
+def verify_inclusion(
+    hashed: bytes, index: int, size: int, proof: Sequence[bytes], root: bytes
+) -> bool:
+    """Return whether `proof` shows that `hashed` is leaf `index` of `size` leaves under `root`."""
     if not 0 <= index < size:
         return False
     node, last = index, size - 1
@@ -133,8 +146,13 @@ def verify_inclusion(hashed: bytes, index: int, size: int, proof: Sequence[bytes
     return last == 0 and hashed == root
 
 
-def verify_consistency(old: int, new: int, proof: Sequence[bytes], old_root: bytes, new_root: bytes) -> bool:
-    """Say whether `proof` shows that the `new` leaves under `new_root` begin with the `old` ones under `old_root`."""
+def verify_consistency(
+    old: int, new: int, proof: Sequence[bytes], old_root: bytes, new_root: bytes
+) -> bool:
+    """Return whether `proof` shows that the tree of `new_root` extends the tree of `old_root`.
+
+    `new` and `old` are their numbers of leaves.
+    """
     if not 0 <= old <= new:
         return False
     if old == new:

@@ -1,10 +1,11 @@
-"""Datasets: what there is, and exports of it.
+"""Datasets and their exports.
 
-An export is a job that runs in a thread of the process that holds the database, not in a process of its own: one process at a time can
-open the folder of the embedded engine, and handing blocks to a child would copy every byte once more to save nothing, since the work
-(read, collapse repeats, sort, encode, compress) is the engine's own, outside the interpreter lock and under a memory limit for each query.
-A server encodes too; there the thread only copies its answer into a file.
+An export is a job in a thread of the process that owns the database. A separate process could not
+open the embedded engine's folder, and would copy every byte once more for no gain: reading,
+deduplication, sorting, encoding and compression run in the engine, outside the interpreter lock and
+within a memory limit per query. A ClickHouse server encodes as well; the thread only copies its
+response into a file.
 
-Files are made part by part. A part is a range of the table's order that holds a set number of rows, so memory is bounded by one
-part whatever the export is, and what a crash costs is the part it fell into.
+Files are written part by part. A part is a range of the table's order with a fixed number of rows:
+memory is bounded by one part for exports of any size, and a crash loses at most one part.
 """

@@ -1,4 +1,7 @@
-"""A filter's conditions as SQL, with the same meaning as in the stream. Every value is bound; only names of ours become text."""
+"""Filter conditions as SQL, with the same semantics as in the stream.
+
+Every value is bound; only our own names are part of the SQL text.
+"""
 
 import struct
 from collections.abc import Callable
@@ -16,18 +19,24 @@ _TYPES = {
     "bool": "Bool",
     "string": "String",
 }
-# The engine reads decimal numbers only nearly; their bits it reads exactly.
-_BITS = {"double": ("UInt64", "reinterpretAsFloat64", "<d", "<Q"), "float": ("UInt32", "reinterpretAsFloat32", "<f", "<I")}
+# The engine parses decimal numbers inexactly; their bits are exact.
+_BITS = {
+    "double": ("UInt64", "reinterpretAsFloat64", "<d", "<Q"),
+    "float": ("UInt32", "reinterpretAsFloat32", "<f", "<I"),
+}
 
 
 def condition_sql(event: EventType, condition: Condition, name: str, values: Values) -> str:
-    """Return an expression that is true where `condition` holds; its values go into `values`, under names that begin with `name`."""
+    """Return an SQL expression that is true if `condition` holds.
+
+    Its bound values are added to `values` under names that start with `name`.
+    """
     path = resolve(event, condition.field)
     test = _test(condition, path, name, values)
     if path.key is not None:
         values[f"{name}_key"] = path.key
         key = f"{{{name}_key:String}}"
-        column = f"`{path.steps[0].name}`"  # maps are at the top: `resolve` knows no deeper ones
+        column = f"`{path.steps[0].name}`"  # `resolve` knows top-level maps only
         return f"(mapContains({column}, {key}) AND {test(f'{column}[{key}]')})"
     return _any(path, 0, "", test)
 
@@ -51,7 +60,9 @@ def _test(condition: Condition, path: Path, name: str, values: Values) -> Callab
             found = f"arrayMap(v -> {bits[1]}(v), {{{name}:Array({bits[0]})}})"
             return lambda expression: f"({negated}has({found}, {expression}))"
         values[name] = list(condition.value)
-        return lambda expression: f"({negated}({expression} IN {{{name}:Array({_TYPES[scalar.name]})}}))"
+        return lambda expression: (
+            f"({negated}({expression} IN {{{name}:Array({_TYPES[scalar.name]})}}))"
+        )
     operator = _OPERATORS[condition.op]
     if bits := _BITS.get(scalar.name):
         values[name] = _bits(scalar.name, condition.value)

@@ -1,16 +1,16 @@
-"""What can be wrong with an export."""
+"""Errors of exports."""
 
-from mev.core.errors import InvalidInputError, MevError, NotFoundError
+from mev.core.errors import InvalidInputError, MevError
 
 
 class InvalidExportError(InvalidInputError):
-    """The export cannot be made as asked."""
+    """The export request is invalid."""
 
     code = "invalid_export"
 
 
 class ExportQuotaError(MevError):
-    """Too much is exported at once, or kept."""
+    """The export quota is reached: too many exports, or too many bytes."""
 
     code = "export_quota"
     status = 429
@@ -24,26 +24,26 @@ class ExportTooLargeError(MevError):
 
 
 class TooManyPartsError(InvalidInputError):
-    """The export would be too many files."""
+    """The export would have too many files."""
 
     code = "too_many_parts"
 
 
 class StillChangingError(MevError):
-    """The range is still being written."""
+    """Events keep arriving in the range of the export."""
 
     code = "range_still_changing"
     status = 409
 
 
+class IncompletePartError(MevError):
+    """A file of an export does not contain the counted rows."""
+
+    code = "incomplete_part"
+
+
 class ExportNotReadyError(MevError):
-    """The export has no files yet, or none for ever."""
+    """The export has no files, because it has not succeeded."""
 
     code = "export_not_ready"
     status = 409
-
-
-class UnknownFileError(NotFoundError):
-    """The export has no such file."""
-
-    code = "unknown_export_file"

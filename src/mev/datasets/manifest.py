@@ -1,4 +1,7 @@
-"""The manifest of an export: what it is, what it was made from, and the digest of each file. Its presence says that all are there."""
+"""The manifest of an export: its query, its source, and the digest of each file.
+
+It is written last: if it exists, all files are complete.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -10,6 +13,7 @@ import orjson
 
 import mev
 from mev.core.files import write_atomically
+from mev.datasets.catalog import cell_type
 from mev.datasets.query import Statements
 
 NAME = "manifest.json"
@@ -26,10 +30,20 @@ class Part:
     sha256: str
 
 
-def write(folder: Path, export_id: str, statements: Statements, parts: Sequence[Part], created_ns: int) -> None:
-    """Write the manifest into `folder`, after everything else there."""
+def write(
+    folder: Path, export_id: str, statements: Statements, parts: Sequence[Part], created_ns: int
+) -> None:
+    """Write the manifest into `folder`, after all other files."""
     dataset = statements.dataset
-    columns = [{name: getattr(column, name) for name in ("name", "type", "unit", "description")} for column in statements.columns]
+    columns = [
+        {
+            "name": column.name,
+            "type": cell_type(column, statements.query.format),
+            "unit": column.unit,
+            "description": column.description,
+        }
+        for column in statements.columns
+    ]
     content = {
         "format_version": _VERSION,
         "id": export_id,
@@ -42,7 +56,9 @@ def write(folder: Path, export_id: str, statements: Statements, parts: Sequence[
         "order_by": list(dataset.order_by),
         "code_version": mev.__version__,
         "parts": [asdict(part) for part in parts],
-        "created_at": datetime.fromtimestamp(created_ns / 1e9, UTC).isoformat(timespec="milliseconds"),
+        "created_at": datetime.fromtimestamp(created_ns / 1e9, UTC).isoformat(
+            timespec="milliseconds"
+        ),
     }
     if dataset.features is not None:
         content["feature_schema"] = dataset.features.name
@@ -51,6 +67,9 @@ def write(folder: Path, export_id: str, statements: Statements, parts: Sequence[
 
 
 def read(folder: Path) -> Mapping[str, Any]:
-    """Return the manifest in `folder`, or raise FileNotFoundError."""
+    """Return the manifest in `folder`.
+
+    :raises FileNotFoundError: if there is none.
+    """
     content: Mapping[str, Any] = orjson.loads((folder / NAME).read_bytes())
     return content

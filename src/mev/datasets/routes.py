@@ -1,4 +1,4 @@
-"""``/api/datasets``."""
+"""Routes below ``/api/datasets``."""
 
 import asyncio
 import base64
@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter
 from fastapi.responses import FileResponse
 
-from mev.auth.audit import Audit, no_audit, note
+from mev.auth.audit import AuditCallback, no_audit, note
 from mev.auth.dependencies import DatasetsExport, DatasetsRead
 from mev.datasets import manifest, views
 from mev.datasets.catalog import DATASETS
@@ -21,46 +21,70 @@ from mev.wire.registry import event_type
 PATH = "/api/datasets"
 
 
-def router(exports: Exports, runner: Runner, *, audit: Audit = no_audit) -> APIRouter:
+def router(exports: Exports, runner: Runner, *, audit: AuditCallback = no_audit) -> APIRouter:
     """Return the routes of datasets."""
     routes = APIRouter(prefix=PATH, tags=["datasets"])
 
     @routes.get("", summary="List the datasets")
     async def datasets(_: DatasetsRead) -> DatasetsOut:
-        """How many rows are stored, from when to when."""
-        return DatasetsOut(items=[views.dataset(each) for each in await asyncio.to_thread(exports.summaries)])
+        """Return the stored rows of each dataset, with their first and last slot and time."""
+        return DatasetsOut(
+            items=[views.dataset(each) for each in await asyncio.to_thread(exports.summaries)]
+        )
 
     @routes.get("/schema/{type}", summary="Describe a dataset type")
-    async def schema(_: DatasetsRead, type: str) -> dict[str, Any]:  # noqa: A002 - the parameter's public name
-        """Fields with types, units and descriptions, as the Protobuf sources declare them, and the JSON Schema of one event."""
-        return found.schema() if (found := DATASETS.get(type)) else event_type(type).dataset_schema()
+    async def schema(_: DatasetsRead, type: str) -> dict[str, Any]:  # noqa: A002 - the public name
+        """Return the fields with types, units and descriptions, and the JSON Schema of one event.
+
+        They are those of the Protobuf sources.
+        """
+        return (
+            found.schema() if (found := DATASETS.get(type)) else event_type(type).dataset_schema()
+        )
 
     @routes.post("/export", status_code=202, summary="Export a dataset")
     async def export(who: DatasetsExport, body: ExportIn) -> ExportOut:
-        """A job: ask `GET /export/{id}` how far it is. The same query on the same data gives the same bytes."""
+        """Start an export job; `GET /export/{id}` shows its progress.
+
+        The same query on the same data gives the same bytes.
+        """
         return _export(await exports.submit(body.query(), owner=owner(who), audit=audit))
 
     @routes.post("/export/estimate", summary="Say what an export would be")
     async def estimate(_: DatasetsExport, body: ExportIn) -> EstimateOut:
-        """Counts the rows; nothing is written."""
+        """Count the rows, without writing anything."""
         found = await asyncio.to_thread(exports.estimate, body.query())
         return EstimateOut(rows=found.rows, bytes=found.size_bytes, parts=found.parts)
 
     @routes.get("/export/{export_id}", summary="Show an export")
     async def one(_: DatasetsExport, export_id: str) -> ExportOut:
-        """The job's state and progress; with its success, the manifest and the files."""
-        return await asyncio.to_thread(lambda: _export(exports.get(export_id), exports.manifest(export_id)))
+        """Return the job's state and progress; after success also the manifest and files."""
+        return await asyncio.to_thread(
+            lambda: _export(exports.get(export_id), exports.manifest(export_id))
+        )
 
     @routes.delete("/export/{export_id}", status_code=204, summary="Delete an export")
     async def delete(who: DatasetsExport, export_id: str) -> None:
-        """One that has ended: its files, its job and its log. One that waits or runs is cancelled by `DELETE /api/jobs/{id}` first."""
+        """Delete a finished export with its files, job and log.
+
+        Cancel a waiting or running one first, with `DELETE /api/jobs/{id}`.
+        """
         check_may_end(who, exports.get(export_id))
         job = await exports.remove(export_id)
-        await note(audit, who.id, "datasets.delete", export_id, owner=job.owner, state=job.state.value)
+        await note(
+            audit, who.id, "datasets.delete", export_id, owner=job.owner, state=job.state.value
+        )
 
-    @routes.get("/export/{export_id}/files/{name}", summary="Download a file of an export", response_class=FileResponse)
+    @routes.get(
+        "/export/{export_id}/files/{name}",
+        summary="Download a file of an export",
+        response_class=FileResponse,
+    )
     async def file(_: DatasetsExport, export_id: str, name: str) -> FileResponse:
-        """Takes `Range`, so that a download can go on where it broke off; `Repr-Digest` is the SHA-256 of the whole file."""
+        """Return a file; `Range` requests can resume a download.
+
+        `Repr-Digest` is the SHA-256 of the whole file.
+        """
         path, digest = await asyncio.to_thread(exports.file, export_id, name)
         headers = {"Cache-Control": "private, immutable, max-age=86400"}
         if digest:

@@ -1,39 +1,57 @@
-"""What there is, what an export would be, and exports as jobs."""
+"""Dataset summaries, export estimates, and exports as jobs."""
 
 import asyncio
+import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mev.auth.audit import DONE, Audit, no_audit
+from mev.auth.audit import DONE, AuditCallback, no_audit
+from mev.core.errors import NotFoundError
+from mev.core.files import DiskFullError, free_bytes
 from mev.datasets import manifest
-from mev.datasets.catalog import DATASETS, Dataset
-from mev.datasets.errors import ExportNotReadyError, ExportQuotaError, InvalidExportError, UnknownFileError
-from mev.datasets.export import KIND, Limits, make_export
-from mev.datasets.query import Format, Query, Statements
+from mev.datasets.catalog import DATASETS, Dataset, Format
+from mev.datasets.errors import (
+    ExportNotReadyError,
+    ExportQuotaError,
+    InvalidExportError,
+)
+from mev.datasets.export import KIND, ExportLimits, make_export
+from mev.datasets.query import ONLY_REAL, Query, Statements
 from mev.jobs.errors import UnknownJobError
-from mev.jobs.model import Job, Kind, Owner, State
+from mev.jobs.model import Job, JobKind, JobState, Owner
 from mev.jobs.runner import Runner
-from mev.store.clickhouse import ClickHouse
+from mev.store.clickhouse import ClickHouse, ClickHouseUnavailableError
 
-_FIXED_BYTES = {"UInt64": 8, "Int64": 8, "Float64": 8, "UInt32": 4, "Int32": 4, "Float32": 4, "Bool": 1}
+LOG = logging.getLogger(__name__)
+_FIXED_BYTES = {
+    "UInt64": 8,
+    "Int64": 8,
+    "Float64": 8,
+    "UInt32": 4,
+    "Int32": 4,
+    "Float32": 4,
+    "Bool": 1,
+}
 _OTHER_BYTES = 24
-_TEXT = 2.5  # numbers as text, and names with every value
+_TEXT = 2.5  # factor for numbers as text, and names with every value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Quota:
-    """What one person may have, and the least rows of a file."""
+class ExportQuota:
+    """Limits of exports per principal, and the minimum rows of a file."""
 
     jobs: int
     size_bytes: int
     part_rows_min: int = 1
+    reserve_bytes: int = 0
+    """Bytes of the disk that exports leave free."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """What an export would be: `rows` as of now, `size_bytes` roughly."""
+    """Estimate of an export: current `rows`, approximate `size_bytes`."""
 
     rows: int
     size_bytes: int
@@ -41,8 +59,8 @@ class Estimate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Summary:
-    """What is stored of a dataset; repeats that are not merged yet count."""
+class DatasetSummary:
+    """Stored data of a dataset; repeats that are not merged yet are counted."""
 
     dataset: Dataset
     rows: int | None
@@ -50,119 +68,217 @@ class Summary:
     time_ns: tuple[int, int] | None
 
 
-def export_kind(clickhouse: ClickHouse, limits: Limits, *, expires_s: float, folder: Path | None) -> Kind:
-    """Return the kind of job that exports; its files go below `folder`, or into the job's own when None."""
+def export_kind(
+    clickhouse: ClickHouse, limits: ExportLimits, *, expires_s: float, folder: Path | None
+) -> JobKind:
+    """Return the job kind of exports; files are stored below `folder`, or in the job's folder."""
     work = make_export(clickhouse, limits)
-    return Kind(name=KIND, run=work, concurrency=1, resumable=True, in_thread=True, expires_s=expires_s, outputs=folder)
+    return JobKind(
+        name=KIND,
+        run=work,
+        concurrency=1,
+        resumable=True,
+        in_thread=True,
+        expires_s=expires_s,
+        outputs=folder,
+    )
 
 
 class Exports:
     """Exports of the datasets in `clickhouse`."""
 
-    def __init__(self, runner: Runner, clickhouse: ClickHouse, quota: Quota) -> None:
+    def __init__(self, runner: Runner, clickhouse: ClickHouse, quota: ExportQuota) -> None:
         self._runner = runner
         self._clickhouse = clickhouse
         self._quota = quota
         self._accepting = asyncio.Lock()
 
-    def summaries(self) -> list[Summary]:
-        """Return what is stored. Blocks."""
+    def summaries(self) -> list[DatasetSummary]:
+        """Return the summaries of all datasets; blocks."""
         return [self._summary(dataset) for dataset in DATASETS.values()]
 
     def estimate(self, query: Query) -> Estimate:
-        """Return what an export would be. Blocks.
+        """Return an estimate of an export; blocks.
 
-        :raises InvalidExportError: when it would not be accepted.
+        :raises InvalidExportError: if the export would be refused.
         """
         self._check(query)
         statements = Statements(query, self._clickhouse.database)
         count = statements.count(None, None)
         rows = int(self._clickhouse.rows(count.sql, count.values)[0][0])
-        width = sum(self._widths(statements))
-        if query.format in {Format.CSV, Format.NDJSON}:
-            width *= _TEXT if query.compression == "none" else _TEXT / 4
-        return Estimate(rows=rows, size_bytes=int(rows * width), parts=-(-rows // query.part_rows))
+        return Estimate(
+            rows=rows,
+            size_bytes=self._bytes_of(statements, rows),
+            parts=-(-rows // query.part_rows),
+        )
 
-    async def submit(self, query: Query, *, owner: Owner, audit: Audit = no_audit) -> Job:
-        """Accept an export, which is in the audit trail by then.
+    def has_real_rows(self, query: Query) -> bool | None:
+        """Return whether some examples are not simulated, None if ClickHouse does not answer.
 
-        :raises InvalidExportError: when its files would have too few rows.
-        :raises ExportQuotaError: when the person has enough.
+        Blocks.
+        """
+        real = replace(query, filter=(*query.filter, ONLY_REAL))
+        found = Statements(real, self._clickhouse.database).any()
+        try:
+            return bool(self._clickhouse.rows(found.sql, found.values))
+        except ClickHouseUnavailableError as error:
+            LOG.warning(
+                "whether real examples exist is not known: %s",
+                error.detail,
+                extra={"action": "export_estimate"},
+            )
+            return None
+
+    async def submit(self, query: Query, *, owner: Owner, audit: AuditCallback = no_audit) -> Job:
+        """Audit and accept an export, and return its job.
+
+        :raises InvalidExportError: if its files would have too few rows.
+        :raises ExportQuotaError: if the owner's quota is reached.
+        :raises DiskFullError: if its files would probably not fit on the disk.
         """
         self._check(query)
+        await asyncio.to_thread(self._check_room, query)
         async with self._accepting:
             jobs = self._runner.jobs(kind=KIND, person=owner.person)
             active = sum(not job.state.ended for job in jobs)
             if active >= self._quota.jobs:
-                detail = f"{active} exports of yours wait or run, as many as one may have (EXPORT_JOBS_PER_PRINCIPAL); wait, or cancel one"
+                detail = (
+                    f"{active} of your exports wait or run, "
+                    "as many as one may have (EXPORT_JOBS_PER_PRINCIPAL); wait, or cancel one"
+                )
                 raise ExportQuotaError(detail, retry_after_s=10)
-            done = [job for job in jobs if job.state is State.SUCCEEDED]
+            done = [job for job in jobs if job.state is JobState.SUCCEEDED]
             kept = await asyncio.to_thread(lambda: sum(map(self._size, done)))
             if kept >= self._quota.size_bytes:
                 bound = f"{self._quota.size_bytes} (EXPORT_BYTES_PER_PRINCIPAL)"
-                detail = f"your exports take {kept} bytes, of {bound}; delete some, or wait until they expire"
+                detail = (
+                    f"your exports take {kept} bytes, of {bound}; "
+                    "delete some, or wait until they expire"
+                )
                 raise ExportQuotaError(detail, retry_after_s=3600)
             details = {"type": query.type, "format": query.format.value}
             return await self._runner.submit(
                 KIND,
                 query.as_json(),
                 owner=owner,
-                first=lambda export_id: audit(owner.id, "datasets.export", export_id, DONE, details),
+                first=lambda export_id: audit(
+                    owner.id, "datasets.export", export_id, DONE, details
+                ),
             )
 
     async def remove(self, export_id: str) -> Job:
-        """Remove an export that has ended, with its files, and return its job.
+        """Remove a finished export with its files, and return its job.
 
-        :raises UnknownJobError: when there is none.
-        :raises JobNotEndedError: when it waits or runs.
+        :raises UnknownJobError: if it does not exist.
+        :raises JobNotEndedError: if it waits or runs.
         """
         return await self._runner.remove(self.get(export_id).id)
 
     def get(self, export_id: str) -> Job:
         """Return an export's job.
 
-        :raises UnknownJobError: when there is none.
+        :raises UnknownJobError: if it does not exist.
         """
         job = self._runner.get(export_id)
         if job.kind != KIND:
-            raise UnknownJobError(f"no export {export_id}; there is a job of kind {job.kind} of that name")
+            raise UnknownJobError(
+                f"no export {export_id}; there is a job of kind {job.kind} of that name"
+            )
         return job
 
+    def query(self, export_id: str) -> Query:
+        """Return the query of an export; blocks briefly.
+
+        :raises UnknownJobError: if it does not exist.
+        """
+        return Query.from_json(self._runner.spec(self.get(export_id).id))
+
     def manifest(self, export_id: str) -> Mapping[str, Any] | None:
-        """Return the manifest of an export that has succeeded, else None. Blocks a little."""
+        """Return the manifest of a successful export, else None; blocks briefly."""
         job = self.get(export_id)
-        return manifest.read(self._runner.output(job.id)) if job.state is State.SUCCEEDED else None
+        return (
+            manifest.read(self._runner.output(job.id)) if job.state is JobState.SUCCEEDED else None
+        )
 
     def file(self, export_id: str, name: str) -> tuple[Path, str | None]:
-        """Return a file of an export and its SHA-256, None for the manifest. Blocks a little.
+        """Return a file of an export and its SHA-256 (None for the manifest); blocks briefly.
 
-        :raises ExportNotReadyError, UnknownFileError: when it is not there.
+        :raises ExportNotReadyError, NotFoundError: if it does not exist.
         """
         content = self.manifest(export_id)
         if content is None:
-            raise ExportNotReadyError(f"the export is {self.get(export_id).state}; it has files once it has succeeded")
-        digests: dict[str, str | None] = {manifest.NAME: None} | {part["file"]: part["sha256"] for part in content["parts"]}
+            raise ExportNotReadyError(
+                f"the export is {self.get(export_id).state}; it has files once it has succeeded"
+            )
+        digests: dict[str, str | None] = {manifest.NAME: None} | {
+            part["file"]: part["sha256"] for part in content["parts"]
+        }
         if name not in digests:
-            raise UnknownFileError(f"no file {name!r}; there are {', '.join([*digests][:5])}")
+            raise NotFoundError(
+                f"no file {name!r}; there are {', '.join([*digests][:5])}",
+                code="unknown_export_file",
+            )
         return self._runner.output(export_id) / name, digests[name]
 
     def _check(self, query: Query) -> None:
         if query.part_rows < (least := self._quota.part_rows_min):
-            raise InvalidExportError(f"part_rows: at least {least} (EXPORT_PART_ROWS_MIN)", field="part_rows")
+            raise InvalidExportError(
+                f"part_rows: at least {least} (EXPORT_PART_ROWS_MIN)", field="part_rows"
+            )
+
+    def _check_room(self, query: Query) -> None:
+        """Compare the free disk space with the estimated size; blocks."""
+        statements = Statements(query, self._clickhouse.database)
+        count = statements.size(None)
+        try:
+            rows = int(self._clickhouse.rows(count.sql, count.values)[0][0])
+            expected = self._bytes_of(statements, rows)
+        # The job waits for ClickHouse, and checks the disk before each part.
+        except ClickHouseUnavailableError as error:
+            LOG.warning(
+                "an export is accepted without its estimate: %s",
+                error.detail,
+                extra={"action": "export_estimate"},
+            )
+            return
+        folder = self._runner.outputs(KIND)
+        if expected > (free := free_bytes(folder) - self._quota.reserve_bytes):
+            raise DiskFullError(
+                f"the export takes about {expected} bytes, "
+                f"and {max(0, free)} are free for it in {folder}; ask for fewer columns or "
+                f"rows, free space, or set EXPORT_DIR to another disk",
+                path=str(folder),
+                estimated_bytes=expected,
+                free_bytes=max(0, free),
+            )
+
+    def _bytes_of(self, statements: Statements, rows: int) -> int:
+        query, width = statements.query, sum(self._widths(statements))
+        if query.format in {Format.CSV, Format.NDJSON}:
+            width *= _TEXT if query.compression == "none" else _TEXT / 4
+        return int(rows * width)
 
     def _size(self, job: Job) -> int:
         progress = self._runner.progress(job.id)
         return int(str(progress.figures.get("bytes", 0))) if progress else 0
 
-    def _summary(self, dataset: Dataset) -> Summary:
+    def _summary(self, dataset: Dataset) -> DatasetSummary:
         if dataset.features is not None:
-            return Summary(dataset=dataset, rows=None, slots=None, time_ns=None)
-        names = [name for name in ("slot" if dataset.has_slots else None, dataset.time_field) if name]
+            return DatasetSummary(dataset=dataset, rows=None, slots=None, time_ns=None)
+        names = [
+            name for name in ("slot" if dataset.has_slots else None, dataset.time_field) if name
+        ]
         spans = ", ".join(f"minIf(`{name}`, `{name}` > 0), max(`{name}`)" for name in names)
         table = f"`{self._clickhouse.database}`.`{dataset.event.table}`"
-        ((rows, *ends),) = self._clickhouse.rows(f"SELECT count(), {spans} FROM {table}")  # noqa: S608 - names of ours
-        by_name = {name: (int(low), int(high)) for name, low, high in zip(names, ends[::2], ends[1::2], strict=True) if rows}
-        return Summary(
+        # Names of ours.
+        question = f"SELECT count(), {spans} FROM {table}"  # noqa: S608
+        ((rows, *ends),) = self._clickhouse.rows(question)
+        by_name = {
+            name: (int(low), int(high))
+            for name, low, high in zip(names, ends[::2], ends[1::2], strict=True)
+            if rows
+        }
+        return DatasetSummary(
             dataset=dataset,
             rows=int(rows),
             slots=by_name.get("slot"),
@@ -170,11 +286,21 @@ class Exports:
         )
 
     def _widths(self, statements: Statements) -> list[float]:
-        """Return the bytes a row takes in each column: as the table stores it, else by its type."""
-        dataset, values = statements.dataset, {"database": self._clickhouse.database, "table": statements.dataset.event.table}
-        sql = "SELECT name, data_compressed_bytes FROM system.columns WHERE database = {database:String} AND table = {table:String}"
+        """Return the bytes per row of each column: as stored in the table, else by its type."""
+        dataset, values = (
+            statements.dataset,
+            {"database": self._clickhouse.database, "table": statements.dataset.event.table},
+        )
+        sql = (
+            "SELECT name, data_compressed_bytes FROM system.columns "
+            "WHERE database = {database:String} AND table = {table:String}"
+        )
         sizes = {name: int(size) for name, size in self._clickhouse.rows(sql, values)}
-        rows = int(self._clickhouse.rows(f"SELECT count() FROM `{values['database']}`.`{values['table']}`")[0][0])  # noqa: S608 - as above
+        rows = int(
+            self._clickhouse.rows(
+                f"SELECT count() FROM `{values['database']}`.`{values['table']}`"  # noqa: S608
+            )[0][0]
+        )
         return [
             sizes[column.name] / rows
             if rows and dataset.features is None and sizes.get(column.name)

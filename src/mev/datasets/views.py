@@ -1,52 +1,85 @@
-"""What ``/api/datasets`` takes and answers."""
+"""Request and response bodies of ``/api/datasets``."""
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
-from mev.datasets.query import MAX_PART_ROWS, Format, Query, checked
-from mev.datasets.service import Summary
+from mev.core.body import Body, Items
+from mev.core.clock import check_time, to_ns
+from mev.datasets.catalog import Format
+from mev.datasets.query import LABEL_SLOTS, MAX_LABEL_SLOTS, MAX_PART_ROWS, Labels, Query, checked
+from mev.datasets.service import DatasetSummary
 from mev.jobs.routes import JobOut
 
 _NS = 1_000_000_000
-
-
-class Body(BaseModel):
-    """A request body; a field that is not known is an error, not a wish unheard."""
-
-    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+Time = Annotated[AwareDatetime, AfterValidator(check_time)]
 
 
 class SlotsIn(Body):
-    """A range of slots; `to` is not included."""
+    """A range of slots; `to` is excluded."""
+
+    model_config = ConfigDict(populate_by_name=True)
 
     since: int | None = Field(None, alias="from", ge=0, lt=2**64)
     to: int | None = Field(None, ge=0, lt=2**64)
 
 
 class TimeIn(Body):
-    """A range of times, with their offsets from UTC; `to` is not included."""
+    """A range of times with UTC offsets; `to` is excluded."""
 
-    since: AwareDatetime | None = Field(None, alias="from")
-    to: AwareDatetime | None = None
+    model_config = ConfigDict(populate_by_name=True)
+
+    since: Time | None = Field(None, alias="from")
+    to: Time | None = None
 
 
 class ExportIn(Body):
-    """What to export. All columns, all rows, as Parquet, unless it says otherwise."""
+    """An export request; by default all columns and rows, as Parquet."""
 
     type: str = Field(max_length=64)
     columns: list[str] | None = Field(None, max_length=256)
-    filter: list[str] = Field([], description="Conditions that must all hold, as the stream takes them.")
+    filter: Items[str] = Field(
+        [], description="Conditions that must all hold, as the stream takes them."
+    )
     slots: SlotsIn = Field(default_factory=lambda: SlotsIn.model_validate({}))
     time: TimeIn = Field(default_factory=lambda: TimeIn.model_validate({}))
-    sample: float = Field(1.0, gt=0, le=1, description="Share of the rows; which ones depends on their keys alone.")
+    sample: float = Field(
+        1.0, gt=0, le=1, description="Share of the rows; which ones depends on their keys alone."
+    )
     format: Format = Format.PARQUET
     compression: str | None = Field(None, max_length=16)
-    part_rows: int = Field(250_000, ge=1, le=MAX_PART_ROWS, description="Rows of one file; at least EXPORT_PART_ROWS_MIN.")
+    labels: Labels | None = Field(
+        None,
+        description=(
+            "Of training_examples: `agent`, one row per opportunity and agent, or `market`, "
+            "one per opportunity."
+        ),
+    )
+    label_slots: int | None = Field(
+        None,
+        ge=0,
+        le=MAX_LABEL_SLOTS,
+        description=(
+            f"Of training_examples: slots in which bundles count; {LABEL_SLOTS} when not given."
+        ),
+    )
+    part_rows: int = Field(
+        250_000,
+        ge=1,
+        le=MAX_PART_ROWS,
+        description="Rows of one file; at least EXPORT_PART_ROWS_MIN.",
+    )
+
+    escape_formulas: bool = Field(
+        True, description="CSV: put an apostrophe before text that a spreadsheet would run."
+    )
 
     def query(self) -> Query:
-        """Return the query, or raise what is wrong with it."""
+        """Return the validated query.
+
+        :raises MevError: if it is invalid.
+        """
         return checked(
             self.type,
             columns=self.columns,
@@ -57,25 +90,28 @@ class ExportIn(Body):
             format=self.format,
             compression=self.compression,
             part_rows=self.part_rows,
+            escape_formulas=self.escape_formulas,
+            labels=self.labels,
+            label_slots=self.label_slots,
         )
 
 
 class SlotSpan(BaseModel):
-    """The lowest and the highest slot, 0 left out."""
+    """The lowest and the highest slot; 0 is ignored."""
 
     first: int
     last: int
 
 
 class TimeSpan(BaseModel):
-    """The earliest and the latest time, unknown ones left out."""
+    """The earliest and the latest time; unknown times are ignored."""
 
     first: datetime
     last: datetime
 
 
 class DatasetOut(BaseModel):
-    """A dataset; `rows` counts repeats that are not merged yet, and is null where only `estimate` can say."""
+    """A dataset; `rows` counts unmerged repeats, and is null if only an estimate can tell."""
 
     type: str
     description: str
@@ -94,7 +130,7 @@ class DatasetsOut(BaseModel):
 
 
 class EstimateOut(BaseModel):
-    """What an export would be: `rows` as of now, `bytes` roughly."""
+    """Estimate of an export: current `rows`, approximate `bytes`."""
 
     rows: int
     bytes: int
@@ -102,7 +138,7 @@ class EstimateOut(BaseModel):
 
 
 class ExportOut(BaseModel):
-    """An export: its job and, once that has succeeded, its manifest."""
+    """An export: its job and, after success, its manifest."""
 
     id: str
     job: JobOut
@@ -111,25 +147,24 @@ class ExportOut(BaseModel):
     """Paths of its files, the manifest's first."""
 
 
-def dataset(summary: Summary) -> DatasetOut:
-    """Return a dataset as the API shows it."""
+def dataset(summary: DatasetSummary) -> DatasetOut:
+    """Return a dataset as shown by the API."""
     found, slots, time_ns = summary.dataset, summary.slots, summary.time_ns
     return DatasetOut(
         type=found.name,
         description=found.description,
         rows=summary.rows,
         slots=SlotSpan(first=slots[0], last=slots[1]) if slots else None,
-        time=TimeSpan(first=_time(time_ns[0]), last=_time(time_ns[1])) if time_ns and time_ns[1] else None,
+        time=TimeSpan(first=_time(time_ns[0]), last=_time(time_ns[1]))
+        if time_ns and time_ns[1]
+        else None,
         order_by=list(found.order_by),
         schema_hash=found.schema_hash,
     )
 
 
 def _ns(time: datetime | None) -> int | None:
-    if time is None:
-        return None
-    since = time - datetime(1970, 1, 1, tzinfo=UTC)
-    return ((since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds) * 1000
+    return to_ns(time) if time is not None else None
 
 
 def _time(ns: int) -> datetime:

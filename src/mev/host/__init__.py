@@ -1,1 +1,1 @@
-"""How this process and what it depends on are doing."""
+"""Health checks and metrics of this process and its dependencies."""

@@ -1,1 +1,1 @@
-"""Events in over HTTP, and the recent ones out again."""
+"""Ingest of events over HTTP, and queries of recent events."""

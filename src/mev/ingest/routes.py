@@ -6,12 +6,12 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 
 from mev.auth.dependencies import EventsRead
-from mev.ingest.recent import MAX_PAGE, read_page
-from mev.store.clickhouse import ClickHouse
+from mev.core.query import QueryInt
+from mev.ingest.recent import MAX_PAGE, History
 from mev.wire.registry import event_type
 
 
-def router(clickhouse: ClickHouse, *, timeout_s: float) -> APIRouter:
+def router(history: History) -> APIRouter:
     """Return the routes that read events back."""
     routes = APIRouter(tags=["events"])
 
@@ -20,12 +20,23 @@ def router(clickhouse: ClickHouse, *, timeout_s: float) -> APIRouter:
         _: EventsRead,
         request: Request,
         type: str,  # noqa: A002 - the parameter's public name
-        limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 100,
+        limit: Annotated[QueryInt, Query(ge=1, le=MAX_PAGE)] = 100,
         cursor: str | None = None,
     ) -> Response:
-        """Filter by any field: `field=value`, `field_min=value`, `field_max=value`; a list field matches one of its elements."""
-        filters = {name: value for name, value in request.query_params.items() if name not in {"limit", "cursor"}}
-        page = await asyncio.to_thread(read_page, clickhouse, event_type(type), filters, limit=limit, cursor=cursor, timeout_s=timeout_s)
+        """Filter by any field: `field=value`, `field_min=value`, `field_max=value`.
+
+        A list field matches if one of its elements does. Each item has its `partition` and `offset`
+        in the stream's log, null if it was stored from an earlier log. A subscription from the
+        page's `resume` starts directly after the events of this list.
+        """
+        filters = {
+            name: value
+            for name, value in request.query_params.items()
+            if name not in {"limit", "cursor"}
+        }
+        page = await asyncio.to_thread(
+            history.page, event_type(type), filters, limit=limit, cursor=cursor
+        )
         return Response(page.body(), media_type="application/json")
 
     return routes

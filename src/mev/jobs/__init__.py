@@ -1,7 +1,8 @@
-"""Long work outside of requests: declared kinds, one folder for each job, progress, cancelling, and a start again after a crash.
+"""Background jobs: declared kinds, a folder per job, progress, cancellation and restart.
 
-A job is a folder, ``<data>/jobs/<id>/``: what was asked for (``spec.json``), what became of it (``state.json``, by the runner alone),
-how far it is (``progress.json``, by the work alone), its ``log``, and its ``output/``, which counts only once the job has succeeded.
-Work runs in a process of its own, so that a crash or a full memory there costs one job; only what needs something that one process
-can hold, such as the embedded database, runs in a thread.
+A job is a folder, ``<data>/jobs/<id>/``: the request (``spec.json``), its state (``state.json``,
+written by the runner only), its progress (``progress.json``, written by the work only), its
+``log``, and its ``output/``, which is valid only after success. Work runs in a separate process, so
+that a crash or lack of memory costs one job. Only work that needs an object of this process, such
+as the embedded database, runs in a thread.
 """

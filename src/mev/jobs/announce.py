@@ -1,7 +1,8 @@
-"""How far jobs are, as events of type ``job``. Best effort: what cannot be published now is left out, and no job ever waits for it.
+"""Job progress as events of type ``job``, published best-effort.
 
-Everyone who may read the stream reads these events, so they say no more of a job than its kind, its state and how far it is: not
-whose it is, not what was asked for, not why it failed in words.
+An event that cannot be published now is dropped, and no job waits for it. Every reader of the
+stream gets these events, so they contain only the kind, state and progress of a job: not its owner,
+its spec or the text of its error.
 """
 
 import asyncio
@@ -11,28 +12,28 @@ from collections.abc import Callable
 from mev.bus.publisher import Publisher
 from mev.core.clock import now_ns
 from mev.core.errors import MevError
-from mev.jobs.model import Job, Progress
+from mev.jobs.model import Job, JobProgress
 from mev.wire.pb import events_pb2
 from mev.wire.registry import EVENT_TYPES
 
-Announce = Callable[[Job, Progress | None], None]
+Announce = Callable[[Job, JobProgress | None], None]
 LOG = logging.getLogger(__name__)
 _EVENT = EVENT_TYPES["job"]
 
 
-def no_announcement(_job: Job, _progress: Progress | None) -> None:
-    """Say nothing."""
+def no_announcement(_job: Job, _progress: JobProgress | None) -> None:
+    """Announce nothing."""
 
 
 class Announcer:
-    """Publishes events of jobs, in the order in which it is called. Belongs to one event loop."""
+    """Publisher of job events, in the order of the calls. Confined to one event loop."""
 
     def __init__(self, publisher: Publisher) -> None:
         self._publisher = publisher
         self._under_way: set[asyncio.Task[None]] = set()
 
-    def __call__(self, job: Job, progress: Progress | None) -> None:
-        """Publish what is so now; returns at once."""
+    def __call__(self, job: Job, progress: JobProgress | None) -> None:
+        """Publish the current state; returns at once."""
         task = asyncio.create_task(self._publish(event(job, progress)))
         self._under_way.add(task)
         task.add_done_callback(self._under_way.discard)
@@ -41,11 +42,16 @@ class Announcer:
         try:
             await self._publisher.publish(_EVENT.topic, [_EVENT.record(message)])
         except MevError as error:
-            LOG.debug("job %s: nobody hears of it: %s", message.id, error, extra={"action": "job_not_announced"})
+            LOG.debug(
+                "job %s: the event cannot be published: %s",
+                message.id,
+                error,
+                extra={"action": "job_not_announced"},
+            )
 
 
-def event(job: Job, progress: Progress | None) -> events_pb2.Job:
-    """Return what is said of a job."""
+def event(job: Job, progress: JobProgress | None) -> events_pb2.Job:
+    """Return the event for a job."""
     return events_pb2.Job(
         id=job.id,
         timestamp_ns=now_ns(),

@@ -1,10 +1,13 @@
-"""``python -m mev.jobs.child <folder> <output> <module:function> <runner's pid>``: the work of one job in a process of its own.
+"""Child process of one job: ``python -m mev.jobs.child <job> <module:function> <runner's pid>``.
 
-Standard input is the tie to the runner: ``cancel`` asks for an end, and when it closes, the runner is gone and this process and what
-it started end at once. The kernel ends a process that cannot listen, being stopped or held up. A lock on the folder keeps a second
-one out until then.
+It works in its current folder and writes its results to ``output/``. The runner controls it through
+standard input: the first line holds the spec and the confinement, ``cancel`` requests cancellation.
+When standard input closes, the runner has ended, and this process kills its process group. On
+Linux, the parent-death signal also kills a process that cannot read its input, such as a stopped
+one. A lock on the folder prevents a second process from running the job at the same time.
 """
 
+import contextlib
 import fcntl
 import importlib
 import logging
@@ -19,17 +22,20 @@ from typing import Any
 
 import orjson
 
-from mev.core import lifeline
+from mev.core import confine, parent_death
 from mev.core.errors import MevError
-from mev.core.files import write_atomically
+from mev.core.files import disk_full, write_atomically
 from mev.jobs.context import Context
 from mev.jobs.errors import CancelledJobError, JobBrokenError
 
 LOG = logging.getLogger(__name__)
 HEARTBEAT = "heartbeat"
 ERROR = "error.json"
-CANCELLED = 3
+OUTPUT = "output"
 FAILED = 1
+CANCELLED = 3
+DISK_FULL = 4
+"""Exit code when the error cannot be written because the disk is full."""
 _LOCK = "lock"
 _LOCK_WAIT_S = 10.0
 _BEAT_S = 1.0
@@ -37,41 +43,62 @@ _NICENESS = 10
 
 
 def main() -> None:
-    """Do the work; the exit code says how it ended, ``error.json`` why."""
-    folder, output, entry = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
-    lifeline.end_with(int(sys.argv[4]))
+    """Run the work; the exit code gives the outcome, ``error.json`` the reason."""
+    folder, entry = Path(), sys.argv[2]
+    given = orjson.loads(_first_line())
+    confine.enter(given["confinement"])
+    parent_death.end_with(int(sys.argv[3]))  # a change of the user undoes it
     os.nice(_NICENESS)  # the process that started it serves the kill switch
     cancelled = threading.Event()
     threading.Thread(target=_listen, args=(cancelled,), daemon=True).start()
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
+    )
     with _locked(folder):
         threading.Thread(target=_beat, args=(folder / HEARTBEAT,), daemon=True).start()
-        code = attempt(lambda: _work(folder, output, entry, cancelled.is_set), folder, LOG)
-    sys.exit(code)
+        try:
+            (folder / OUTPUT).mkdir(exist_ok=True, mode=0o700)
+            context = Context(
+                given["spec"], folder, folder / OUTPUT, logging.getLogger("job"), cancelled.is_set
+            )
+            error = attempt(lambda: _find(entry)(context), folder.absolute(), LOG)
+        except CancelledJobError:
+            sys.exit(CANCELLED)
+        sys.exit(_leave(folder, error) if error else 0)
 
 
-def attempt(work: Callable[[], None], folder: Path, log: logging.Logger) -> int:
-    """Do `work` and return how it ended: 0, :data:`CANCELLED` or :data:`FAILED`, which leaves the problem in `folder`."""
+def attempt(work: Callable[[], None], output: Path, log: logging.Logger) -> MevError | None:
+    """Run `work`, which writes below `output`, and return its error, or None on success.
+
+    :raises CancelledJobError: when it was cancelled.
+    """
     try:
         work()
     except CancelledJobError:
         log.info("cancelled")
-        return CANCELLED
+        raise
     except MevError as error:
         log.error("%s", error.detail)
-        problem = error.problem()
+        return error
     except Exception as error:
+        if (full := disk_full(error, output)) is not None:
+            log.error("%s", full.detail)
+            return full
         log.exception("failed")
-        problem = JobBrokenError(f"{type(error).__name__}: {str(error)[:500]}; the log of the job says where").problem()
-    else:
-        return 0
-    write_atomically(folder / ERROR, orjson.dumps({name: problem[name] for name in ("code", "detail")}))
+        return JobBrokenError(
+            f"{type(error).__name__}: {str(error)[:500]}; the log of the job says where"
+        )
+    return None
+
+
+def _leave(folder: Path, error: MevError) -> int:
+    """Write the error to `folder` for the runner and return the exit code."""
+    try:
+        write_atomically(folder / ERROR, orjson.dumps({"code": error.code, "detail": error.detail}))
+    except OSError as failure:
+        LOG.error("the error cannot be written down: %s", failure)
+        return DISK_FULL if disk_full(failure) else FAILED
     return FAILED
-
-
-def _work(folder: Path, output: Path, entry: str, is_cancelled: Callable[[], bool]) -> None:
-    spec = orjson.loads((folder / "spec.json").read_bytes())
-    _find(entry)(Context(spec, folder, output, logging.getLogger("job"), is_cancelled))
 
 
 def _find(entry: str) -> Any:
@@ -82,6 +109,13 @@ def _find(entry: str) -> Any:
     return found
 
 
+def _first_line() -> bytes:
+    line = b""
+    while not line.endswith(b"\n"):
+        line += os.read(0, 1) or sys.exit("the runner is gone")
+    return line
+
+
 def _listen(cancelled: threading.Event) -> None:
     while os.read(0, 64):
         cancelled.set()
@@ -90,7 +124,9 @@ def _listen(cancelled: threading.Event) -> None:
 
 def _beat(path: Path) -> None:
     while True:
-        path.touch()
+        # on a full disk the work itself fails with the reason
+        with contextlib.suppress(OSError):
+            path.touch()
         time.sleep(_BEAT_S)
 
 

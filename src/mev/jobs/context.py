@@ -1,7 +1,6 @@
-"""What the work of a job is given: what to do, where to put it, how to say how far it is, whether it is still wanted."""
+"""Context passed to the work of a job: spec, folders, progress and cancellation."""
 
 import logging
-import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 import orjson
 
 from mev.core.clock import now_ns
+from mev.core.files import write_atomically
 from mev.jobs.errors import CancelledJobError
 
 PROGRESS = "progress.json"
@@ -17,21 +17,31 @@ _PAUSE_S = 0.2
 
 
 class Context:
-    """One run of a job. Called by the thread that does the work."""
+    """Context of one run of a job, used by the thread that does the work."""
 
-    def __init__(self, spec: Mapping[str, Any], folder: Path, output: Path, log: logging.Logger, cancelled: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        spec: Mapping[str, Any],
+        folder: Path,
+        output: Path,
+        log: logging.Logger,
+        cancelled: Callable[[], bool],
+    ) -> None:
         self.spec = spec
         self.folder = folder
-        """The job's own: what a later attempt may need."""
+        """Folder of the job, for state that a later attempt needs."""
         self.output = output
-        """What others get, once the job has succeeded."""
+        """Folder of the results, published once the job has succeeded."""
         self.log = log
         self._cancelled = cancelled
         self._told_s = 0.0
         self._told: dict[str, object] = {"done": 0.0, "total": 0.0, "figures": {}}
 
     def progress(self, done: float, total: float, note: str = "", **figures: object) -> None:
-        """Say that `done` of `total` is done; `figures` are numbers worth seeing meanwhile. Cheap: most calls write nothing."""
+        """Report that `done` of `total` is done, with `figures` to show meanwhile.
+
+        Cheap: reports are rate-limited.
+        """
         now = time.monotonic()
         if done < total and now - self._told_s < _PAUSE_S:
             return
@@ -40,20 +50,20 @@ class Context:
         self.remark(note)
 
     def remark(self, note: str) -> None:
-        """Say what there is to say about a work that is no further than before."""
+        """Report a note without progress."""
         content = {**self._told, "note": note, "at_ns": now_ns()}
-        temporary = self.folder / f".{PROGRESS}.{os.getpid()}"
-        temporary.write_bytes(orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY))
-        temporary.replace(self.folder / PROGRESS)  # not made durable: after a crash it starts again anyway
+        encoded = orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
+        # not durable: after a crash the job starts over
+        write_atomically(self.folder / PROGRESS, encoded, durable=False)
 
     def is_cancelled(self) -> bool:
-        """Say whether the work is not wanted any longer."""
+        """Return whether the job was cancelled."""
         return self._cancelled()
 
     def check(self) -> None:
-        """Go on only when the work is still wanted.
+        """Continue only when the job was not cancelled.
 
-        :raises CancelledJobError: otherwise; let it through.
+        :raises CancelledJobError: otherwise; do not catch it.
         """
         if self._cancelled():
             raise CancelledJobError

@@ -1,16 +1,16 @@
-"""What can be wrong with a job."""
+"""Errors of jobs."""
 
 from mev.core.errors import InvalidInputError, MevError, NotFoundError
 
 
 class UnknownJobError(NotFoundError):
-    """There is no such job."""
+    """The job does not exist."""
 
     code = "unknown_job"
 
 
 class UnknownKindError(InvalidInputError):
-    """There is no such kind of job."""
+    """The kind of job does not exist."""
 
     code = "unknown_job_kind"
 
@@ -22,36 +22,37 @@ class JobEndedError(MevError):
     status = 409
 
 
+class JobPinnedError(MevError):
+    """The job is retained because its output is in use."""
+
+    code = "job_pinned"
+    status = 409
+
+
 class JobNotEndedError(MevError):
-    """The job has not ended."""
+    """The job has not ended yet."""
 
     code = "job_not_ended"
     status = 409
 
 
 class JobLostError(MevError):
-    """The work ended without a word."""
+    """The process ended without reporting an outcome."""
 
     code = "job_lost"
 
 
 class JobStuckError(MevError):
-    """The work gave no sign of life."""
+    """The process stopped sending heartbeats."""
 
     code = "job_stuck"
 
 
 class JobBrokenError(MevError):
-    """The work failed with an error that nobody foresaw."""
+    """The work failed with an unexpected error."""
 
     code = "job_broken"
 
 
-class InvalidCursorError(InvalidInputError):
-    """The cursor is not one of this list."""
-
-    code = "invalid_query"
-
-
 class CancelledJobError(Exception):
-    """Raised inside the work when it is not wanted any longer."""
+    """Raised inside the work when the job was cancelled."""

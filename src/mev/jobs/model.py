@@ -1,4 +1,4 @@
-"""Jobs as plain values."""
+"""Data model of jobs."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -9,11 +9,11 @@ from typing import Any
 from mev.jobs.context import Context
 
 Spec = Mapping[str, Any]
-"""What a job was asked to do, as JSON."""
+"""Request of a job, as JSON."""
 
 
-class State(StrEnum):
-    """Where a job is; the last three are for good."""
+class JobState(StrEnum):
+    """State of a job; the last three are final."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -24,23 +24,42 @@ class State(StrEnum):
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more becomes of it."""
-        return self in {State.SUCCEEDED, State.FAILED, State.CANCELLED}
+        """Return whether the state is final."""
+        return self in {JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kind:
-    """A kind of work, declared once.
+class Given:
+    """Input of a child process.
 
-    `run` is a function that a process of its own can import, unless `in_thread`, which is for work that needs an object of this
-    process. A `resumable` one goes on from what it has left in its folder, after a crash of its own or of everything. It is given up
-    when it gives no sign of life for `silent_s`; what it made is removed `expires_s` after its end. `outputs` is where its files go,
-    ``output/`` in the job's folder when None. `shows` are the names in a spec that everybody may see, None for all: places on this
-    machine are not for everybody.
+    It may read `folders`, whose paths are added to its spec, and use TCP if `network` is true.
+    """
+
+    spec: Spec
+    folders: Mapping[str, Path] = field(default_factory=dict)
+    network: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobKind:
+    """Declaration of a kind of job.
+
+    `run` is a function that an untrusted child process imports and calls. With `in_thread` it runs
+    in a thread of this process, for work that needs an object of this process.
+
+    `prepare` and `finish` run in this process: `prepare` returns the input of the child (default:
+    the whole spec), and `finish` checks the files of the child, after they were copied to the
+    output. A `resumable` job continues from the files in its folder after a crash of the child or
+    of this process. A child without a heartbeat for `silent_s` is killed. The output is written to
+    `outputs` (default: ``output/`` in the job's folder) and removed `expires_s` after the job's
+    end. `shows` names the parts of the spec that the API returns (default: all); leave out paths
+    on this machine.
     """
 
     name: str
     run: Callable[[Context], None]
+    prepare: Callable[[Context], Given] | None = None
+    finish: Callable[[Context], None] | None = None
     concurrency: int = 1
     resumable: bool = False
     expires_s: float = 7 * 86_400.0
@@ -51,13 +70,16 @@ class Kind:
 
     @property
     def entry(self) -> str:
-        """Where another process finds `run`."""
+        """Return the import path of `run` for another process."""
         return f"{self.run.__module__}:{getattr(self.run, '__qualname__', '')}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Owner:
-    """Who starts a job: the principal, its name, and the person behind it, who has what all of that person's keys started."""
+    """Owner of a job: the principal, its display name, and the person behind it.
+
+    A person owns the jobs started with any of that person's keys.
+    """
 
     id: str
     name: str
@@ -66,34 +88,35 @@ class Owner:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """What is known of a job. `owner` is the principal's id, and never changes; times are nanoseconds since the epoch, 0 before.
+    """State of a job.
 
-    `person` is empty in jobs of before it was kept: ask :attr:`whose`.
+    `owner` is the principal's id and never changes; times are nanoseconds since the epoch, 0 if
+    unset. `person` is empty in jobs of older versions: use :attr:`whose`.
     """
 
     id: str
     kind: str
     owner: str
     owner_name: str
-    state: State
+    state: JobState
     created_ns: int
     started_ns: int = 0
     ended_ns: int = 0
     expires_ns: int = 0
     attempts: int = 0
     error: Mapping[str, object] | None = None
-    """The problem it failed with: ``code`` and ``detail``."""
+    """Problem it failed with: ``code`` and ``detail``."""
     person: str = ""
 
     @property
     def whose(self) -> str:
-        """The person behind the owner; the owner, where that is not known."""
+        """Return the person behind the owner, or the owner where that is unknown."""
         return self.person or self.owner
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
-    """How far a job is, in its own units."""
+class JobProgress:
+    """Progress of a job, in its own units."""
 
     done: float
     total: float

@@ -1,4 +1,5 @@
-"""What keeps one client from taking what all need: rates, sizes, times, connections, and refusing early when there is too much.
+"""Limits that protect the server from overload by single clients.
 
-Nothing here knows who anyone is; callers pass names.
+They cover request rates, sizes, timeouts, connections and early refusal under load. Nothing here
+knows about accounts: callers pass names.
 """

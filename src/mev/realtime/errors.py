@@ -1,17 +1,17 @@
-"""What the realtime service refuses, in handshakes (HTTP problem) and in messages (`error`)."""
+"""Errors of the realtime service, in handshakes (HTTP problem) and in messages (`error`)."""
 
 from mev.core.errors import InvalidInputError, MevError, NotFoundError, UnavailableError
 
 
-class UnauthorizedError(MevError):
-    """A valid API key is needed."""
+class StreamUnauthorizedError(MevError):
+    """A valid API key is required."""
 
     code = "unauthorized"
     status = 401
 
 
 class ForbiddenOriginError(MevError):
-    """Web pages of this origin may not connect."""
+    """Pages of this origin may not connect."""
 
     code = "forbidden_origin"
     status = 403
@@ -22,20 +22,20 @@ class UnknownPathError(NotFoundError):
 
 
 class BadHandshakeError(InvalidInputError):
-    """The request is no valid WebSocket handshake."""
+    """The request is not a valid WebSocket handshake."""
 
     code = "bad_handshake"
 
 
 class UpgradeRequiredError(MevError):
-    """Only version 13 of the WebSocket protocol is spoken."""
+    """This path supports WebSocket connections of protocol version 13 only."""
 
     code = "upgrade_required"
     status = 426
 
 
 class TooManyConnectionsError(UnavailableError):
-    """The server has as many connections as it may."""
+    """The limit of connections is reached."""
 
     code = "too_many_connections"
 
@@ -47,13 +47,13 @@ class BadJsonError(InvalidInputError):
 
 
 class UnknownOpError(InvalidInputError):
-    """There is no such operation."""
+    """The operation does not exist."""
 
     code = "unknown_op"
 
 
 class UnknownFieldError(InvalidInputError):
-    """The operation has no such field."""
+    """The operation does not have this field."""
 
     code = "unknown_field"
 
@@ -65,19 +65,19 @@ class InvalidFieldError(InvalidInputError):
 
 
 class UnknownTopicError(InvalidInputError):
-    """There is no such topic."""
+    """The topic does not exist."""
 
     code = "unknown_topic"
 
 
 class UnsupportedError(InvalidInputError):
-    """The server does not do this."""
+    """The server does not support this."""
 
     code = "unsupported"
 
 
 class DuplicateIdError(InvalidInputError):
-    """The connection has a subscription with this id."""
+    """The connection already has a subscription with this id."""
 
     code = "duplicate_id"
 
@@ -89,19 +89,31 @@ class UnknownIdError(InvalidInputError):
 
 
 class TooManySubscriptionsError(InvalidInputError):
-    """The connection has as many subscriptions as it may."""
+    """The limit of subscriptions per connection is reached."""
 
     code = "too_many_subscriptions"
 
 
 class TooManyReplaysError(UnavailableError):
-    """As many subscriptions catch up with the past as may."""
+    """The limit of concurrent replays is reached."""
 
     code = "too_many_replays"
 
 
+class LogRequiredError(InvalidInputError):
+    """A cursor without its log id may belong to another log."""
+
+    code = "log_required"
+
+
+class SnapshotTooLargeError(InvalidInputError):
+    """The snapshot does not fit into the connection's buffers."""
+
+    code = "snapshot_too_large"
+
+
 class NoSlotError(InvalidInputError):
-    """Events of this type belong to no slot."""
+    """Events of this type have no slot."""
 
     code = "no_slot"
 
@@ -113,6 +125,16 @@ class CatchingUpError(InvalidInputError):
 
 
 class QuotaExceededError(InvalidInputError):
-    """The principal has as many subscriptions as it may."""
+    """The principal's limit of subscriptions is reached."""
 
     code = "quota_exceeded"
+
+
+class UnknownWebTransportPathError(NotFoundError):
+    """There is no WebTransport at this path."""
+
+
+class BadConnectError(InvalidInputError):
+    """The request does not open a WebTransport session."""
+
+    code = "bad_handshake"

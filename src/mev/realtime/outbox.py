@@ -1,30 +1,29 @@
-"""What waits for one subscription whose client is behind, kept by the subscription's policy."""
+"""Queue of one subscription with a slow client, managed by the subscription's policy."""
 
 from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
 from mev.bus.kafka import Position
-from mev.realtime.batch import Batch, Block, Span
-from mev.realtime.budget import Budget
-from mev.realtime.parcel import Parcel
-from mev.realtime.terms import OnSlow
+from mev.realtime.backpressure import QueueBudget
+from mev.realtime.batch import EncodedBatch, FrameBatch, MessageBlock, Span
+from mev.realtime.options import OnSlow
 
-_ENTRY_BYTES = 200  # of an event that waits alone, besides its own bytes
+_ENTRY_BYTES = 200  # overhead of an event that is queued alone
 Key = tuple[str, bytes]
 
 
 class Waiting(NamedTuple):
-    """A parcel, and since when it waits."""
+    """An encoded batch, and the time since which it waits."""
 
-    parcel: Parcel
+    encoded: EncodedBatch
     since_s: float
 
 
 class _Event(NamedTuple):
-    """The newest event of a key, and since when it or one before it waits."""
+    """The newest event of a key, and the time since which this key waits."""
 
-    block: Block
+    block: MessageBlock
     since_s: float
 
     @property
@@ -33,96 +32,123 @@ class _Event(NamedTuple):
 
 
 class Outbox:
-    """A queue of parcels; when conflating, behind them the newest event of each key.
+    """A queue of encoded batches and, when conflating, the newest event of each key after them.
 
-    `encode` makes a parcel of a batch; `repack` makes a batch of events that waited alone.
+    `encode` encodes a batch; `repack` makes a batch of single events.
     """
 
-    def __init__(self, policy: OnSlow, budget: Budget, encode: Callable[[Batch], Parcel], repack: Callable[[list[Span]], Batch]) -> None:
+    def __init__(
+        self,
+        policy: OnSlow,
+        budget: QueueBudget,
+        encode: Callable[[FrameBatch], EncodedBatch],
+        repack: Callable[[list[Span]], FrameBatch],
+    ) -> None:
         self.policy = policy
         self.events = 0
         self.size_bytes = 0
         self._budget = budget
         self._encode = encode
         self._repack = repack
-        self._parcels: deque[Waiting] = deque()
+        self._encoded_batches: deque[Waiting] = deque()
         self._newest: dict[Key, _Event] = {}
 
     def __len__(self) -> int:
-        return len(self._parcels) + len(self._newest)
+        return len(self._encoded_batches) + len(self._newest)
 
     def __bool__(self) -> bool:
         return bool(self.events)
 
-    def put(self, batch: Batch, now_s: float) -> int:
-        """Let a batch wait; return how many events were given up because there is a newer one of their key."""
+    def put(self, batch: FrameBatch, now_s: float) -> int:
+        """Queue a batch; return the number of events replaced by newer ones with the same key."""
         if self.policy is OnSlow.CONFLATE:
-            return sum(self._conflate(block, index, now_s) for block, indices in batch.spans for index in indices)
+            return sum(
+                self._conflate(block, index, now_s)
+                for block, indices in batch.spans
+                for index in indices
+            )
         self.append(self._encode(batch), now_s)
         return 0
 
-    def append(self, parcel: Parcel, since_s: float) -> None:
-        """Let a parcel wait as it is."""
-        self._parcels.append(Waiting(parcel, since_s))
-        self._budget.hold(parcel)
-        self.events += parcel.count
-        self.size_bytes += parcel.size
+    def append(self, encoded: EncodedBatch, since_s: float) -> None:
+        """Queue an encoded batch."""
+        self._encoded_batches.append(Waiting(encoded, since_s))
+        self._budget.hold(encoded)
+        self.events += encoded.count
+        self.size_bytes += encoded.size
 
     def take(self, most: int) -> Waiting | None:
-        """Return what comes next: a parcel, or `most` conflated events in one."""
-        if self._parcels:
-            waiting = self._parcels.popleft()
-            self._budget.release(waiting.parcel)
-            self._shrink(waiting.parcel.count, waiting.parcel.size)
+        """Remove and return the next encoded batch, or up to `most` conflated events as one."""
+        if self._encoded_batches:
+            waiting = self._encoded_batches.popleft()
+            self._budget.release(waiting.encoded)
+            self._shrink(waiting.encoded.count, waiting.encoded.size)
             return waiting
         if not self._newest:
             return None
         return self._pack(most)
 
-    def drop_oldest(self) -> int:
-        """Give up what has waited longest, unless it is all there is; return how many events that was."""
-        if len(self) < 2:
-            return 0
-        if self._parcels:
-            waiting = self.take(0)
-            return waiting.parcel.count if waiting else 0
-        self._remove(next(iter(self._newest)))
-        return 1
+    def exceeds(self, limit_bytes: int) -> bool:
+        """Return whether the queue has more bytes than allowed; one entry always fits."""
+        return len(self) > 1 and self.size_bytes > limit_bytes
+
+    def trim(self, limit_bytes: int) -> int:
+        """Drop the oldest entries above the limit; return their number of events."""
+        before = self.events
+        while self.exceeds(limit_bytes):
+            if self._encoded_batches:
+                self.take(0)
+            else:
+                self._remove(next(iter(self._newest)))
+        return before - self.events
 
     def clear(self) -> int:
-        """Give up everything; return how many events that was."""
+        """Drop everything; return the number of events."""
         lost = self.events
-        while self._parcels:
+        while self._encoded_batches:
             self.take(0)
         for key in list(self._newest):
             self._remove(key)
         return lost
 
     def change(self, policy: OnSlow, most: int) -> None:
-        """Keep what comes from now on by another policy; what waits keeps its place."""
+        """Use another policy for new events; queued ones keep their place."""
         if policy is not OnSlow.CONFLATE:
             while self._newest:
                 packed = self._pack(most)
-                self.append(packed.parcel, packed.since_s)
+                self.append(packed.encoded, packed.since_s)
         self.policy = policy
 
-    def starts(self) -> dict[Position, int]:
-        """Return the first offset of each partition that waits."""
+    def encoded_starts(self) -> dict[Position, int]:
+        """Return the first offset of each partition in the queued encoded batches."""
         found: dict[Position, int] = {}
-        for waiting in self._parcels:
-            for at, offset in waiting.parcel.starts.items():
+        for waiting in self._encoded_batches:
+            for at, offset in waiting.encoded.starts.items():
                 found.setdefault(at, offset)
+        return found
+
+    def newest_starts(self) -> dict[Position, int]:
+        """Return the first offset of each partition in the conflated events."""
+        found: dict[Position, int] = {}
         for event in self._newest.values():
             found.setdefault(event.block.at, event.block.offsets[0])
         return found
 
-    def _conflate(self, block: Block, index: int, now_s: float) -> int:
+    def _conflate(self, block: MessageBlock, index: int, now_s: float) -> int:
         key = block.at[0], block.key(index)
         before = self._newest.get(key)
         if before is not None:
             self._remove(key)
-        # An event of its own: what else came with it may go.
-        alone = Block(block.topic, block.at[1], [block.offsets[index]], [block.values[index]], [key[1]])
+        # A block of its own, so that the other events of the batch can be freed.
+        published_ms = block.published_ms[index : index + 1]
+        alone = MessageBlock(
+            block.topic,
+            block.at[1],
+            [block.offsets[index]],
+            [block.values[index]],
+            [key[1]],
+            published_ms,
+        )
         event = self._newest[key] = _Event(alone, before.since_s if before else now_s)
         self.events += 1
         self.size_bytes += event.size

@@ -1,1 +1,1 @@
-"""Made-up opportunities, bundles and ticks with a relation that can be learned, for demonstration and load."""
+"""Simulated opportunities, bundles and ticks with a learnable relation, for demos and load."""

@@ -1,10 +1,12 @@
-"""The simulated market: the same seed and start give the same events, byte for byte.
+"""Simulated market: the same seed and start give the same events, byte for byte.
 
-Whether a bundle lands depends on its tip against the competition, on latency, on the time left in the slot and on the leader, through
-a logistic curve: the features of an opportunity predict the outcome of its bundle, but not with certainty. Everything is marked
+A logistic model decides whether a bundle lands, from its tip against the competition, latency, time
+left in the slot and leader: the features of an opportunity predict its outcome, but not with
+certainty. A failed bundle costs what :mod:`mev.core.failures` defines. All events are marked
 ``simulated``.
 """
 
+import hashlib
 import math
 import random
 from collections.abc import Iterator
@@ -12,6 +14,7 @@ from dataclasses import dataclass, field
 
 from google.protobuf.message import Message
 
+from mev.core.failures import draw_failure
 from mev.wire.features import OPPORTUNITY
 from mev.wire.pb.events_pb2 import Bundle, Opportunity, RouteStep, Tick
 
@@ -30,33 +33,36 @@ _MARKETS = {
 }
 _VENUES = ("Raydium V4", "Raydium CLMM", "Orca Whirlpool", "Meteora DLMM", "Phoenix")
 _KINDS = ("arbitrage", "arbitrage", "arbitrage", "liquidation", "sandwich")
-_LOSSES = ("outbid", "expired", "simulation failed", "account in use")
 
 
 @dataclass(slots=True)
 class Market:
-    """A simulated market that makes `rate_per_s` opportunities a second of its own time, from `start_ns` on."""
+    """A simulated market from `start_ns` on, with `rate_per_s` opportunities a second."""
 
     seed: int
     rate_per_s: float
     start_ns: int = EPOCH_NS
     agents: int = 8
     _random: random.Random = field(init=False)
+    _run: str = field(init=False)
+    """Prefix of all ids: different between runs, the same for a repeated run."""
     _count: int = 0
     _land_rate: float = 0.4
     _prices: dict[str, float] = field(init=False)
 
     def __post_init__(self) -> None:
         self._random = random.Random(self.seed)  # noqa: S311 - a simulation, not a secret
+        run = f"{self.seed} {self.rate_per_s} {self.start_ns} {self.agents}"
+        self._run = hashlib.sha256(run.encode()).hexdigest()[:12]
         self._prices = {market: price for market, (_, price) in _MARKETS.items()}
 
     def __iter__(self) -> Iterator[tuple[Message, Message, Message]]:
-        """Yield a tick, an opportunity and the bundle sent for it, for ever."""
+        """Yield a tick, an opportunity and its bundle, endlessly."""
         while True:
             yield self.step()
 
     def step(self) -> tuple[Tick, Opportunity, Bundle]:
-        """Return the next tick, the next opportunity and what became of its bundle."""
+        """Return the next tick, opportunity and bundle."""
         now_ns = self.start_ns + round(self._count * 1e9 / self.rate_per_s)
         slot = _FIRST_SLOT + (now_ns - EPOCH_NS) // _SLOT_NS
         elapsed = (now_ns % _SLOT_NS) / _SLOT_NS
@@ -104,7 +110,7 @@ class Market:
         draw = self._random
         profit = round(features["expected_profit_sol"] * _LAMPORTS)
         return Opportunity(
-            id=f"sim-{self.seed}-{self._count}",
+            id=f"sim-{self._run}-{self._count}",
             slot=slot,
             detected_at_ns=now_ns,
             kind=draw.choice(_KINDS),
@@ -114,7 +120,9 @@ class Market:
             fee_lamports=5000 + round(features["fee_percentile"] * 40_000),
             tip_lamports=round(profit * features["tip_share"]),
             deadline_ns=now_ns + 2 * _SLOT_NS,
-            features=[math.nan if draw.random() < _MISSING_SHARE else value for value in features.values()],
+            features=[
+                math.nan if draw.random() < _MISSING_SHARE else value for value in features.values()
+            ],
             feature_schema=OPPORTUNITY.name,
             agent_id=f"sim-agent-{draw.randrange(self.agents)}",
             simulated=True,
@@ -143,22 +151,28 @@ class Market:
         landed = draw.random() < _landing_probability(features)
         self._land_rate += 0.01 * (landed - self._land_rate)
         earned = round(opportunity.expected_profit_lamports * (1 - abs(draw.gauss(0, 0.1))))
+        fee, tip = opportunity.fee_lamports, opportunity.tip_lamports
+        failure = (
+            None
+            if landed
+            else draw_failure(draw, leader_runs_jito=bool(features["leader_runs_jito"]))
+        )
         return Bundle(
             bundle_id=f"{opportunity.id}-bundle",
             opportunity_id=opportunity.id,
             agent_id=opportunity.agent_id,
             slot=opportunity.slot + 1 + draw.randrange(2),
             landed=landed,
-            profit_lamports=earned - opportunity.fee_lamports - opportunity.tip_lamports if landed else 0,
-            tip_lamports=opportunity.tip_lamports if landed else 0,
+            profit_lamports=failure.profit_lamports(fee, tip) if failure else earned - fee - tip,
+            tip_lamports=failure.tip_paid_lamports(tip) if failure else tip,
             latency_ns=round(features["latency_ms"] * 1e6),
-            error="" if landed else draw.choice(_LOSSES),
+            error=failure.error if failure else "",
             simulated=True,
         )
 
 
 def _landing_probability(features: dict[str, float]) -> float:
-    """Return how likely a bundle lands. The tip counts for more the more rivals there are."""
+    """Return the probability that a bundle lands; the tip weighs more with more rivals."""
     rivals = features["rivals"]
     score = (
         1.6

@@ -1,1 +1,1 @@
-"""From Kafka to ClickHouse: every event once, in blocks, with a record of each block."""
+"""The sink: inserts events from Kafka into ClickHouse exactly once, and records each block."""

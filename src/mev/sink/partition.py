@@ -1,4 +1,4 @@
-"""What the sink holds of one partition: blocks that fill, one insert under way, and the offset that comes next."""
+"""The sink's state for one partition: blocks, the running insert, and the next offset."""
 
 import logging
 import threading
@@ -11,15 +11,19 @@ from dataclasses import dataclass, field
 from prometheus_client import Counter
 
 from mev.bus.kafka import Position
-from mev.sink.block import Block
+from mev.sink.block import InsertBlock
 
 LOG = logging.getLogger(__name__)
-LOST = Counter("mev_sink_lost_total", "Messages that were gone from Kafka before they could be stored.", ["topic"])
+LOST = Counter(
+    "mev_sink_lost_total",
+    "Messages that were gone from Kafka before they could be stored.",
+    ["topic"],
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockLimits:
-    """When a block is due: so many rows or bytes, or so old."""
+    """Limits of a block in rows, bytes and age; it is inserted when it reaches one of them."""
 
     rows: int
     size_bytes: int
@@ -28,18 +32,21 @@ class BlockLimits:
 
 @dataclass(slots=True)
 class Partition:
-    """Blocks of one partition, oldest first. The first one may be under way; the last one is being filled."""
+    """Blocks of one partition, oldest first.
+
+    The first block may be in an insert; the last one is being filled.
+    """
 
     at: Position
     limits: BlockLimits
-    blocks: deque[Block] = field(default_factory=deque)
+    blocks: deque[InsertBlock] = field(default_factory=deque)
     insert: Future[None] | None = None
     cancelled: threading.Event = field(default_factory=threading.Event)
     next_offset: int | None = None
     held_bytes: int = 0
 
     def extend(self, offsets: list[int], keys: list[bytes], values: list[bytes]) -> None:
-        """Take the next records, at once where they follow each other and fit into the block that is being filled."""
+        """Append records, in bulk if they are contiguous and fit into the last block."""
         size_bytes = sum(map(len, values))
         block = self.blocks[-1] if len(self.blocks) > bool(self.insert) else None
         follows = offsets[0] == self.next_offset and offsets[-1] - offsets[0] == len(offsets) - 1
@@ -52,25 +59,41 @@ class Partition:
                 self.append(offset, key, value)
 
     def append(self, offset: int, key: bytes, value: bytes) -> None:
-        """Take the next record."""
+        """Append one record."""
         lost = offset - self.next_offset if self.next_offset is not None else 0
         if lost > 0:
             LOST.labels(self.at[0]).inc(lost)
-            LOG.error("%s[%d]: %d messages were gone before they could be stored", *self.at, lost, extra={"action": "sink_lost"})
+            LOG.error(
+                "%s[%d]: %d messages were gone before they could be stored",
+                *self.at,
+                lost,
+                extra={"action": "sink_lost"},
+            )
         self.next_offset = offset + 1
-        # A block has no gap inside: what is missing lies between blocks, where the reconciliation finds it.
-        if not self.blocks or lost > 0 or self._is_full(self.blocks[-1]) or (self.insert and len(self.blocks) == 1):
-            self.blocks.append(Block(self.at))
+        # A block is contiguous: gaps are only between blocks, where the reconciliation finds them.
+        if (
+            not self.blocks
+            or lost > 0
+            or self._is_full(self.blocks[-1])
+            or (self.insert and len(self.blocks) == 1)
+        ):
+            self.blocks.append(InsertBlock(self.at))
         self.blocks[-1].append(offset, key, value)
         self.held_bytes += len(value)
 
     @property
     def is_behind(self) -> bool:
-        """Whether a full block waits behind the one under way, so that no more should be read."""
+        """True if a full block waits behind the running insert, so that reading must pause."""
         return len(self.blocks) > 1 and self._is_full(self.blocks[1])
 
-    def start_due(self, executor: Executor, store: Callable[[Block, threading.Event], None], *, all_now: bool = False) -> None:
-        """Begin to store the first block when it is due and none is under way."""
+    def start_due(
+        self,
+        executor: Executor,
+        store: Callable[[InsertBlock, threading.Event], None],
+        *,
+        all_now: bool = False,
+    ) -> None:
+        """Start to insert the first block if it is due and no insert is running."""
         if self.insert or not self.blocks:
             return
         block = self.blocks[0]
@@ -79,7 +102,7 @@ class Partition:
             self.insert = executor.submit(store, block, self.cancelled)
 
     def finish(self) -> int | None:
-        """Return the offset to commit when the block under way has been stored since the last call."""
+        """Return the offset to commit if the insert has completed, else None."""
         if not self.insert or not self.insert.done():
             return None
         self.insert.result()
@@ -88,8 +111,11 @@ class Partition:
         self.held_bytes -= block.size_bytes
         return block.next_offset
 
-    def _has_room(self, block: Block, rows: int, size_bytes: int) -> bool:
-        return len(block.values) + rows <= self.limits.rows and block.size_bytes + size_bytes < self.limits.size_bytes
+    def _has_room(self, block: InsertBlock, rows: int, size_bytes: int) -> bool:
+        return (
+            len(block.values) + rows <= self.limits.rows
+            and block.size_bytes + size_bytes < self.limits.size_bytes
+        )
 
-    def _is_full(self, block: Block) -> bool:
+    def _is_full(self, block: InsertBlock) -> bool:
         return len(block.values) >= self.limits.rows or block.size_bytes >= self.limits.size_bytes

@@ -1,17 +1,17 @@
-"""Proof that nothing is missing: what Kafka has, what was committed, and what the blocks in ``ingest_blocks`` cover."""
+"""Reconciliation of Kafka with ClickHouse: finds committed records that no block covers."""
 
 from dataclasses import dataclass
 
+from mev.bus.group import all_group_offsets
 from mev.bus.kafka import Brokers
-from mev.bus.offsets import all_group_offsets
 from mev.store.clickhouse import ClickHouse
 from mev.wire.registry import BY_TOPIC
-from mev.wiring import SINK_GROUP
+from mev.wire.topics import SINK_GROUP
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Coverage:
-    """One partition: its offsets in Kafka, the committed one, and the ranges before it that no block covers."""
+    """One partition's offsets in Kafka, committed offset, and uncovered ranges before it."""
 
     topic: str
     partition: int
@@ -25,7 +25,10 @@ class Coverage:
 
 @dataclass(frozen=True)
 class Reconciler:
-    """Compares `brokers` with ClickHouse for the cluster called `cluster`. Blocks, up to `timeout_s` for each question."""
+    """Compares the offsets in `brokers` with the blocks in ClickHouse for the cluster `cluster`.
+
+    Its method blocks, up to `timeout_s` for each request to the brokers.
+    """
 
     brokers: Brokers
     cluster: str
@@ -33,7 +36,7 @@ class Reconciler:
     timeout_s: float
 
     def coverage(self) -> list[Coverage]:
-        """Return every partition's coverage, in order of topic and partition."""
+        """Return the coverage of every partition, ordered by topic and partition."""
         offsets = all_group_offsets(self.brokers, SINK_GROUP, BY_TOPIC, timeout_s=self.timeout_s)
         blocks = self._blocks()
         answer = []
@@ -48,15 +51,18 @@ class Reconciler:
                     committed=committed,
                     stored_records=sum(records for _, _, records, _ in ranges),
                     dead_letters=sum(letters for _, _, _, letters in ranges),
-                    missing=uncovered([(first, last) for first, last, _, _ in ranges], earliest, committed),
+                    missing=uncovered(
+                        [(first, last) for first, last, _, _ in ranges], earliest, committed
+                    ),
                 )
             )
         return answer
 
     def _blocks(self) -> dict[tuple[str, int], list[tuple[int, int, int, int]]]:
         rows = self.clickhouse.rows(
-            f"SELECT topic, partition, first_offset, last_offset, records, dead_letters "  # noqa: S608 - a name of ours
-            f"FROM `{self.clickhouse.database}`.`ingest_blocks` FINAL WHERE cluster = {{cluster:String}} "
+            "SELECT topic, partition, first_offset, last_offset, records, dead_letters "
+            f"FROM `{self.clickhouse.database}`.`ingest_blocks` FINAL "
+            "WHERE cluster = {cluster:String} "
             "ORDER BY topic, partition, first_offset",
             {"cluster": self.cluster},
         )
@@ -66,10 +72,13 @@ class Reconciler:
         return blocks
 
 
-def uncovered(ranges: list[tuple[int, int]], earliest: int, committed: int) -> list[tuple[int, int]]:
-    """Return the gaps, both ends included, that `ranges`, sorted by their first, leave before `committed`.
+def uncovered(
+    ranges: list[tuple[int, int]], earliest: int, committed: int
+) -> list[tuple[int, int]]:
+    """Return the gaps before `committed`, both ends included, between the sorted `ranges`.
 
-    They begin with the first range, or where Kafka does when that is earlier: what it still holds and was committed must be covered.
+    The search starts at the first range or at `earliest`, whichever is lower: committed records
+    that Kafka still has must be covered.
     """
     gaps = []
     covered = min(ranges[0][0], earliest) if ranges else earliest

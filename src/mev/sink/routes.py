@@ -10,7 +10,7 @@ from mev.sink.reconcile import Coverage, Reconciler
 
 
 class Reconciliation(BaseModel):
-    """Whether every record up to the committed offsets is stored, and each partition's figures."""
+    """Result of a reconciliation; complete if every committed record is stored."""
 
     complete: bool
     items: list[Coverage]
@@ -21,10 +21,14 @@ def router(reconciler: Reconciler) -> APIRouter:
     """Return the routes of the sink."""
     routes = APIRouter(tags=["sink"])
 
-    @routes.get("/api/sink/reconcile", summary="Prove that nothing is missing between Kafka and ClickHouse")
+    @routes.get(
+        "/api/sink/reconcile", summary="Prove that nothing is missing between Kafka and ClickHouse"
+    )
     async def reconcile(_: MetricsRead) -> Reconciliation:
-        """Compare the offsets in Kafka, the committed ones, and the blocks that were stored."""
+        """Compare the offsets in Kafka, the committed offsets, and the stored blocks."""
         coverage = await asyncio.to_thread(reconciler.coverage)
-        return Reconciliation(complete=not any(partition.missing for partition in coverage), items=coverage)
+        return Reconciliation(
+            complete=not any(partition.missing for partition in coverage), items=coverage
+        )
 
     return routes

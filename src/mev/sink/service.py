@@ -1,7 +1,8 @@
-"""The sink: one consumer group, blocks per partition, offsets committed after the insert.
+"""The sink: a consumer group that inserts blocks per partition and commits offsets afterwards.
 
-A crash at any point repeats blocks, and a repeat adds nothing. While ClickHouse is away, blocks wait, then reading stops; nothing
-is dropped and nothing needs a restart. Where reading stands still although Kafka has more, the client is replaced by a new one.
+A crash repeats blocks, and a repeat adds nothing. While ClickHouse is unavailable, blocks wait,
+then reading pauses; nothing is dropped and no restart is needed. If reading stalls although Kafka
+has more, the Kafka client is replaced.
 """
 
 import logging
@@ -13,27 +14,32 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 from prometheus_client import Counter, Gauge
 
-from mev.bus.errors import PublishError, QueueFullError
-from mev.bus.group import GroupConsumer
-from mev.bus.kafka import Brokers, Position
-from mev.bus.offsets import Offsets, all_group_offsets
-from mev.sink.block import Block
+from mev.bus.group import GroupConsumer, Offsets, all_group_offsets
+from mev.bus.kafka import Brokers, Position, PublishError, QueueFullError
+from mev.core.errors import MevError
+from mev.sink.block import InsertBlock
 from mev.sink.partition import BlockLimits, Partition
-from mev.sink.watch import Watch
+from mev.sink.stall_detector import StallDetector
 from mev.sink.writer import Writer
-from mev.store.clickhouse import ClickHouseUnavailableError
-from mev.wiring import SINK_GROUP
+from mev.store.clickhouse import ClickHouseAwayError, ClickHouseUnavailableError
+from mev.wire.topics import SINK_GROUP
 
 LOG = logging.getLogger(__name__)
 
 LAG = Gauge("mev_sink_lag_messages", "Messages in Kafka that are not stored yet.", ["topic"])
-STALLS = Counter("mev_sink_stalls_total", "Times reading stood still and was begun anew.")
-RETRYING = Gauge("mev_sink_retrying_blocks", "Blocks that ClickHouse did not take and that are tried again.")
+STALLS = Counter(
+    "mev_sink_stalls_total", "Times reading stalled and the Kafka client was replaced."
+)
+RETRYING = Gauge("mev_sink_retrying_blocks", "Blocks that ClickHouse refused and that are retried.")
+OLDEST = Gauge(
+    "mev_sink_oldest_seconds", "Age of the oldest record that is read and not stored yet."
+)
 _POLL_S = 0.02
+_IDLE_POLL_S = 0.4
 _LAG_EVERY_S = 1.0
 _FIRST_PAUSE_S = 0.2
 _CLOSE_S = 10.0
-_LEAVE_S = 1.0  # of a client that stands still
+_LEAVE_S = 1.0  # for a stalled client
 
 
 class StoppedError(Exception):
@@ -41,10 +47,11 @@ class StoppedError(Exception):
 
 
 class Sink:
-    """Reads `topics` and stores them through `writer`, in a thread of its own.
+    """Consumes `topics` and stores them through `writer`, in its own thread.
 
-    `buffer_bytes` bounds what is held in memory, `retry_max_s` the pause between tries, `timeout_s` the wait for brokers, `stall_s`
-    how long reading may stand still.
+    `buffer_bytes` limits the memory for records, `retry_max_s` the delay between retries,
+    `timeout_s` the wait for brokers, and `stall_s` the time without progress before the client is
+    replaced.
     """
 
     def __init__(
@@ -72,20 +79,24 @@ class Sink:
         self._paused: set[Position] = set()
         self._to_commit: dict[Position, int] = {}
         self._commit: tuple[dict[Position, int], Future[bool]] | None = None
-        self._watch = Watch(self._offsets, stall_s=stall_s)
+        self._watch = StallDetector(self._offsets, stall_s=stall_s)
         self._closing = threading.Event()
         self._joined = False
+        self._refusals: dict[Position, str] = {}
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="sink", daemon=True)
 
     def start(self) -> None:
-        """Create the tables and start reading. Blocks until the tables exist."""
+        """Create the tables and start reading; block until the tables exist."""
         self._writer.prepare()
         self._thread.start()
         self._watch.start()
 
     def close(self, timeout_s: float) -> None:
-        """Store what is held, commit and leave the group, within `timeout_s`; what is not stored by then is read again next time."""
+        """Store the buffered records, commit and leave the group, within `timeout_s`.
+
+        Records not stored by then are read again after the next start.
+        """
         self._closing.set()
         self._watch.close()
         self._thread.join(timeout_s)
@@ -96,27 +107,39 @@ class Sink:
 
     @property
     def has_joined(self) -> bool:
-        """Whether the group has given this member its share, which takes some seconds after the start."""
+        """True once the group has assigned partitions, some seconds after the start."""
         return self._joined
 
     @property
     def failure(self) -> BaseException | None:
-        """Why the sink's thread ended, when it should not have."""
+        """The error that ended the sink's thread, None while it runs."""
         return self._failure
+
+    @property
+    def refusal(self) -> str | None:
+        """Why ClickHouse refuses a block; None if it does not, or does not answer."""
+        return next(iter(list(self._refusals.values())), None)
 
     def _run(self) -> None:
         try:
             self._loop()
         except StoppedError:
-            LOG.warning("stopped before everything was stored; it is read again at the next start", extra={"action": "sink_stopped"})
-        except Exception as error:  # the thread's last word: health reports it
+            LOG.warning(
+                "stopped before everything was stored; it is read again at the next start",
+                extra={"action": "sink_stopped"},
+            )
+        except Exception as error:  # reported by the health check
             self._failure = error
             LOG.exception("the sink stopped", extra={"action": "sink_failed"})
 
     def _loop(self) -> None:
         while not self._closing.is_set():
             consumer = self._consumer = GroupConsumer(
-                self._brokers, SINK_GROUP, self._topics, on_revoked=self._give_up, timeout_s=self._timeout_s
+                self._brokers,
+                SINK_GROUP,
+                self._topics,
+                on_revoked=self._give_up,
+                timeout_s=self._timeout_s,
             )
             patience_s = _CLOSE_S
             try:
@@ -127,15 +150,20 @@ class Sink:
                     patience_s = _LEAVE_S
                     self._give_up(list(self._partitions))
             finally:
-                consumer.close(patience_s)  # however it ended: another member can go on at once
-            self._to_commit, self._commit = {}, None  # an old client's commit may never end
+                consumer.close(patience_s)  # another member can take over at once
+            self._to_commit, self._commit = {}, None  # an old client's commit may never finish
 
     def _read(self, consumer: GroupConsumer) -> None:
-        """Read until the sink is closed, or stands still."""
+        """Read until the sink is closed or reading stalls."""
         lag_at = 0.0
         while not self._closing.is_set() and not self._stands_still(consumer):
-            for batch in consumer.read(_POLL_S):
-                self._partition((batch.topic, batch.partition)).extend(batch.offsets, batch.keys, batch.values)
+            is_busy = self._commit or any(
+                partition.blocks for partition in self._partitions.values()
+            )
+            for batch in consumer.read(_POLL_S if is_busy else _IDLE_POLL_S):
+                self._partition((batch.topic, batch.partition)).extend(
+                    batch.offsets, batch.keys, batch.values
+                )
             self._joined = consumer.has_joined
             self._settle()
             self._throttle(consumer)
@@ -144,12 +172,23 @@ class Sink:
                 self._report_lag(consumer)
 
     def _stands_still(self, consumer: GroupConsumer) -> bool:
-        """Say whether the brokers have more than is read, and neither ClickHouse nor another member is why it stays there."""
-        idle = {at for at in self._watch.still if at not in self._partitions or not self._partitions[at].blocks}
+        """Return whether reading stalls although the brokers have more.
+
+        Partitions with blocks that wait for ClickHouse, or of another member, do not count.
+        """
+        idle = {
+            at
+            for at in self._watch.still
+            if at not in self._partitions or not self._partitions[at].blocks
+        }
         found = idle & consumer.assigned if consumer.assigned else idle
         if found:
             named = ", ".join(f"{topic}[{partition}]" for topic, partition in sorted(found))
-            LOG.error("reading stands still and is begun anew: %s", named, extra={"action": "sink_stalled"})
+            LOG.error(
+                "reading stalls; the Kafka client is replaced: %s",
+                named,
+                extra={"action": "sink_stalled"},
+            )
             STALLS.inc()
             self._watch.forget()
         return bool(found)
@@ -159,12 +198,15 @@ class Sink:
 
     def _partition(self, at: Position) -> Partition:
         partition = self._partitions.get(at)
-        if partition is None:  # beginning where it was assigned, so that a gap before the first message is seen too
-            partition = self._partitions[at] = Partition(at, self._limits, next_offset=self._consumer.start(at))
+        if partition is None:
+            # It starts at the assigned offset, so that a gap before the first message is noticed.
+            partition = self._partitions[at] = Partition(
+                at, self._limits, next_offset=self._consumer.start(at)
+            )
         return partition
 
     def _settle(self, *, all_now: bool = False) -> None:
-        """Take what was stored, begin to commit it, and start the inserts that are due."""
+        """Collect finished inserts, start to commit them, and start inserts that are due."""
         for at, partition in self._partitions.items():
             if (offset := partition.finish()) is not None:
                 self._to_commit[at] = offset
@@ -175,17 +217,25 @@ class Sink:
             self._commit = offsets, self._consumer.begin_commit(offsets)
 
     def _take_commit(self) -> None:
-        """Take what became of the commit under way, if that is known; what failed is committed again."""
+        """Collect the result of the running commit; offsets that failed are committed again."""
         if self._commit and self._commit[1].done():
             offsets, outcome = self._commit
             self._commit = None
             if outcome.result():
-                self._to_commit = {at: offset for at, offset in self._to_commit.items() if offsets.get(at) != offset}
+                self._to_commit = {
+                    at: offset
+                    for at, offset in self._to_commit.items()
+                    if offsets.get(at) != offset
+                }
 
     def _throttle(self, consumer: GroupConsumer) -> None:
         held = sum(partition.held_bytes for partition in self._partitions.values())
         over = held > self._buffer_bytes
-        wanted = {at for at, partition in self._partitions.items() if partition.blocks and (over or partition.is_behind)}
+        wanted = {
+            at
+            for at, partition in self._partitions.items()
+            if partition.blocks and (over or partition.is_behind)
+        }
         if wanted != self._paused:
             consumer.pause(wanted - self._paused)
             consumer.resume(self._paused - wanted)
@@ -201,7 +251,7 @@ class Sink:
             self._consumer.begin_commit(self._to_commit)  # closing waits for it
 
     def _give_up(self, positions: list[Position]) -> None:
-        """Finish what is under way of partitions that go to another member; forget the rest, which is read again there."""
+        """Finish running inserts of revoked partitions; discard other blocks."""
         leaving = [self._partitions.pop(at) for at in positions if at in self._partitions]
         self._paused -= set(positions)
         if not leaving:
@@ -215,20 +265,42 @@ class Sink:
         if stored:
             self._consumer.begin_commit(stored)
 
-    def _store(self, block: Block, cancelled: threading.Event) -> None:
-        """Store `block`, again and again while ClickHouse or Kafka does not take it. Runs in an insert thread."""
+    def _store(self, block: InsertBlock, cancelled: threading.Event) -> None:
+        """Insert `block` in an insert thread; retry while ClickHouse or Kafka refuses it."""
+        try:
+            self._store_or_retry(block, cancelled)
+        finally:
+            self._refusals.pop(block.at, None)
+
+    def _store_or_retry(self, block: InsertBlock, cancelled: threading.Event) -> None:
         pause_s = _FIRST_PAUSE_S
         while not cancelled.is_set():
             try:
                 self._writer.write(block)
             except (ClickHouseUnavailableError, PublishError, QueueFullError) as error:
-                LOG.warning("%s[%d] waits %.1f s: %s", *block.at, pause_s, error, extra={"action": "sink_retry"})
+                self._note_refusal(block, error)
+                LOG.warning(
+                    "%s[%d] waits %.1f s: %s",
+                    *block.at,
+                    pause_s,
+                    error,
+                    extra={"action": "sink_retry"},
+                )
                 with RETRYING.track_inprogress():
                     cancelled.wait(pause_s)
                 pause_s = min(pause_s * 2, self._retry_max_s)
             else:
                 return
         raise StoppedError
+
+    def _note_refusal(self, block: InsertBlock, error: MevError) -> None:
+        """Record why ClickHouse refused `block`; time-outs are reported by its own check."""
+        if isinstance(error, ClickHouseUnavailableError) and not isinstance(
+            error, ClickHouseAwayError
+        ):
+            self._refusals[block.at] = error.detail
+        else:
+            self._refusals.pop(block.at, None)
 
     def _report_lag(self, consumer: GroupConsumer) -> None:
         lags: dict[str, int] = defaultdict(int)
@@ -238,3 +310,5 @@ class Sink:
             lags[partition.at[0]] += sum(len(block.values) for block in partition.blocks)
         for topic, messages in lags.items():
             LAG.labels(topic).set(messages)
+        opened = [p.blocks[0].opened_at for p in self._partitions.values() if p.blocks]
+        OLDEST.set(time.monotonic() - min(opened) if opened else 0.0)

@@ -1,1 +1,4 @@
-"""ClickHouse, Redis and files, embedded or not. Nothing else knows the ClickHouse and Redis clients."""
+"""Storage: ClickHouse, Redis and files, embedded or external.
+
+Only this package imports the ClickHouse and Redis clients.
+"""

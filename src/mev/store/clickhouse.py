@@ -1,4 +1,4 @@
-"""ClickHouse: a server over HTTP, or the engine inside this process on a folder of ours. The same client for both."""
+"""ClickHouse client: a server over HTTP, or the engine embedded in this process."""
 
 import math
 import shutil
@@ -17,27 +17,27 @@ from urllib3.exceptions import HTTPError
 
 from mev.core.errors import UnavailableError
 
-# What the engine says of bytes it cannot read as the schema: cannot parse, cut short, incorrect data, all of Protobuf's.
+# Error codes for data that does not match the schema, including all of Protobuf's.
 _DATA_ERRORS = {6, 27, 32, 33, 117, 131, *range(432, 448)}
-# What a server says that is not to be blamed on the query: too many queries, a time-out, its network, its shutdown, a table not open yet.
+# Temporary server errors: too many queries, time-outs, network, shutdown, table not open yet.
 _PASSING_ERRORS = {159, 202, 209, 210, 236, 279, 319, 999}
 _AUTHENTICATION_FAILED = 516
 _COPY_BYTES = 1 << 20
-_INLINE_SCHEMAS = "format_schema_source"  # the setting that came with them
+_INLINE_SCHEMAS = "format_schema_source"  # added together with inline schemas
 
 
 class ClickHouseUnavailableError(UnavailableError):
-    """ClickHouse does not answer, or cannot do what it was asked."""
+    """ClickHouse does not answer, or refuses a request."""
 
     code = "clickhouse_unavailable"
 
 
 class ClickHouseAwayError(ClickHouseUnavailableError):
-    """ClickHouse does not answer now; the same question may get an answer later."""
+    """ClickHouse does not answer now; a retry may succeed."""
 
 
 class ClickHouseTooOldError(UnavailableError):
-    """ClickHouse is too old."""
+    """The ClickHouse version is too old."""
 
     code = "clickhouse_too_old"
 
@@ -48,10 +48,10 @@ class UnreadableBlockError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Address:
-    """Where ClickHouse is: `path` for the embedded engine, else a server.
+    """Address of ClickHouse: `path` for the embedded engine, else a server.
 
-    A server has `timeout_s` to take a connection and to answer a ping, and then the time of what it is asked; the embedded engine,
-    which cannot go away, has no limits.
+    `timeout_s` limits a server's connections and pings; the other time limits apply to queries and
+    inserts. The embedded engine has no time limits.
     """
 
     database: str
@@ -67,12 +67,15 @@ class Address:
 
     @property
     def place(self) -> str:
-        """The address for people."""
+        """The address for display."""
         return str(self.path) if self.path else f"{self.host}:{self.port}"
 
 
 class ClickHouse:
-    """A connection for each thread that uses it. All methods block; the engine does not hold the interpreter lock."""
+    """ClickHouse client with one connection per thread.
+
+    All methods block; the embedded engine releases the interpreter lock.
+    """
 
     def __init__(self, address: Address) -> None:
         self._address = address
@@ -86,13 +89,13 @@ class ClickHouse:
 
     @property
     def place(self) -> str:
-        """Where it is, for people."""
+        """The address for display."""
         return self._address.place
 
     def ping(self) -> None:
-        """Ask for a constant.
+        """Run a trivial query.
 
-        :raises ClickHouseUnavailableError: when it does not come.
+        :raises ClickHouseUnavailableError: if it fails.
         """
         try:
             self._client(self._address.timeout_s).query("SELECT 1")
@@ -100,81 +103,138 @@ class ClickHouse:
             raise self._unavailable(error) from None
 
     def check_version(self) -> None:
-        """Ask whether blocks can be inserted at all.
+        """Check that the version supports inserts with inline Protobuf schemas.
 
-        :raises ClickHouseTooOldError: when the server cannot be given a Protobuf schema with the data.
+        :raises ClickHouseTooOldError: if it does not.
         """
-        if self.rows("SELECT 1 FROM system.settings WHERE name = {name:String}", {"name": _INLINE_SCHEMAS}):
+        if self.rows(
+            "SELECT 1 FROM system.settings WHERE name = {name:String}", {"name": _INLINE_SCHEMAS}
+        ):
             return
         ((version,),) = self.rows("SELECT version()")
         raise ClickHouseTooOldError(
-            f"ClickHouse at {self.place} is version {version}, which does not know the setting {_INLINE_SCHEMAS}: events are inserted "
-            "with inline Protobuf schemas; use a newer server, or none (unset CLICKHOUSE_HOST) for the embedded engine"
+            f"ClickHouse at {self.place} is version {version}, which does not know the setting "
+            f"{_INLINE_SCHEMAS}: events are inserted "
+            "with inline Protobuf schemas; use a newer server, or none (unset CLICKHOUSE_HOST) "
+            "for the embedded engine"
         )
 
     def command(self, sql: str) -> None:
-        """Run one statement that returns nothing."""
+        """Run a statement without a result."""
         try:
             self._client(self._address.insert_timeout_s).command(sql)
         except (ClickHouseError, OSError) as error:
             raise self._unavailable(error) from None
 
-    def rows(self, sql: str, parameters: Mapping[str, Any] | None = None) -> Sequence[Sequence[Any]]:
-        """Return the rows of a query; values are bound as ``{name:Type}``."""
+    def command_in_time(self, sql: str) -> None:
+        """Run a statement without a result, within the time limit of a health check."""
+        try:
+            self._client(self._address.timeout_s).command(sql)
+        except (ClickHouseError, OSError) as error:
+            raise self._unavailable(error) from None
+
+    def rows(
+        self, sql: str, parameters: Mapping[str, Any] | None = None
+    ) -> Sequence[Sequence[Any]]:
+        """Return the rows of a query; parameters are bound as ``{name:Type}``."""
         return self.rows_within(self._address.query_timeout_s, sql, parameters)
 
     def rows_within(
-        self, answer_s: float, sql: str, parameters: Mapping[str, Any] | None = None, *, settings: Mapping[str, Any] | None = None
+        self,
+        answer_s: float,
+        sql: str,
+        parameters: Mapping[str, Any] | None = None,
+        *,
+        settings: Mapping[str, Any] | None = None,
     ) -> Sequence[Sequence[Any]]:
-        """Return the rows of a query that a server may take `answer_s` for."""
+        """Return the rows of a query, within `answer_s` on a server."""
         try:
-            return self._client(answer_s).query(sql, parameters=dict(parameters or {}), settings=dict(settings or {})).result_rows
+            return (
+                self._client(answer_s)
+                .query(sql, parameters=dict(parameters or {}), settings=dict(settings or {}))
+                .result_rows
+            )
         except (ClickHouseError, OSError) as error:
             raise self._unavailable(error) from None
 
     def json_lines(self, sql: str, parameters: Mapping[str, Any] | None = None) -> list[bytes]:
-        """Return each row of a query as a JSON object, 64-bit integers as numbers."""
-        settings = {"output_format_json_quote_64bit_integers": 0, "output_format_json_quote_denormals": 0}
+        """Return each row of a query as a JSON object, with 64-bit integers as numbers."""
+        settings = {
+            "output_format_json_quote_64bit_integers": 0,
+            "output_format_json_quote_denormals": 0,
+        }
         try:
             client = self._client(self._address.query_timeout_s)
-            answer = client.raw_query(sql, parameters=dict(parameters or {}), settings=settings, fmt="JSONEachRow")
+            answer = client.raw_query(
+                sql, parameters=dict(parameters or {}), settings=settings, fmt="JSONEachRow"
+            )
         except (ClickHouseError, OSError) as error:
             raise self._unavailable(error) from None
         return bytes(answer).splitlines()
 
     def write_file(
-        self, path: Path, sql: str, parameters: Mapping[str, Any], *, fmt: str, settings: Mapping[str, Any], answer_s: float
+        self,
+        path: Path,
+        sql: str,
+        parameters: Mapping[str, Any],
+        *,
+        fmt: str,
+        settings: Mapping[str, Any],
+        answer_s: float,
     ) -> None:
-        """Write the rows of a query to the new file `path` in one of the engine's formats; after an error it may hold anything.
+        """Write the rows of a query to the new file `path` in format `fmt`.
 
-        Memory is what the query itself takes: the embedded engine writes the file, a server sends it in pieces within `answer_s`.
+        After an error the file may be incomplete. Rows are not held in memory: the embedded engine
+        writes the file, a server streams it within `answer_s`.
         """
         try:
             client = self._client(answer_s)
             if self._address.path:
                 quoted = str(path).replace("\\", "\\\\").replace("'", "\\'")
-                client.raw_query(f"{sql} INTO OUTFILE '{quoted}'", parameters=dict(parameters), settings=dict(settings), fmt=fmt)
+                client.raw_query(
+                    f"{sql} INTO OUTFILE '{quoted}'",
+                    parameters=dict(parameters),
+                    settings=dict(settings),
+                    fmt=fmt,
+                )
                 return
-            # A server that has begun to send can only append an error to the rows; so it is to begin when it has all.
+            # Once a server sends rows, it can only append an error to them; so it must finish
+            # first.
             whole = {**settings, "wait_end_of_query": 1}
-            with client.raw_stream(sql, parameters=dict(parameters), settings=whole, fmt=fmt) as answer, path.open("xb") as file:
+            with (
+                client.raw_stream(
+                    sql, parameters=dict(parameters), settings=whole, fmt=fmt
+                ) as answer,
+                path.open("xb") as file,
+            ):
                 shutil.copyfileobj(answer, file, _COPY_BYTES)
         except (ClickHouseError, HTTPError, OSError) as error:
             raise self._unavailable(error) from None
 
     def kill(self, comment: str) -> None:
-        """End the queries that run with `comment` as their setting ``log_comment``, of whichever thread."""
+        """Cancel the queries whose setting ``log_comment`` is `comment`, from any thread."""
         try:
             sql = "KILL QUERY WHERE Settings['log_comment'] = {comment:String} ASYNC"
             self._client(self._address.timeout_s).command(sql, parameters={"comment": comment})
         except (ClickHouseError, OSError) as error:
             raise self._unavailable(error) from None
 
-    def insert_protobuf(self, table: str, columns: Sequence[str], block: bytes, *, schema: str, message: str, token: str) -> None:
-        """Insert `block`, length-delimited messages, into `table`; a repeat with the same `token` is ignored.
+    def insert_protobuf(
+        self,
+        table: str,
+        columns: Sequence[str],
+        block: bytes,
+        *,
+        schema: str,
+        message: str,
+        token: str,
+    ) -> None:
+        """Insert `block`, length-delimited messages, into `table`.
 
-        :raises UnreadableBlockError: when a record is not a `message` of `schema`; nothing of the block is stored.
-        :raises ClickHouseUnavailableError: when it could not be done now.
+        A repeat with the same `token` is ignored.
+
+        :raises UnreadableBlockError: if a record is not a `message` of `schema`; nothing is stored.
+        :raises ClickHouseUnavailableError: if the insert failed; it can be retried.
         """
         settings = {
             "format_schema_source": "string",
@@ -185,7 +245,13 @@ class ClickHouse:
         }
         try:
             client = self._client(self._address.insert_timeout_s)
-            client.raw_insert(f"`{self.database}`.`{table}`", column_names=columns, insert_block=block, fmt="Protobuf", settings=settings)
+            client.raw_insert(
+                f"`{self.database}`.`{table}`",
+                column_names=columns,
+                insert_block=block,
+                fmt="Protobuf",
+                settings=settings,
+            )
         except (ClickHouseError, OSError) as error:
             if getattr(error, "code", None) in _DATA_ERRORS:
                 raise UnreadableBlockError(_said(error)) from None
@@ -195,23 +261,25 @@ class ClickHouse:
         """Insert one row."""
         try:
             client = self._client(self._address.insert_timeout_s)
-            client.insert(table, [list(row.values())], column_names=list(row), database=self.database)
+            client.insert(
+                table, [list(row.values())], column_names=list(row), database=self.database
+            )
         except (ClickHouseError, OSError) as error:
             raise self._unavailable(error) from None
 
     def release(self) -> None:
-        """Close this thread's connection; it gets another when it asks again."""
+        """Close this thread's connection; the next call opens a new one."""
         if client := self._local.__dict__.pop("client", None):
             self._clients.remove(client)
             client.close()
 
     def close(self) -> None:
-        """Close every thread's connection."""
+        """Close the connections of all threads."""
         for client in self._clients:
             client.close()
 
     def _client(self, answer_s: float) -> Client:
-        """Return this thread's connection, whose next answer may take `answer_s`."""
+        """Return this thread's connection, with `answer_s` as its read time-out."""
         client: Client | None = getattr(self._local, "client", None)
         if client is None:
             client = self._local.client = _connect(self._address)
@@ -228,7 +296,7 @@ class ClickHouse:
 def _connect(address: Address) -> Client:
     if address.path:
         return clickhouse_connect.get_client(dsn=f"chdb://{address.path}")
-    seconds = math.ceil(address.timeout_s)  # the client takes whole ones
+    seconds = math.ceil(address.timeout_s)  # the client takes whole seconds only
     return clickhouse_connect.get_client(
         host=address.host,
         port=address.port,
@@ -238,25 +306,27 @@ def _connect(address: Address) -> Client:
         connect_timeout=seconds,
         send_receive_timeout=seconds,
         autogenerate_session_id=False,
-        dedicated_pool=True,  # so that to close the client closes its connection
+        dedicated_pool=True,  # so that closing the client closes its connection
     )
 
 
 def _is_passing(error: Exception) -> bool:
-    """Say whether the cause is the way to the server or its state, not the query; the embedded engine's errors all have codes."""
+    """Return whether the network or the server's state caused `error`, not the query."""
     code = getattr(error, "code", None)
     return code in _PASSING_ERRORS if code else not isinstance(error, ProgrammingError)
 
 
 def _reason(error: Exception) -> str:
-    """Return why `error` came about: what the server said, or what became of the connection to it."""
+    """Return the cause of `error`: the server's message, or the network error."""
     if getattr(error, "code", None) == _AUTHENTICATION_FAILED:
         return f"{_said(error)}; check CLICKHOUSE_USER and CLICKHOUSE_PASSWORD"
     for cause in _causes(error):
         if isinstance(cause, TimeoutError):
             return "no answer in time"
         if isinstance(cause, OSError):
-            return f"no answer ({cause.strerror or cause}); check CLICKHOUSE_HOST and CLICKHOUSE_PORT"
+            return (
+                f"no answer ({cause.strerror or cause}); check CLICKHOUSE_HOST and CLICKHOUSE_PORT"
+            )
     return _said(error)
 
 
@@ -267,8 +337,12 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _said(error: Exception) -> str:
-    """Return the first line of `error`, without what the client puts around the server's words."""
+    """Return the first line of `error`, without the client's additions."""
     text = str(error).strip() or type(error).__name__
     line = text.splitlines()[0].partition(" (for url ")[0]
-    said = line.partition("server response: ")[2] if line.startswith("Received ClickHouse exception") else line
+    said = (
+        line.partition("server response: ")[2]
+        if line.startswith("Received ClickHouse exception")
+        else line
+    )
     return said[:500]

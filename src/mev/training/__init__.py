@@ -1,1 +1,1 @@
-"""Training: from the files of an export to a model with its metrics, in a process of its own."""
+"""Training: build a model with its metrics from an export, in a separate process."""

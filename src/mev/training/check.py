@@ -1,18 +1,24 @@
-"""A look at all rows before they are learned from: what would make a model that knows nothing is refused by name."""
+"""Validation of all rows before training; unusable data is refused with the column's name."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from mev.training.data import SIMULATED, Export, Split, batches, numbers
-from mev.training.errors import EmptyFeatureError, InfiniteFeatureError, MissingTargetError, OneClassError
-from mev.training.goals import Objective
+from mev.training.columns import SIMULATED
+from mev.training.data import Export, Split, batches, numbers
+from mev.training.errors import (
+    EmptyFeatureError,
+    InfiniteFeatureError,
+    MissingTargetError,
+    OneClassError,
+)
+from mev.training.spec import Objective
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Counts:
-    """Rows by side, those whose target is 1 with a binary objective, and how many are of the simulator."""
+class RowCounts:
+    """Row counts of both sides, of positives with a binary objective, and of simulated rows."""
 
     train: int
     validation: int
@@ -21,10 +27,13 @@ class Counts:
     simulated: int
 
 
-def check(export: Export, cut: Split, features: Sequence[str], target: str, objective: Objective) -> Counts:
-    """Read every row once.
+def check(
+    export: Export, cut: Split, features: Sequence[str], target: str, objective: Objective
+) -> RowCounts:
+    """Read every row once and return the counts.
 
-    :raises MissingTargetError, OneClassError, EmptyFeatureError, InfiniteFeatureError: naming the column.
+    :raises MissingTargetError, OneClassError, EmptyFeatureError, InfiniteFeatureError: naming the
+        column.
     """
     present = np.zeros(len(features), np.int64)
     positives, lows, highs, simulated = [0, 0], [np.inf, np.inf], [-np.inf, -np.inf], 0
@@ -35,26 +44,50 @@ def check(export: Export, cut: Split, features: Sequence[str], target: str, obje
             _check_target(wanted, target, objective)
             if np.isinf(rows).any():
                 name = features[int(np.isinf(rows).any(axis=0).argmax())]
-                raise InfiniteFeatureError(f"feature {name} is infinite in some rows; leave them out, or make it missing", column=name)
+                raise InfiniteFeatureError(
+                    f"feature {name} is infinite in some rows; leave them out, or make it missing",
+                    column=name,
+                )
             if side == 0:
                 present += (~np.isnan(rows)).sum(axis=0)
             simulated += int(numbers(table, origin).sum())
             positives[side] += int((wanted == 1).sum())
-            lows[side], highs[side] = min(lows[side], float(wanted.min())), max(highs[side], float(wanted.max()))
+            lows[side], highs[side] = (
+                min(lows[side], float(wanted.min())),
+                max(highs[side], float(wanted.max())),
+            )
     if (present == 0).any():
         name = features[int((present == 0).argmax())]
-        raise EmptyFeatureError(f"feature {name} is missing in every row that is learned from; leave it out", column=name)
+        raise EmptyFeatureError(
+            f"feature {name} is missing in every row that is learned from; leave it out",
+            column=name,
+        )
     for which, low, high in zip(("learned from", "validated with"), lows, highs, strict=True):
         if low == high:
-            raise OneClassError(f"{target} is {low:g} in every row that is {which}; export a longer range", column=target)
+            raise OneClassError(
+                f"{target} is {low:g} in every row that is {which}; export a longer range",
+                column=target,
+            )
     train, validation = int(cut.train.sum()), int(cut.validation.sum())
-    return Counts(train=train, validation=validation, train_positive=positives[0], validation_positive=positives[1], simulated=simulated)
+    return RowCounts(
+        train=train,
+        validation=validation,
+        train_positive=positives[0],
+        validation_positive=positives[1],
+        simulated=simulated,
+    )
 
 
-def _check_target(wanted: np.ndarray[tuple[int], np.dtype[np.float32]], target: str, objective: Objective) -> None:
+def _check_target(
+    wanted: np.ndarray[tuple[int], np.dtype[np.float32]], target: str, objective: Objective
+) -> None:
     if bad := int((~np.isfinite(wanted)).sum()):
         raise MissingTargetError(
-            f"{target} is missing or infinite in {bad} rows of a batch; leave such rows out of the export", column=target
+            f"{target} is missing or infinite in {bad} rows of a batch; leave such rows out of the"
+            " export",
+            column=target,
         )
     if objective is Objective.BINARY and not np.isin(wanted, (0, 1)).all():
-        raise MissingTargetError(f"{target} has other values than 0 and 1; take objective regression", column=target)
+        raise MissingTargetError(
+            f"{target} has other values than 0 and 1; take objective regression", column=target
+        )

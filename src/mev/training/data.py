@@ -1,4 +1,4 @@
-"""The rows of an export: checked, split by time, and read batch by batch, so that memory does not grow with their number."""
+"""Rows of an export: verified, split by time, and read in batches of bounded memory."""
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,23 +12,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from mev.training.errors import DamagedExportError, EmptyExportError, LeakingFeatureError, UnknownColumnError
-from mev.training.spec import TrainSpec
+from mev.training.columns import SIMULATED, SLOT
+from mev.training.errors import DamagedExportError, EmptyExportError, UnknownColumnError
 
 MANIFEST = "manifest.json"
-SLOT = "slot"
-PROFIT = "profit_lamports"
-OUTCOMES = ("landed", PROFIT, "tip_lamports")
-"""Columns that are known only when everything is over."""
-SIMULATED = "simulated"
-_KEYS = ("id", SLOT, "detected_at_ns", SIMULATED)
 _BATCH_ROWS = 65_536
 Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Export:
-    """The files of an export, as its manifest lists them."""
+    """The files of an export, as listed in its manifest."""
 
     parts: tuple[Path, ...]
     part_sha256: tuple[str, ...]
@@ -38,26 +32,36 @@ class Export:
     feature_schema_hash: str | None
     manifest_sha256: str
 
+    @property
+    def data_sha256(self) -> str:
+        """Return the digest of the file digests, equal for exports with the same rows."""
+        return hashlib.sha256("\n".join(self.part_sha256).encode()).hexdigest()
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Split:
-    """Which rows are learned from and which are validated with; the others lie in the embargo between."""
+    """Masks of the training and validation rows.
+
+    The other rows are in the embargo between them, or are simulated and left out.
+    """
 
     cutoff_slot: int
     embargo_slots: int
     train: Mask
     validation: Mask
+    left_out: int = 0
+    """Simulated rows left out in favour of real ones."""
 
     @property
     def embargoed(self) -> int:
-        """How many rows are in neither."""
-        return int((~(self.train | self.validation)).sum())
+        """Return the number of rows in the embargo."""
+        return int((~(self.train | self.validation)).sum()) - self.left_out
 
 
 def open_export(folder: Path) -> Export:
-    """Return the export in `folder`, every file compared with its digest.
+    """Return the export in `folder` after a check of every file's digest.
 
-    :raises DamagedExportError: when a file is missing, another one, or not Parquet.
+    :raises DamagedExportError: when a file is missing, changed or not Parquet.
     :raises EmptyExportError: when it has no rows.
     """
     try:
@@ -71,7 +75,9 @@ def open_export(folder: Path) -> Export:
     except (KeyError, TypeError, ValueError) as error:
         raise DamagedExportError(f"{MANIFEST} is not the manifest of an export: {error}") from None
     if rows == 0 or not parts:
-        raise EmptyExportError("the export has no rows; widen its range, or wait until bundles have outcomes")
+        raise EmptyExportError(
+            "the export has no rows; widen its range, or wait until bundles have outcomes"
+        )
     return Export(
         parts=parts,
         part_sha256=tuple(part["sha256"] for part in content["parts"]),
@@ -83,41 +89,52 @@ def open_export(folder: Path) -> Export:
     )
 
 
-def choose_features(export: Export, spec: TrainSpec) -> tuple[str, ...]:
-    """Return the columns to learn from, in order.
+def split(
+    export: Export, *, validation_share: float, embargo_slots: int, include_simulated: bool = False
+) -> Split:
+    """Split the rows by slot: the newest validate, those just before are embargoed, the rest train.
 
-    :raises UnknownColumnError: when the export lacks one, the target or the slot.
-    :raises LeakingFeatureError: when one would tell the outcome.
-    """
-    chosen = spec.features or tuple(name for name in export.columns if name not in (*_KEYS, *OUTCOMES, spec.target))
-    for name in (*chosen, spec.target, SLOT):
-        if name not in export.columns:
-            raise UnknownColumnError(f"the export has no column {name[:100]!r}; it has {', '.join(export.columns)}", column=name[:100])
-    if leaking := [name for name in chosen if name in (*OUTCOMES, spec.target)]:
-        raise LeakingFeatureError(f"{', '.join(leaking)}: known only after the decision; leave it out of the features", columns=leaking)
-    if not chosen or len(set(chosen)) < len(chosen):
-        raise UnknownColumnError("the features are none, or one comes twice")
-    return chosen
-
-
-def split(export: Export, *, validation_share: float, embargo_slots: int) -> Split:
-    """Divide the rows by their slot: the newest validate, those just before them are left out, the rest is learned from.
+    Simulated rows are left out where there are real ones, unless `include_simulated`.
 
     :raises EmptyExportError: when a side has no rows.
     """
     slots = np.concatenate([whole_numbers(batch, SLOT) for batch in batches(export, [SLOT])])
-    cutoff = int(np.sort(slots)[int(len(slots) * (1 - validation_share))])
-    found = Split(cutoff_slot=cutoff, embargo_slots=embargo_slots, train=slots < cutoff - embargo_slots, validation=slots >= cutoff)
-    if not found.train.any() or not found.validation.any():
-        raise EmptyExportError(
-            f"{len(slots)} rows of slots {slots.min()} to {slots.max()} leave {int(found.train.sum())} to learn from and "
-            f"{int(found.validation.sum())} to validate with; export more, or make validation_share or embargo_slots smaller"
+    used = np.ones(len(slots), np.bool_) if include_simulated else _real(export, len(slots))
+    kept = slots[used]
+    cutoff = int(np.sort(kept)[int(len(kept) * (1 - validation_share))])
+    train, validation = used & (slots < cutoff - embargo_slots), used & (slots >= cutoff)
+    if not train.any() or not validation.any():
+        left_out = (
+            f"; {len(slots) - len(kept)} simulated rows are left out (include_simulated)"
+            if len(kept) < len(slots)
+            else ""
         )
-    return found
+        raise EmptyExportError(
+            f"{len(kept)} rows of slots {kept.min()} to {kept.max()} leave {int(train.sum())} to"
+            f" learn from and {int(validation.sum())} to validate with; export more, or make"
+            f" validation_share or embargo_slots smaller{left_out}"
+        )
+    return Split(
+        cutoff_slot=cutoff,
+        embargo_slots=embargo_slots,
+        train=train,
+        validation=validation,
+        left_out=len(slots) - len(kept),
+    )
+
+
+def _real(export: Export, rows: int) -> Mask:
+    """Return the mask of the real rows, or of all rows where all are simulated."""
+    if SIMULATED not in export.columns:
+        return np.ones(rows, np.bool_)
+    real = np.concatenate(
+        [numbers(batch, [SIMULATED])[:, 0] == 0 for batch in batches(export, [SIMULATED])]
+    )
+    return real if real.any() else ~real
 
 
 def batches(export: Export, columns: Sequence[str], keep: Mask | None = None) -> Iterator[pa.Table]:
-    """Yield the rows in the order of the export, some ten thousand at a time; only those that `keep` says."""
+    """Yield the rows in order, in batches of some ten thousand, filtered by `keep`."""
     start = 0
     for part in export.parts:
         try:
@@ -136,21 +153,30 @@ def batches(export: Export, columns: Sequence[str], keep: Mask | None = None) ->
 
 
 def numbers(table: pa.Table, names: Sequence[str]) -> NDArray[np.float32]:
-    """Return columns as a table of float32; what is missing is NaN."""
+    """Return columns as a float32 table; missing values are NaN."""
     result = np.empty((table.num_rows, len(names)), np.float32)
     for place, name in enumerate(names):
         column = table.column(name)
-        if not (pa.types.is_floating(column.type) or pa.types.is_integer(column.type) or pa.types.is_boolean(column.type)):
-            raise UnknownColumnError(f"column {name} holds {column.type}; only numbers are learned", column=name)
+        if not (
+            pa.types.is_floating(column.type)
+            or pa.types.is_integer(column.type)
+            or pa.types.is_boolean(column.type)
+        ):
+            raise UnknownColumnError(
+                f"column {name} holds {column.type}; only numbers are learned", column=name
+            )
         result[:, place] = column.cast(pa.float32(), safe=False).to_numpy()
     return result
 
 
 def whole_numbers(table: pa.Table, name: str) -> NDArray[np.int64]:
-    """Return a column of whole numbers, of which none is missing."""
+    """Return an integer column without missing values."""
     column = table.column(name)
     if column.null_count or not pa.types.is_integer(column.type):
-        raise DamagedExportError(f"column {name} holds {column.type} with {column.null_count} nulls; whole numbers are needed")
+        raise DamagedExportError(
+            f"column {name} holds {column.type} with {column.null_count} nulls; whole numbers are"
+            " needed"
+        )
     values: NDArray[np.int64] = column.cast(pa.int64()).to_numpy()
     return values
 
@@ -162,5 +188,7 @@ def _part(folder: Path, part: Mapping[str, Any]) -> Path:
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != part["sha256"]:
-        raise DamagedExportError(f"{path.name} has SHA-256 {found}; the manifest says {part['sha256']}")
+        raise DamagedExportError(
+            f"{path.name} has SHA-256 {found}; the manifest says {part['sha256']}"
+        )
     return path

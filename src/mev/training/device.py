@@ -1,4 +1,4 @@
-"""Where a model is trained. XGBoost takes the CPU with a mere warning where it finds no GPU: so it is tried first."""
+"""Choice of the training device, tested first: without a GPU, XGBoost silently uses the CPU."""
 
 import json
 import warnings
@@ -11,9 +11,9 @@ from mev.training.spec import Device
 
 
 def choose(device: Device) -> str:
-    """Return ``cpu`` or ``cuda``, which then is a GPU that has trained a tree.
+    """Return ``cpu`` or ``cuda``; the GPU has then trained a test tree.
 
-    :raises NoGpuError: when ``cuda`` was asked for and there is none.
+    :raises NoGpuError: when ``cuda`` was requested and no GPU is usable.
     """
     if device is Device.CPU:
         return "cpu"
@@ -32,7 +32,9 @@ def _objection() -> str | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            booster = xgb.train({"device": "cuda", "verbosity": 0}, xgb.QuantileDMatrix(table, table[:, 0]), 1)
+            booster = xgb.train(
+                {"device": "cuda", "verbosity": 0}, xgb.QuantileDMatrix(table, table[:, 0]), 1
+            )
     except xgb.core.XGBoostError as error:
         return str(error).splitlines()[0]
     used = json.loads(booster.save_config())["learner"]["generic_param"]["device"]

@@ -1,4 +1,4 @@
-"""What a model was made with: versions, processor, threads."""
+"""Description of the training environment: versions, processor, threads."""
 
 import os
 import platform
@@ -7,16 +7,26 @@ from pathlib import Path
 
 import mev
 
-_PACKAGES = ("numpy", "pyarrow", "xgboost-cpu", "xgboost", "treelite", "tl2cgen", "optuna", "dask", "distributed")
+_PACKAGES = (
+    "numpy",
+    "pyarrow",
+    "xgboost-cpu",
+    "xgboost",
+    "treelite",
+    "tl2cgen",
+    "optuna",
+    "dask",
+    "distributed",
+)
 
 
 def threads() -> int:
-    """Return how many threads a training takes: the processors that this process may use."""
+    """Return the number of training threads: the processors available to this process."""
     return len(os.sched_getaffinity(0))
 
 
 def describe() -> dict[str, object]:
-    """Return what can make a difference from one machine to the next, as plain values."""
+    """Return the properties that may differ between machines, as plain values."""
     return {
         "mev": mev.__version__,
         "python": platform.python_version(),

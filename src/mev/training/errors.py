@@ -1,22 +1,22 @@
-"""Why a model is not trained."""
+"""Errors of training."""
 
-from mev.core.errors import InvalidInputError, MevError, NotFoundError, UnavailableError
+from mev.core.errors import InvalidInputError, MevError, UnavailableError
 
 
 class InvalidTrainingError(InvalidInputError):
-    """The training cannot be done as asked."""
+    """The training request is invalid."""
 
     code = "invalid_training"
 
 
 class DamagedExportError(InvalidInputError):
-    """The export is not what its manifest says."""
+    """The export does not match its manifest."""
 
     code = "damaged_export"
 
 
 class EmptyExportError(InvalidInputError):
-    """There are no rows to learn from, or none to validate with."""
+    """No rows are left to train on or to validate with."""
 
     code = "empty_export"
 
@@ -34,7 +34,7 @@ class LeakingFeatureError(InvalidInputError):
 
 
 class MissingTargetError(InvalidInputError):
-    """The target is missing in some rows, or is no number that the objective takes."""
+    """The target is missing in some rows, or not a number that the objective accepts."""
 
     code = "bad_target"
 
@@ -64,69 +64,77 @@ class NoGroupsError(InvalidInputError):
 
 
 class UnsortedExportError(InvalidInputError):
-    """The rows of a slot do not follow each other."""
+    """The rows of a slot are not adjacent."""
 
     code = "unsorted_export"
 
 
 class NoGpuError(MevError):
-    """There is no GPU that can be used."""
+    """No usable GPU was found."""
 
     code = "no_gpu"
     status = 409
 
 
 class ExportFailedError(InvalidInputError):
-    """The export to learn from did not succeed."""
+    """The export to train on did not succeed."""
 
     code = "export_failed"
 
 
 class UnregistrableModelError(InvalidInputError):
-    """Agents could not use such a model."""
+    """Agents could not use the model."""
 
     code = "unregistrable_model"
 
 
 class TrainingQuotaError(MevError):
-    """Too many trainings wait or run."""
+    """The limit of queued and running trainings is reached."""
 
     code = "training_quota"
     status = 429
 
 
 class TrainingUnavailableError(MevError):
-    """What trains models is not installed."""
+    """The training extra is not installed."""
 
     code = "training_unavailable"
     status = 503
 
 
-class UnknownTrainingError(NotFoundError):
-    """There is no such training, or it has no such file."""
-
-    code = "unknown_training"
-
-
 class SearchUnavailableError(MevError):
-    """What searches for parameters is not installed."""
+    """The search extra is not installed."""
 
     code = "search_unavailable"
     status = 503
 
 
 class DistributedUnavailableError(MevError):
-    """What trains on several machines is not installed."""
+    """The distributed extra is not installed."""
 
     code = "distributed_unavailable"
     status = 503
 
 
 class SchedulerNotAllowedError(MevError):
-    """The scheduler is none that this machine may speak to."""
+    """The scheduler is not in TRAIN_SCHEDULERS."""
 
     code = "scheduler_not_allowed"
     status = 403
+
+
+class SchedulerNotEncryptedError(MevError):
+    """The scheduler is on another machine or requires certificates, and TLS is not configured."""
+
+    code = "scheduler_not_encrypted"
+    status = 403
+
+
+class WorkerHasSecretsError(MevError):
+    """A worker has secrets of this program in its environment."""
+
+    code = "worker_has_secrets"
+    status = 409
 
 
 class SchedulerUnavailableError(UnavailableError):
@@ -142,14 +150,14 @@ class TooFewWorkersError(UnavailableError):
 
 
 class UnequalWorkersError(MevError):
-    """A worker has other code, or does not see the export."""
+    """A worker has other code or does not see the export."""
 
     code = "unequal_workers"
     status = 409
 
 
 class WorkersLostError(MevError):
-    """Workers were lost, or took too long, more often than the training puts up with."""
+    """Workers were lost or timed out more often than allowed."""
 
     code = "workers_lost"
     status = 503

@@ -1,4 +1,4 @@
-"""Growing trees, round by round: with validation, early stopping, checkpoints, progress and an end on request."""
+"""Training loop: validation, early stopping, checkpoints, progress and cancellation."""
 
 import hashlib
 import json
@@ -12,26 +12,25 @@ import xgboost as xgb
 from mev.core.files import write_atomically
 from mev.jobs.errors import CancelledJobError
 from mev.training.data import Export
-from mev.training.goals import GOALS, Goal
-from mev.training.spec import TrainSpec
+from mev.training.spec import GOALS, Goal, TrainSpec
 
 CHECKPOINT = "checkpoint.ubj"
 _STATE = "mev_state"
 
 
 class Report(Protocol):
-    """Who is told how far it is, and knows whether it is still wanted; a job's context is one."""
+    """Receiver of progress and source of cancellation; a job's context is one."""
 
     def progress(self, done: float, total: float, note: str = "", **figures: object) -> None:
-        """Say that `done` of `total` is done."""
+        """Report that `done` of `total` is done."""
 
     def is_cancelled(self) -> bool:
-        """Say whether the work is not wanted any longer."""
+        """Return whether the work was cancelled."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fitted:
-    """A booster of its best rounds, and the validation by round; `lineage` is what else should be known of how it was made."""
+    """A booster cut to its best rounds, with the validation by round and further `lineage`."""
 
     booster: xgb.Booster
     metric: str
@@ -42,20 +41,20 @@ class Fitted:
 
 
 class Checkpoint:
-    """A booster on disk with its validation by round, which travels inside it: it is whole or not there."""
+    """A booster on disk, written atomically with its validation history inside."""
 
     def __init__(self, path: Path, key: str) -> None:
         self._path = path
         self._key = key
 
     def save(self, booster: xgb.Booster, history: Sequence[float]) -> None:
-        """Keep them, in the place of what was there."""
+        """Write a checkpoint, replacing the previous one."""
         booster.set_attr(**{_STATE: json.dumps({"key": self._key, "history": list(history)})})
         write_atomically(self._path, bytes(booster.save_raw("ubj")))
         booster.set_attr(**{_STATE: None})
 
     def load(self) -> tuple[xgb.Booster | None, list[float]]:
-        """Return what was kept, nothing when it is of another training."""
+        """Return the stored checkpoint, or nothing when it is of another training."""
         if not self._path.exists():
             return None, []
         booster = xgb.Booster(model_file=str(self._path))
@@ -67,9 +66,19 @@ class Checkpoint:
 
 
 class _Watch(xgb.callback.TrainingCallback):
-    """What happens after every round. A resumed training stops where it would have, since the checkpoint has the history."""
+    """Callback after every round.
 
-    def __init__(self, spec: TrainSpec, goal: Goal, checkpoint: Checkpoint, report: Report, history: list[float]) -> None:
+    A resumed training stops where the original would have, because the checkpoint has the history.
+    """
+
+    def __init__(
+        self,
+        spec: TrainSpec,
+        goal: Goal,
+        checkpoint: Checkpoint,
+        report: Report,
+        history: list[float],
+    ) -> None:
         super().__init__()
         self._spec, self._goal, self._checkpoint, self._report = spec, goal, checkpoint, report
         self._history = history
@@ -95,9 +104,9 @@ def fit(
     key: str,
     report: Report,
 ) -> Fitted:
-    """Train, or go on from the checkpoint in `work` when it is of the same training, which `key` names.
+    """Train, resuming from the checkpoint in `work` if it has the same `key`.
 
-    :raises CancelledJobError: when the report says so; a checkpoint is left.
+    :raises CancelledJobError: when the job was cancelled; a checkpoint is left.
     """
     goal = GOALS[spec.objective]
     checkpoint = Checkpoint(work / CHECKPOINT, key)
@@ -128,7 +137,7 @@ def fitted(
     resumed_from: int | None,
     lineage: Mapping[str, object] | None = None,
 ) -> Fitted:
-    """Return the best rounds of `booster`; all of them, when it was not to stop early."""
+    """Return the best rounds of `booster`, or all without early stopping."""
     best = goal.best_round(history) if spec.early_stopping_rounds else len(history)
     return Fitted(
         booster=booster[:best],
@@ -141,22 +150,38 @@ def fitted(
 
 
 def learning(params: Mapping[str, Any], goal: Goal, metric: str | None = None) -> dict[str, Any]:
-    """Return what XGBoost is given for `goal`, validated by `metric`."""
-    return {**params, **goal.params, "objective": goal.objective, "eval_metric": metric or goal.metric}
+    """Return the XGBoost parameters for `goal`, validated by `metric`."""
+    return {
+        **params,
+        **goal.params,
+        "objective": goal.objective,
+        "eval_metric": metric or goal.metric,
+    }
 
 
 def stalled(spec: TrainSpec, goal: Goal, history: Sequence[float]) -> bool:
-    """Say whether the validation has been getting no better for so long that a training stops."""
-    return bool(spec.early_stopping_rounds) and len(history) - goal.best_round(history) >= spec.early_stopping_rounds
+    """Return whether early stopping applies."""
+    return (
+        bool(spec.early_stopping_rounds)
+        and len(history) - goal.best_round(history) >= spec.early_stopping_rounds
+    )
 
 
-def tell(report: Report, spec: TrainSpec, goal: Goal, history: Sequence[float], where: str = "") -> None:
-    """Say how far a training is."""
+def tell(
+    report: Report, spec: TrainSpec, goal: Goal, history: Sequence[float], where: str = ""
+) -> None:
+    """Report the progress of a training."""
     done, best = len(history), goal.best_round(history)
-    figures = {goal.metric: round(history[-1], 6), "best": round(history[best - 1], 6), "best_round": best}
+    figures = {
+        goal.metric: round(history[-1], 6),
+        "best": round(history[best - 1], 6),
+        "best_round": best,
+    }
     report.progress(done, spec.rounds, f"round {done} of {spec.rounds}{where}", **figures)
 
 
 def key_of(spec: TrainSpec, export: Export, device: str) -> str:
-    """Return what names a training: the same rows, the same request, the same device."""
-    return hashlib.sha256(f"{export.manifest_sha256} {device} {xgb.__version__} {spec.model_dump_json()}".encode()).hexdigest()
+    """Return the key of a training: the same rows, request and device have the same key."""
+    return hashlib.sha256(
+        f"{export.manifest_sha256} {device} {xgb.__version__} {spec.model_dump_json()}".encode()
+    ).hexdigest()

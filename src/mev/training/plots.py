@@ -1,6 +1,7 @@
-"""Pictures of a training, as PNG and as SVG files."""
+"""Plots of a training, as PNG and SVG files."""
 
 from collections.abc import Callable, Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 
 import matplotlib as mpl
@@ -8,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from mev.core.files import write_atomically
 from mev.training.metrics import Curves, Numbers
 
 _LAMPORTS = 1e9
@@ -15,7 +17,7 @@ _SHOWN = 20
 
 
 def learning(path: Path, name: str, history: Sequence[float], best: int) -> None:
-    """Draw the validation by round."""
+    """Draw the validation metric by round."""
 
     def draw(axes: Axes) -> None:
         axes.plot(np.arange(1, len(history) + 1), history)
@@ -27,7 +29,7 @@ def learning(path: Path, name: str, history: Sequence[float], best: int) -> None
 
 
 def importance(path: Path, values: Mapping[str, float]) -> None:
-    """Draw how much each feature moves the score on average."""
+    """Draw the mean contribution of each feature."""
     most = sorted(values.items(), key=lambda item: item[1])[-_SHOWN:]
 
     def draw(axes: Axes) -> None:
@@ -38,7 +40,7 @@ def importance(path: Path, values: Mapping[str, float]) -> None:
 
 
 def binary(folder: Path, figures: Mapping[str, float], curves: Curves) -> None:
-    """Draw ROC, precision by recall, calibration and, where it is known, profit by threshold."""
+    """Draw ROC, precision-recall and calibration curves, and profit by threshold where known."""
 
     def roc(axes: Axes) -> None:
         axes.plot(*curves.roc, label=f"AUC {figures['auc']:.3f}")
@@ -53,7 +55,9 @@ def binary(folder: Path, figures: Mapping[str, float], curves: Curves) -> None:
         axes.legend(loc="lower left")
 
     def calibration(axes: Axes) -> None:
-        axes.plot(*curves.calibration, marker="o", label=f"error {figures['calibration_error']:.3f}")
+        axes.plot(
+            *curves.calibration, marker="o", label=f"error {figures['calibration_error']:.3f}"
+        )
         axes.plot([0, 1], [0, 1], linestyle=":", color="grey", label="as it should be")
         axes.set(title="Calibration", xlabel="predicted", ylabel="observed")
         axes.legend(loc="upper left")
@@ -69,18 +73,27 @@ def _profit(thresholds: Numbers, lamports: Numbers, best: float) -> Callable[[Ax
     def draw(axes: Axes) -> None:
         axes.plot(thresholds, lamports / _LAMPORTS)
         axes.axvline(best, linestyle=":", color="grey", label=f"best: {best:.3f}")
-        axes.set(title="Profit of all that score at least the threshold", xlabel="threshold", ylabel="SOL")
+        axes.set(
+            title="Profit of all that score at least the threshold",
+            xlabel="threshold",
+            ylabel="SOL",
+        )
         axes.legend()
 
     return draw
 
 
 def _save(path: Path, draw: Callable[[Axes], None]) -> None:
-    figure = Figure(figsize=(6.4, 4.8), layout="constrained")  # of its own: pyplot would keep it for ever
+    # not by pyplot, which would retain it
+    figure = Figure(figsize=(6.4, 4.8), layout="constrained")
     axes = figure.add_subplot()
     axes.grid(alpha=0.3)
     axes.set_axisbelow(True)
     draw(axes)
-    figure.savefig(path, dpi=110, format="png")
-    with mpl.rc_context({"svg.hashsalt": path.stem}):  # without it and the date the same training would not give the same file
-        figure.savefig(path.with_suffix(".svg"), format="svg", metadata={"Date": None})
+    png, svg = BytesIO(), BytesIO()
+    figure.savefig(png, dpi=110, format="png")
+    # the fixed salt and no date make the file deterministic
+    with mpl.rc_context({"svg.hashsalt": path.stem}):
+        figure.savefig(svg, format="svg", metadata={"Date": None})
+    write_atomically(path, png.getvalue())
+    write_atomically(path.with_suffix(".svg"), svg.getvalue())

@@ -1,6 +1,7 @@
-"""Learning which of a slot's opportunities comes first: grades instead of values, slots kept whole, and how good the order is.
+"""Learning to rank the opportunities of a slot: grades, whole slots, and ranking metrics.
 
-A grade says how good it was to take an opportunity, from 0 (no good) upwards; one more counts about twice as much.
+A grade rates taking an opportunity, from 0 (bad) upwards; each grade counts about twice the one
+before.
 """
 
 from collections.abc import Iterable, Iterator
@@ -11,19 +12,20 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mev.training.data import SLOT, Export, Mask, Split, batches, numbers, whole_numbers
+from mev.training.columns import SLOT
+from mev.training.data import Export, Mask, Split, batches, numbers, whole_numbers
 from mev.training.errors import NoGroupsError, UnsortedExportError
 from mev.training.metrics import Numbers
 
 MAX_GRADE = 31
-"""Beyond, XGBoost's gains overflow."""
+"""Largest grade; XGBoost's gains overflow above it."""
 _QUARTERS = (0.25, 0.5, 0.75)
 Slots = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grading:
-    """How the target becomes a grade: as it is without `edges`, else by the number of edges that it is above."""
+    """Mapping of targets to grades: identity without `edges`, else the number of edges below."""
 
     edges: tuple[float, ...]
 
@@ -35,32 +37,36 @@ class Grading:
 
 
 def grade(export: Export, cut: Split, target: str) -> Grading:
-    """Look at every slot once, and return how its rows are graded.
+    """Read every slot once and return the grading of its rows.
 
-    Whole numbers up to 31, as of ``landed``, are grades already. Of anything else, what is not above 0 has grade 0, and the quarters of
-    the rest of those rows that are learned from have grades 1 to 4.
+    Whole numbers up to 31, as of ``landed``, are used as grades. Otherwise, targets up to 0 have
+    grade 0, and the quartiles of the positive training targets have grades 1 to 4.
 
-    :raises UnsortedExportError: when a slot's rows do not follow each other.
+    :raises UnsortedExportError: when the rows of a slot are not adjacent.
     :raises NoGroupsError: when no slot on a side has rows of different grades.
     """
     learned, slots = _sides(export, cut.train, target)
     held, held_slots = _sides(export, cut.validation, target)
     are_grades = all(np.isin(values, np.arange(MAX_GRADE + 1)).all() for values in (learned, held))
     grading = Grading(edges=() if are_grades else _edges(learned))
-    for which, values, places in (("learned from", learned, slots), ("validated with", held, held_slots)):
+    for which, values, places in (
+        ("learned from", learned, slots),
+        ("validated with", held, held_slots),
+    ):
         starts = _starts(places)
         if not _differing(grading(values), starts).any():
             pairs = int((np.diff(np.append(starts, len(places))) > 1).sum())
             raise NoGroupsError(
-                f"of {len(starts)} slots that are {which} {pairs} have two rows or more, and none has rows of different {target}: "
-                "there is nothing to rank; export a longer range, or take objective binary",
+                f"of {len(starts)} slots that are {which} {pairs} have two rows or more, and none"
+                f" has rows of different {target}: there is nothing to rank; export a longer range,"
+                " or take objective binary",
                 column=target,
             )
     return grading
 
 
 def whole_slots(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """Yield the rows of `tables`, no slot divided between two of those that are yielded."""
+    """Yield the rows of `tables` regrouped so that no slot is split."""
     rest: pa.Table | None = None
     for table in tables:
         joined = table if rest is None else pa.concat_tables([rest, table])
@@ -73,10 +79,13 @@ def whole_slots(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
         yield rest
 
 
-def figures(grades: Numbers, scores: Numbers, slots: Slots, profit: Numbers | None) -> dict[str, float]:
-    """Return how good the order is within the slots that have something to rank: rows of different grades.
+def figures(
+    grades: Numbers, scores: Numbers, slots: Slots, profit: Numbers | None
+) -> dict[str, float]:
+    """Return ranking metrics over the slots with rows of different grades.
 
-    Of rows with equal scores the earlier counts as before the later. ``profit`` is of all slots with two rows or more.
+    Of rows with equal scores, the earlier ranks first. ``profit`` is of all slots with two or more
+    rows.
     """
     starts = _starts(slots)
     sizes = np.diff(np.append(starts, len(slots)))
@@ -106,7 +115,10 @@ def _sides(export: Export, keep: Mask, target: str) -> tuple[Numbers, Slots]:
     tables = list(batches(export, [SLOT, target], keep))
     slots = np.concatenate([whole_numbers(table, SLOT) for table in tables])
     if (np.diff(slots) < 0).any():
-        raise UnsortedExportError("the rows are not in the order of their slots; export them again, from this version on they are")
+        raise UnsortedExportError(
+            "the rows are not in the order of their slots; export them again, from this version on"
+            " they are"
+        )
     return np.concatenate([numbers(table, [target])[:, 0] for table in tables]), slots
 
 
@@ -124,8 +136,14 @@ def _differing(grades: Numbers, starts: NDArray[np.intp]) -> Mask:
     return differing
 
 
-def _ndcg(grades: Numbers, order: NDArray[np.intp], starts: NDArray[np.intp], sizes: NDArray[np.intp], places: int) -> NDArray[Any]:
-    """Return by slot the gain of its first `places` rows, later ones discounted, as a share of the best that can be."""
+def _ndcg(
+    grades: Numbers,
+    order: NDArray[np.intp],
+    starts: NDArray[np.intp],
+    sizes: NDArray[np.intp],
+    places: int,
+) -> NDArray[Any]:
+    """Return the NDCG of the first `places` rows of each slot."""
     place = np.arange(len(order)) - np.repeat(starts, sizes)
     weight = np.where(place < places, 1 / np.log2(place + 2), 0.0)
     gain = np.exp2(grades.astype(np.float64)) - 1

@@ -1,7 +1,8 @@
-"""Looking for good parameters: trials that learn what the training learns and are judged by its validation rows.
+"""Hyperparameter search: trials on the training rows, judged by the validation rows.
 
-Every finished trial is written down at once. A search that was killed goes on with the trial that it was at, and tries what it would have
-tried: the sampler is seeded by the number of the trial, not by what it has drawn before.
+Every finished trial is stored at once. An interrupted search repeats only the current trial and
+then proposes the same trials as before: the sampler is seeded by the number of the trial, not by
+earlier draws.
 """
 
 import time
@@ -17,8 +18,7 @@ from mev.core.files import write_atomically
 from mev.jobs.errors import CancelledJobError
 from mev.training.errors import SearchUnavailableError
 from mev.training.fit import Report, learning
-from mev.training.goals import GOALS, Goal, best_round
-from mev.training.spec import Params, Search, TrainSpec
+from mev.training.spec import GOALS, Goal, Params, Search, TrainSpec, best_round
 
 if TYPE_CHECKING:
     import optuna
@@ -30,7 +30,7 @@ _WIDE = 10
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """A trial that ended: by itself, or ``pruned`` because it was worse than the median of those before it."""
+    """A finished trial, or one ``pruned`` for being worse than the median of earlier ones."""
 
     number: int
     params: Mapping[str, float]
@@ -42,16 +42,19 @@ class Trial:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
-    """What a search has come to."""
+class SearchResult:
+    """Result of a search."""
 
     metric: str
     best: Trial
     trials: Sequence[Trial]
 
     def document(self) -> dict[str, object]:
-        """Return it as plain values, without the trials' rounds."""
-        trials = [{name: value for name, value in asdict(trial).items() if name != "history"} for trial in self.trials]
+        """Return the result as plain values, without the rounds of the trials."""
+        trials = [
+            {name: value for name, value in asdict(trial).items() if name != "history"}
+            for trial in self.trials
+        ]
         return {
             "metric": self.metric,
             "best_trial": self.best.number,
@@ -71,47 +74,61 @@ def search(
     work: Path,
     key: str,
     report: Report,
-) -> Found:
-    """Try parameters, or go on from the trials in `work` when they are of the same training, which `key` names.
+) -> SearchResult:
+    """Search, resuming from the trials in `work` if they have the same `key`.
 
     :raises SearchUnavailableError: without Optuna.
-    :raises CancelledJobError: when the report says so; the finished trials are kept.
+    :raises CancelledJobError: when the job was cancelled; finished trials are stored.
     """
     goal = GOALS[spec.objective]
     metric = asked.metric or goal.metric
-    study = _Study(asked, spec.seed, more_is_better=goal.metrics[metric], warm_up=max(1, spec.rounds // 10))
+    study = _Study(
+        asked, spec.seed, more_is_better=goal.metrics[metric], warm_up=max(1, spec.rounds // 10)
+    )
     trials = _load(work / TRIALS, key)
     for trial in trials:
         study.add(trial)
-    while len(trials) < asked.trials and (not trials or sum(trial.seconds for trial in trials) < asked.timeout_s):
+    while len(trials) < asked.trials and (
+        not trials or sum(trial.seconds for trial in trials) < asked.timeout_s
+    ):
         trials.append(_try(study, spec, goal, metric, params, (train, validation), report, trials))
         _save(work / TRIALS, key, trials)
-    return Found(metric=metric, best=study.best(trials), trials=trials)
+    return SearchResult(metric=metric, best=study.best(trials), trials=trials)
 
 
 class _Study:
-    """What Optuna does here: it suggests parameters and says when a trial is not worth going on with."""
+    """Adapter of Optuna: suggests parameters and prunes trials."""
 
     def __init__(self, asked: Search, seed: int, *, more_is_better: bool, warm_up: int) -> None:
         self._optuna = optuna = require()
         self._asked, self._seed = asked, seed
         self.more_is_better = more_is_better
-        pruner = optuna.pruners.MedianPruner(n_startup_trials=_PRUNE_AFTER_TRIALS, n_warmup_steps=warm_up)
-        self._study = optuna.create_study(direction="maximize" if more_is_better else "minimize", pruner=pruner)
-        self._space = {name: self._distribution(name, *bounds) for name, bounds in asked.space.items()}
+        pruner = optuna.pruners.MedianPruner(
+            n_startup_trials=_PRUNE_AFTER_TRIALS, n_warmup_steps=warm_up
+        )
+        self._study = optuna.create_study(
+            direction="maximize" if more_is_better else "minimize", pruner=pruner
+        )
+        self._space = {
+            name: self._distribution(name, *bounds) for name, bounds in asked.space.items()
+        }
 
     def ask(self, number: int) -> Any:
-        """Return trial `number`; its parameters depend on the trials before it and on the seed alone."""
-        self._study.sampler = self._optuna.samplers.TPESampler(seed=(self._seed * 1_000_003 + number) % 2**32)
+        """Return trial `number`; its parameters depend only on earlier trials and the seed."""
+        self._study.sampler = self._optuna.samplers.TPESampler(
+            seed=(self._seed * 1_000_003 + number) % 2**32
+        )
         return self._study.ask(self._space)
 
     def tell(self, asked: "optuna.trial.Trial", value: float, *, pruned: bool) -> None:
-        """Say how a trial ended."""
+        """Report the result of a trial."""
         states = self._optuna.trial.TrialState
-        self._study.tell(asked, None if pruned else value, state=states.PRUNED if pruned else states.COMPLETE)
+        self._study.tell(
+            asked, None if pruned else value, state=states.PRUNED if pruned else states.COMPLETE
+        )
 
     def add(self, trial: Trial) -> None:
-        """Take in a trial of an earlier attempt."""
+        """Add a trial of an earlier attempt."""
         states = self._optuna.trial.TrialState
         made = self._optuna.trial.create_trial(
             params=dict(trial.params),
@@ -123,22 +140,37 @@ class _Study:
         self._study.add_trial(made)
 
     def best(self, trials: Sequence[Trial]) -> Trial:
-        """Return the best of those that were not pruned; the first never is."""
+        """Return the best trial that was not pruned; the first never is."""
         whole = [trial for trial in trials if not trial.pruned]
         return (max if self.more_is_better else min)(whole, key=lambda trial: trial.value)
 
     def _distribution(self, name: str, low: float, high: float) -> Any:
         if Params.model_fields[name].annotation is int:
             return self._optuna.distributions.IntDistribution(int(low), int(high))
-        return self._optuna.distributions.FloatDistribution(low, high, log=low > 0 and high / low >= _WIDE)
+        return self._optuna.distributions.FloatDistribution(
+            low, high, log=low > 0 and high / low >= _WIDE
+        )
 
 
 class _Watch(xgb.callback.TrainingCallback):
-    """What happens after every round of a trial."""
+    """Callback after every round of a trial."""
 
-    def __init__(self, study: _Study, asked: "optuna.trial.Trial", spec: TrainSpec, metric: str, report: Report) -> None:
+    def __init__(
+        self,
+        study: _Study,
+        asked: "optuna.trial.Trial",
+        spec: TrainSpec,
+        metric: str,
+        report: Report,
+    ) -> None:
         super().__init__()
-        self._study, self._asked, self._spec, self._metric, self._report = study, asked, spec, metric, report
+        self._study, self._asked, self._spec, self._metric, self._report = (
+            study,
+            asked,
+            spec,
+            metric,
+            report,
+        )
         self.history: list[float] = []
         self.pruned = False
         self.cancelled = False
@@ -154,12 +186,13 @@ class _Watch(xgb.callback.TrainingCallback):
         self._asked.report(self.history[-1], done - 1)
         self.cancelled = self._report.is_cancelled()
         stalled = bool(stop) and done - self.best_round >= stop
-        self.pruned = bool(not stalled and done < self._spec.rounds and self._asked.should_prune())  # it says so with a bool of numpy
+        # converts numpy's bool
+        self.pruned = bool(not stalled and done < self._spec.rounds and self._asked.should_prune())
         return self.cancelled or stalled or self.pruned
 
 
 def require() -> Any:
-    """Return Optuna.
+    """Return the optuna module.
 
     :raises SearchUnavailableError: when it is not installed.
     """
@@ -167,7 +200,9 @@ def require() -> Any:
         import optuna  # noqa: PLC0415 - an extra
     except ImportError:
         raise SearchUnavailableError(
-            "a search needs Optuna, which is not installed: pip install 'mev[search]', or leave search out"
+            "a search needs Optuna, which is not installed: "
+            "`.venv/bin/pip install -e '.[search]'`, or leave"
+            " search out"
         ) from None
     return optuna
 
@@ -183,9 +218,14 @@ def _try(
     before: Sequence[Trial],
 ) -> Trial:
     asked = study.ask(len(before))
-    told = {"trial": len(before) + 1, **({"best": round(study.best(before).value, 6)} if before else {})}
+    told = {
+        "trial": len(before) + 1,
+        **({"best": round(study.best(before).value, 6)} if before else {}),
+    }
     total = spec.search.trials if spec.search else len(before) + 1
-    report.progress(len(before), total, f"search: trial {len(before) + 1} of {total}", metric=metric, **told)
+    report.progress(
+        len(before), total, f"search: trial {len(before) + 1} of {total}", metric=metric, **told
+    )
     watch = _Watch(study, asked, spec, metric, report)
     started_s = time.monotonic()
     xgb.train(
@@ -213,7 +253,9 @@ def _try(
 
 
 def _save(path: Path, key: str, trials: Sequence[Trial]) -> None:
-    write_atomically(path, orjson.dumps({"key": key, "trials": [asdict(trial) for trial in trials]}))
+    write_atomically(
+        path, orjson.dumps({"key": key, "trials": [asdict(trial) for trial in trials]})
+    )
 
 
 def _load(path: Path, key: str) -> list[Trial]:

@@ -1,28 +1,86 @@
-"""What a training is asked to do, with the range of everything."""
+"""Training request with the valid range of every field."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 
+from mev.core.body import Body
 from mev.training.errors import InvalidTrainingError
-from mev.training.goals import GOALS, Objective
 
 Share = Annotated[float, Field(gt=0, le=1)]
 Penalty = Annotated[float, Field(ge=0, le=1e6)]
 _STRICT = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+SPACE: Mapping[str, tuple[float, float]] = {
+    "eta": (0.03, 0.3),
+    "max_depth": (3, 9),
+    "min_child_weight": (1, 20),
+    "reg_lambda": (0.1, 10),
+    "subsample": (0.6, 1),
+    "colsample_bytree": (0.6, 1),
+}
+"""Default search space."""
+
+
+class Objective(StrEnum):
+    """Objective: a probability, a value, or the ranking of opportunities in a slot."""
+
+    BINARY = "binary"
+    REGRESSION = "regression"
+    RANKING = "ranking"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Goal:
+    """An objective in XGBoost's terms.
+
+    `metrics` tells for each metric whether more is better; `metric` is the one for early stopping.
+    """
+
+    objective: str
+    metric: str
+    metrics: Mapping[str, bool]
+    params: Mapping[str, object] = field(default_factory=dict)
+
+    def best_round(self, history: Sequence[float]) -> int:
+        """Return the best round by `metric`, from 1; the earlier of two equal ones."""
+        return best_round(history, more_is_better=self.metrics[self.metric])
+
+
+def best_round(history: Sequence[float], *, more_is_better: bool) -> int:
+    """Return the round of the best figure in `history`, from 1; the earlier of two equal ones."""
+    return (max if more_is_better else min)(range(len(history)), key=history.__getitem__) + 1
+
+
+GOALS = {
+    Objective.BINARY: Goal(
+        objective="binary:logistic",
+        metric="logloss",
+        metrics={"logloss": False, "error": False, "auc": True, "aucpr": True},
+    ),
+    Objective.REGRESSION: Goal(
+        objective="reg:squarederror", metric="rmse", metrics={"rmse": False, "mae": False}
+    ),
+    Objective.RANKING: Goal(
+        objective="rank:ndcg",
+        metric="ndcg@5",
+        metrics={"ndcg@5": True, "ndcg@1": True, "ndcg": True},
+        params={"lambdarank_pair_method": "topk", "lambdarank_num_pair_per_sample": 8},
+    ),
+}
 
 
 class Device(StrEnum):
-    """Where it is computed; `auto` takes a GPU where there is one."""
+    """Training device; `auto` uses a GPU where there is one."""
 
     CPU = "cpu"
     CUDA = "cuda"
     AUTO = "auto"
 
 
-class Params(BaseModel):
+class Params(Body):
     """How trees are grown; the names are XGBoost's."""
 
     model_config = _STRICT
@@ -38,27 +96,24 @@ class Params(BaseModel):
     max_bin: Annotated[int, Field(ge=8, le=1024)] = 256
 
 
-SPACE: Mapping[str, tuple[float, float]] = {
-    "eta": (0.03, 0.3),
-    "max_depth": (3, 9),
-    "min_child_weight": (1, 20),
-    "reg_lambda": (0.1, 10),
-    "subsample": (0.6, 1),
-    "colsample_bytree": (0.6, 1),
-}
-"""What is searched when nothing else is said."""
-
-
-class Search(BaseModel):
+class Search(Body):
     """A search for good parameters, before the training itself."""
 
     model_config = _STRICT
 
     trials: Annotated[int, Field(ge=1, le=1000)] = 20
-    timeout_s: Annotated[float, Field(gt=0, le=7 * 86_400)] = Field(600.0, description="After it no further trial begins.")
-    metric: str | None = Field(None, max_length=16, description="What trials are judged by; what stops the training, without it.")
+    timeout_s: Annotated[float, Field(gt=0, le=7 * 86_400)] = Field(
+        600.0, description="Time after which no further trial starts."
+    )
+    metric: str | None = Field(
+        None,
+        max_length=16,
+        description="Metric of the trials; by default that of early stopping.",
+    )
     space: dict[str, tuple[float, float]] = Field(
-        dict(SPACE), max_length=8, description="Lowest and highest value of each parameter that is searched."
+        dict(SPACE),
+        max_length=8,
+        description="Lowest and highest value of each parameter to search.",
     )
 
     @model_validator(mode="after")
@@ -70,7 +125,9 @@ class Search(BaseModel):
                 known = ", ".join(field for field in Params.model_fields if field != "max_bin")
                 raise ValueError(f"{name[:50]!r} cannot be searched; {known} can")
             if not low < high:
-                raise ValueError(f"{name}: the lowest value, {low:g}, must be below the highest, {high:g}")
+                raise ValueError(
+                    f"{name}: the lowest value, {low:g}, must be below the highest, {high:g}"
+                )
             for bound in (low, high):
                 try:
                     Params.model_validate({name: bound})
@@ -79,42 +136,71 @@ class Search(BaseModel):
         return self
 
 
-class Distributed(BaseModel):
+class Distributed(Body):
     """Workers of a Dask cluster that train together."""
 
     model_config = _STRICT
 
-    scheduler: str = Field(pattern=r"^(tcp|tls)://[A-Za-z0-9._\-\[\]:]{1,255}:\d{1,5}$", description="Address of the scheduler.")
-    workers_min: Annotated[int, Field(ge=1, le=1000)] = Field(1, description="With fewer it does not go on.")
-    wait_s: Annotated[float, Field(gt=0, le=3600)] = Field(30.0, description="How long that many workers are waited for.")
-    deadline_s: Annotated[float, Field(gt=0, le=86_400)] = Field(
-        600.0, description="How long the rounds between two checkpoints may take before they are tried again."
+    scheduler: str = Field(
+        pattern=r"^(tcp|tls)://[A-Za-z0-9._\-\[\]:]{1,255}:\d{1,5}$",
+        description="Address of the scheduler.",
     )
-    losses_max: Annotated[int, Field(ge=0, le=100)] = Field(3, description="How often that may happen.")
+    workers_min: Annotated[int, Field(ge=1, le=1000)] = Field(
+        1, description="Minimum number of workers."
+    )
+    wait_s: Annotated[float, Field(gt=0, le=3600)] = Field(
+        30.0, description="Time to wait for the minimum number of workers."
+    )
+    deadline_s: Annotated[float, Field(gt=0, le=86_400)] = Field(
+        600.0,
+        description=(
+            "Timeout of the rounds between two checkpoints, after which they are repeated."
+        ),
+    )
+    losses_max: Annotated[int, Field(ge=0, le=100)] = Field(
+        3, description="Largest number of repetitions."
+    )
 
 
-class TrainSpec(BaseModel):
+class TrainSpec(Body):
     """One training."""
 
     model_config = _STRICT
 
-    features: Annotated[tuple[str, ...] | None, Field(max_length=4096)] = Field(
+    features: Annotated[tuple[str, ...] | None, Field(max_length=4096, fail_fast=True)] = Field(
         None, description="Columns to learn from; the export's features."
     )
-    target: str = Field("landed", description="Column to learn.")
+    target: str = Field("landed", description="Target column.")
     objective: Objective = Objective.BINARY
     params: Params = Params()
     rounds: Annotated[int, Field(ge=1, le=10_000)] = 300
     early_stopping_rounds: Annotated[int, Field(ge=0, le=1000)] = Field(
-        30, description="Rounds without a better validation; 0: never stop."
+        30, description="Rounds without a better validation before the training stops; 0: never."
     )
-    validation_share: Annotated[float, Field(gt=0, le=0.9)] = Field(0.2, description="The newest share of rows; it is not learned from.")
-    embargo_slots: Annotated[int, Field(ge=0, le=10_000_000)] = Field(32, description="Slots left out between learning and validation.")
-    class_weight: Literal["balanced"] | Annotated[float, Field(gt=0, le=1e6)] | None = Field(None, description="Weight of the rare class.")
+    validation_share: Annotated[float, Field(gt=0, le=0.9)] = Field(
+        0.2, description="Share of the newest rows, used for validation only."
+    )
+    embargo_slots: Annotated[int, Field(ge=0, le=10_000_000)] = Field(
+        32, description="Slots left out between training and validation."
+    )
+    include_simulated: bool = Field(
+        False,
+        description=(
+            "Use simulated rows too; by default they are left out where there are real ones."
+        ),
+    )
+    class_weight: Literal["balanced"] | Annotated[float, Field(gt=0, le=1e6)] | None = Field(
+        None, description="Weight of the rare class."
+    )
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     device: Device = Device.AUTO
-    checkpoint_every: Annotated[int, Field(ge=0, le=10_000)] = Field(25, description="Rounds between checkpoints; 0: none.")
-    search: Search | None = Field(None, description="Look for good parameters first; those in `params` are kept where it does not look.")
+    checkpoint_every: Annotated[int, Field(ge=0, le=10_000)] = Field(
+        25, description="Rounds between checkpoints; 0: none."
+    )
+    search: Search | None = Field(
+        None,
+        description=("Search for parameters first; `params` sets those not searched."),
+    )
     distributed: Distributed | None = Field(None, description="Train on several machines.")
 
     @model_validator(mode="after")
@@ -123,25 +209,34 @@ class TrainSpec(BaseModel):
             raise ValueError(f"class_weight is for objective binary, not {self.objective}")
         metrics = GOALS[self.objective].metrics
         if self.search and self.search.metric is not None and self.search.metric not in metrics:
-            raise ValueError(f"search.metric: objective {self.objective} is judged by {', '.join(metrics)}")
+            raise ValueError(
+                f"search.metric: objective {self.objective} is judged by {', '.join(metrics)}"
+            )
         if self.distributed:
             if self.search:
-                raise ValueError("search and distributed exclude each other: search on one machine, then train with what it found")
+                raise ValueError(
+                    "search and distributed exclude each other: search on one machine, then train"
+                    " with what it found"
+                )
             if self.objective is Objective.RANKING:
                 raise ValueError("ranking is trained on one machine: leave distributed out")
             if self.device is Device.CUDA:
-                raise ValueError("distributed trains on the processors of the workers: take device cpu, or auto")
+                raise ValueError(
+                    "distributed trains on the processors of the workers: take device cpu, or auto"
+                )
         return self
 
 
 def parse(content: Mapping[str, Any]) -> TrainSpec:
-    """Return the training in `content`, plain JSON.
+    """Return the training request in `content`, plain JSON.
 
-    :raises InvalidTrainingError: naming the field and what it may be.
+    :raises InvalidTrainingError: naming the field and its valid range.
     """
     try:
         return TrainSpec.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
-        raise InvalidTrainingError(f"{place}: {first['msg']}" if place else first["msg"], field=place) from None
+        raise InvalidTrainingError(
+            f"{place}: {first['msg']}" if place else first["msg"], field=place
+        ) from None

@@ -1,1 +1,4 @@
-"""What an event looks like: the Protobuf messages, and everything derived from their descriptors. No I/O."""
+"""Wire format of events: the Protobuf messages, and everything derived from their descriptors.
+
+No I/O.
+"""

@@ -1,4 +1,7 @@
-"""Feature schemas: the numbers that opportunities carry, by name and version. A list never changes; a new one gets a new version."""
+"""Feature schemas: versioned lists of the numeric features of an opportunity.
+
+A published list never changes; a new list gets a new version.
+"""
 
 import hashlib
 from dataclasses import dataclass
@@ -7,7 +10,7 @@ from functools import cached_property
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Feature:
-    """One number of a feature vector, known when the bot decides; NaN where it is missing."""
+    """One number of a feature vector, known at decision time; NaN if missing."""
 
     name: str
     unit: str
@@ -28,13 +31,18 @@ class FeatureSchema:
 
     @cached_property
     def hash(self) -> str:
-        """SHA-256 of the schema's name and its features' names and units, hex."""
+        """SHA-256 of the schema's name and its features' names and units, in hexadecimal."""
         lines = [self.name, *(f"{feature.name} {feature.unit}" for feature in self.features)]
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def _schema(name: str, *features: tuple[str, str, str]) -> FeatureSchema:
-    return FeatureSchema(name=name, features=tuple(Feature(name=name, unit=unit, description=text) for name, unit, text in features))
+    return FeatureSchema(
+        name=name,
+        features=tuple(
+            Feature(name=name, unit=unit, description=text) for name, unit, text in features
+        ),
+    )
 
 
 OPPORTUNITY = _schema(

@@ -1,7 +1,7 @@
-"""Every event type and what follows from its message: topic, key, table, schemas.
+"""Registry of event types and what is derived from each: topic, key, table, schemas.
 
-The descriptors in ``protocol/`` are the one source of truth. To add a type, write its message with the ``event`` option and add
-its class to :data:`EVENT_TYPES`.
+The descriptors in ``protocol/`` are the single source of truth. To add a type, write its message
+with the ``event`` option and add its class to :data:`EVENT_TYPES`.
 """
 
 import hashlib
@@ -27,22 +27,22 @@ _SCALARS: dict[int, tuple[str, str]] = {
 }
 
 
-class Record(TypedDict):
-    """One Kafka message to publish: key and value as bytes."""
+class KafkaRecord(TypedDict):
+    """One Kafka message to publish."""
 
     key: bytes
     value: bytes
 
 
 class UnknownEventTypeError(NotFoundError):
-    """There is no such event type."""
+    """The event type does not exist."""
 
     code = "unknown_event_type"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Field:
-    """One field of an event, as its ``.proto`` declares it."""
+    """One field of an event, as declared in its ``.proto`` file."""
 
     name: str
     number: int
@@ -52,6 +52,8 @@ class Field:
     unit: str
     description: str
     required: bool
+    time: bool
+    """True if the field is a point in time."""
 
 
 @dataclass(frozen=True)
@@ -71,22 +73,22 @@ class EventType:
 
     @cached_property
     def name(self) -> str:
-        """Name in URLs, for instance ``arbitrage``."""
+        """Name in URLs, for example ``arbitrage``."""
         return self._options.name
 
     @cached_property
     def description(self) -> str:
-        """One sentence for people."""
+        """Description in one sentence."""
         return self._options.description
 
     @cached_property
     def ours(self) -> bool:
-        """Whether only the control plane publishes it."""
+        """True if only the control plane publishes it."""
         return self._options.ours
 
     @cached_property
     def topic(self) -> str:
-        """Kafka topic, for instance ``mev.arbitrage.v1``."""
+        """Kafka topic, for example ``mev.arbitrage.v1``."""
         return f"mev.{self.name}.v1"
 
     @property
@@ -101,18 +103,20 @@ class EventType:
 
     @cached_property
     def key(self) -> str:
-        """Field that is the Kafka message key."""
-        (name,) = (field.name for field in self.descriptor.fields if _option(field, options_pb2.key))
+        """Field used as the Kafka message key."""
+        (name,) = (
+            field.name for field in self.descriptor.fields if _option(field, options_pb2.key)
+        )
         return name
 
     @cached_property
     def required(self) -> tuple[str, ...]:
-        """Fields an event is refused without."""
+        """Fields that an event must have."""
         return tuple(field.name for field in self.fields if field.required)
 
     @cached_property
     def fields(self) -> tuple[Field, ...]:
-        """All fields, in the order of the source."""
+        """All fields, in declaration order."""
         return tuple(map(_field, self.descriptor.fields))
 
     @cached_property
@@ -120,25 +124,56 @@ class EventType:
         """ClickHouse type of each field by name."""
         return {field.name: field.clickhouse_type for field in self.fields}
 
-    def record(self, message: Message) -> Record:
+    def record(self, message: Message) -> KafkaRecord:
         """Encode `message` as the Kafka message that carries it."""
         return {"key": getattr(message, self.key).encode(), "value": message.SerializeToString()}
 
     @cached_property
     def proto_schema(self) -> str:
-        """The message as self-contained ``.proto`` text, without options or imports, for ClickHouse's Protobuf format."""
-        nested = {inner.name: inner for f in self.descriptor.fields if (inner := _message(f)) and not _is_map(f)}
-        return "\n".join(['syntax = "proto3";', *map(_proto_text, nested.values()), _proto_text(self.descriptor), ""])
+        """The message as self-contained ``.proto`` text for ClickHouse's Protobuf format.
+
+        Options and imports are omitted.
+        """
+        nested = {
+            inner.name: inner
+            for f in self.descriptor.fields
+            if (inner := _message(f)) and not _is_map(f)
+        }
+        return "\n".join(
+            [
+                'syntax = "proto3";',
+                *map(_proto_text, nested.values()),
+                _proto_text(self.descriptor),
+                "",
+            ]
+        )
+
+    @cached_property
+    def located_schema(self) -> str:
+        """:attr:`proto_schema` of records that also say where in Kafka they were."""
+        head, _, _ = self.proto_schema.rpartition("}")
+        places = [
+            f"  {column.proto_type} {name} = {column.number};\n"
+            for name, column in PLACE_COLUMNS.items()
+        ]
+        return "".join([head, *places, "}\n"])
 
     @cached_property
     def schema_hash(self) -> str:
-        """SHA-256 of :attr:`proto_schema`, hex: it changes when, and only when, the bytes can mean something else."""
+        """SHA-256 of :attr:`proto_schema`, in hexadecimal; changes only if the encoding changes."""
         return hashlib.sha256(self.proto_schema.encode()).hexdigest()
 
     def create_table_sql(self, database: str) -> str:
-        """Return the DDL of the table: a repeat of an event replaces it, units and descriptions are column comments."""
-        columns = [f"    `{f.name}` {f.clickhouse_type} COMMENT {_sql_string(_comment(f))}" for f in self.fields]
-        columns.append("    `_stored_at` DateTime64(3, 'UTC') DEFAULT now64(3) COMMENT 'When the row was inserted.'")
+        """Return the DDL of the table.
+
+        A repeated event replaces the stored one; units and descriptions are column comments.
+        """
+        columns = [f"    {_column(f)}" for f in self.fields]
+        columns += [f"    {column.sql(name)}" for name, column in PLACE_COLUMNS.items()]
+        columns.append(
+            "    `_stored_at` DateTime64(3, 'UTC') DEFAULT now64(3) "
+            "COMMENT 'When the row was inserted.'"
+        )
         body = ",\n".join(columns)
         return (
             f"CREATE TABLE IF NOT EXISTS `{database}`.`{self.table}` (\n{body}\n)\n"
@@ -147,8 +182,22 @@ class EventType:
             f"COMMENT {_sql_string(self.description)}"
         )
 
+    def add_columns_sql(self, database: str) -> str:
+        """Return the DDL that adds missing columns to a table created by an earlier release."""
+        names = [field.name for field in self.fields]
+        places = ["FIRST", *(f"AFTER `{name}`" for name in names)]
+        columns = [
+            f"    ADD COLUMN IF NOT EXISTS {_column(f)} {place}"
+            for f, place in zip(self.fields, places, strict=False)
+        ]
+        after = names[-1]
+        for name, column in PLACE_COLUMNS.items():
+            columns.append(f"    ADD COLUMN IF NOT EXISTS {column.sql(name)} AFTER `{after}`")
+            after = name
+        return f"ALTER TABLE `{database}`.`{self.table}`\n" + ",\n".join(columns)
+
     def json_schema(self) -> dict[str, object]:
-        """Return the JSON Schema (draft 2020-12) of one event as the ingest takes it."""
+        """Return the JSON Schema (draft 2020-12) of one event in an ingest request."""
         return {
             "$schema": "https://json-schema.org/draft/2020-12/schema",
             "title": self.name,
@@ -158,7 +207,7 @@ class EventType:
         }
 
     def dataset_schema(self) -> dict[str, object]:
-        """Return what ``GET /api/datasets/schema/{type}`` answers."""
+        """Return the response of ``GET /api/datasets/schema/{type}``."""
         return {
             "type": self.name,
             "description": self.description,
@@ -167,17 +216,73 @@ class EventType:
             "key": self.key,
             "order_by": list(self.order_by),
             "schema_hash": self.schema_hash,
-            "fields": [{name: getattr(field, name) for name in Field.__dataclass_fields__} for field in self.fields],
+            "fields": [
+                {name: getattr(field, name) for name in Field.__dataclass_fields__}
+                for field in self.fields
+            ],
             "json_schema": self.json_schema(),
         }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlaceColumn:
+    """Column of every event table with a part of the record's position in Kafka, and its field."""
+
+    number: int
+    """Of the field in :attr:`EventType.located_schema`, above those of all events."""
+    proto_type: str
+    clickhouse_type: str
+    default: int
+    comment: str
+
+    def sql(self, name: str) -> str:
+        """Return the DDL of the column called `name`."""
+        return (
+            f"`{name}` {self.clickhouse_type} DEFAULT {self.default}"
+            f" COMMENT {_sql_string(self.comment)}"
+        )
+
+
+PLACE_COLUMNS = {
+    "_kafka_log": PlaceColumn(
+        number=2001,
+        proto_type="fixed64",
+        clickhouse_type="UInt64",
+        default=0,
+        comment=(
+            "Number of the log that the offset is of, as resume tokens have it;"
+            " 0 when it is not known."
+        ),
+    ),
+    "_kafka_partition": PlaceColumn(
+        number=2002,
+        proto_type="int32",
+        clickhouse_type="Int32",
+        default=-1,
+        comment="Partition; -1 when it is not known.",
+    ),
+    "_kafka_offset": PlaceColumn(
+        number=2003,
+        proto_type="sfixed64",
+        clickhouse_type="Int64",
+        default=-1,
+        comment="Offset; -1 when it is not known.",
+    ),
+}
+"""Columns beside the fields, in the order in which the sink writes them before each record."""
+
+
 def event_type(name: str) -> EventType:
-    """Return the event type called `name`, or raise :class:`UnknownEventTypeError`."""
+    """Return the event type `name`.
+
+    :raises UnknownEventTypeError: if it does not exist.
+    """
     try:
         return EVENT_TYPES[name]
     except KeyError:
-        raise UnknownEventTypeError(f"no event type {name!r}; there are {', '.join(EVENT_TYPES)}", known=list(EVENT_TYPES)) from None
+        raise UnknownEventTypeError(
+            f"no event type {name!r}; there are {', '.join(EVENT_TYPES)}", known=list(EVENT_TYPES)
+        ) from None
 
 
 def _option(described: Descriptor | FieldDescriptor, extension: Any) -> Any:
@@ -208,6 +313,7 @@ def _field(field: FieldDescriptor) -> Field:
         unit=_option(field, options_pb2.unit),
         description=_option(field, options_pb2.description),
         required=_option(field, options_pb2.required),
+        time=_option(field, options_pb2.time),
     )
 
 
@@ -233,10 +339,15 @@ def _clickhouse_type(field: FieldDescriptor) -> str:
 
 def _proto_text(descriptor: Descriptor) -> str:
     lines = [
-        f"  {'repeated ' if field.is_repeated and not _is_map(field) else ''}{_proto_type(field)} {field.name} = {field.number};"
+        f"  {'repeated ' if field.is_repeated and not _is_map(field) else ''}"
+        f"{_proto_type(field)} {field.name} = {field.number};"
         for field in descriptor.fields
     ]
     return "\n".join([f"message {descriptor.name} {{", *lines, "}"])
+
+
+def _column(field: Field) -> str:
+    return f"`{field.name}` {field.clickhouse_type} COMMENT {_sql_string(_comment(field))}"
 
 
 def _comment(field: Field) -> str:

@@ -1,7 +1,8 @@
-"""Turn a published event into JSON text.
+"""Conversion of published events into JSON text.
 
-Field names are those of the `.proto` files, integers are JSON numbers whatever their width, NaN and infinities are null. Converters are
-built once per type from its descriptor, because the Protobuf library's own JSON writer takes ten times as long.
+Field names are those of the `.proto` files, integers are JSON numbers of any width, NaN and
+infinities are null. Converters are built once per type, because the Protobuf library's own JSON
+writer is ten times slower.
 """
 
 import base64
@@ -20,9 +21,10 @@ _Convert = Callable[[Any], object]
 
 
 def renderer(event: EventType) -> Render:
-    """Return a function from an event's published bytes to its JSON object, `"type"` first.
+    """Return a function that converts an event's bytes into its JSON object, `"type"` first.
 
-    Bytes that are no such event become `{"type": ..., "undecodable": "<base64>"}`: a person should see that they are there.
+    Bytes that cannot be decoded become `{"type": ..., "undecodable": "<base64>"}`, so that they
+    stay visible.
     """
     name, parse = event.name, event.message.FromString
     to_dict = _message(event.descriptor)
@@ -39,9 +41,15 @@ def renderer(event: EventType) -> Render:
 
 def _message(descriptor: Descriptor) -> Callable[[Message], dict[str, object]]:
     names = [field.name for field in descriptor.fields]
-    converters = [(field.name, convert) for field in descriptor.fields if (convert := _field(field)) is not None]
+    converters = [
+        (field.name, convert)
+        for field in descriptor.fields
+        if (convert := _field(field)) is not None
+    ]
     if len(names) < 2:
-        return lambda message: {name: _converted(converters, name, getattr(message, name)) for name in names}
+        return lambda message: {
+            name: _converted(converters, name, getattr(message, name)) for name in names
+        }
     read = attrgetter(*names)
 
     def to_dict(message: Message) -> dict[str, object]:

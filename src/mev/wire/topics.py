@@ -1,6 +1,7 @@
-"""The Kafka topics that carry no event type of their own."""
+"""Kafka topics without an event type, and the sink's consumer group."""
 
 DEAD_LETTER = "mev.dead-letter.v1"
 CONTROL = "mev.control.v1"
 REPORT = "mev.report.v1"
 AUDIT = "mev.audit.v1"
+SINK_GROUP = "mev-sink"

@@ -5,12 +5,14 @@ from typing import Any
 import pytest
 import uvloop
 
-from mev.realtime.guard import Quota
-from mev.realtime.limits import Limits
+from mev.realtime.access import PrincipalQuota
+from mev.realtime.limits import HubLimits
 from tests.integration.realtime.service import Service
 
 
-def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
     """Run every test on both loops: they differ in when they pause a writer and how they flush."""
     del config, item
     return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
@@ -20,8 +22,12 @@ def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> M
 async def start() -> AsyncIterator[Callable[..., Any]]:
     services: list[Service] = []
 
-    async def starter(quota: Quota | None = None, **limits: float) -> Service:
-        service = Service(Limits(**{"batch_window_ms": 2, "tick_s": 0.01, **limits}), quota)  # type: ignore[arg-type]
+    async def starter(
+        quota: PrincipalQuota | None = None, *, deflate: bool = False, **limits: float
+    ) -> Service:
+        values: Any = {"batch_window_ms": 2, "tick_s": 0.01, **limits}
+        bounds = HubLimits(**values)
+        service = Service(bounds, quota, deflate=deflate)
         services.append(service)
         await service.started()
         return service

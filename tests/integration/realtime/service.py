@@ -3,7 +3,7 @@
 import asyncio
 import base64
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import uvicorn
 from uvicorn._types import ASGIReceiveCallable, ASGISendCallable, Scope
@@ -12,12 +12,13 @@ from mev.auth.browser import Origins
 from mev.auth.credentials import Credential
 from mev.auth.errors import UnauthorizedError
 from mev.auth.model import MASTER, Principal
-from mev.limits.errors import RateLimitedError
-from mev.realtime.guard import Guard, Quota
+from mev.limits.shedding import RateLimitedError
+from mev.realtime.access import PrincipalQuota, StreamAccess
 from mev.realtime.hub import Hub
-from mev.realtime.limits import Limits
-from mev.realtime.server import PATH, websocket_class
+from mev.realtime.limits import HubLimits
+from mev.realtime.websocket.connection import PATH, websocket_class
 from mev.wire.registry import EVENT_TYPES
+from tests.services.waits import until_async
 from tests.unit.realtime.events import ticks
 from tests.unit.realtime.links import client_frame, parse_server_frames
 
@@ -31,14 +32,16 @@ class Keys:
     def __init__(self) -> None:
         self.principal: Principal | None = MASTER
         self.at_once = True
-        self.strangers = 1000
+        self.anonymous_clients = 1000
         self.answers = asyncio.Event()
         self.answers.set()
 
     def known(self, credential: Credential) -> Principal | None:
         return self.principal if self.at_once and credential.value == KEY.encode() else None
 
-    async def identify(self, credential: Credential, peer: str, headers: Iterable[tuple[bytes, bytes]]) -> Principal:
+    async def identify(
+        self, credential: Credential, peer: str, headers: Iterable[tuple[bytes, bytes]]
+    ) -> Principal:
         del peer, headers
         await self.answers.wait()
         if credential.value != KEY.encode() or self.principal is None:
@@ -52,26 +55,45 @@ class Keys:
     def count_stranger(self, peer: str, headers: Iterable[tuple[bytes, bytes]]) -> None:
         del headers
         assert peer == "127.0.0.1"
-        if not self.strangers:
+        if not self.anonymous_clients:
             raise RateLimitedError("too many strangers", retry_after_s=1)
-        self.strangers -= 1
+        self.anonymous_clients -= 1
 
 
 class Service:
     """A hub in a running server."""
 
-    def __init__(self, limits: Limits, quota: Quota | None = None, hub: Hub | None = None) -> None:
+    def __init__(
+        self,
+        limits: HubLimits,
+        quota: PrincipalQuota | None = None,
+        hub: Hub | None = None,
+        *,
+        deflate: bool = False,
+    ) -> None:
         self.hub = hub or Hub(EVENT_TYPES, limits)
         self.keys = Keys()
-        self.guard = Guard(self.hub, self.keys, quota=quota or Quota(), period_s=0.01)
-        ws = websocket_class(self.hub, self.guard, origins=Origins(["https://desk.example"]))
-        config = uvicorn.Config(hello, port=0, ws=ws, http="httptools", lifespan="off", log_level="critical")
+        self.guard = StreamAccess(
+            self.hub, self.keys, quota=quota or PrincipalQuota(), period_s=0.01
+        )
+        ws = websocket_class(
+            self.hub, self.guard, origins=Origins(["https://desk.example"]), deflate=deflate
+        )
+        config = uvicorn.Config(
+            hello,
+            port=0,
+            ws=ws,
+            http="httptools",
+            lifespan="off",
+            log_config=None,
+            log_level="critical",
+        )
         self._server = uvicorn.Server(config)
         self._task = asyncio.create_task(self._server.serve())
         self._guarding = asyncio.create_task(self.guard.run())
 
     async def started(self) -> None:
-        await until(lambda: self._server.started)
+        await until_async(lambda: self._server.started)
         self.port: int = self._server.servers[0].sockets[0].getsockname()[1]
         self.url = f"ws://127.0.0.1:{self.port}{PATH}"
 
@@ -91,7 +113,7 @@ class Service:
         return await self.raw(X_API_Key=None)
 
     async def raw(self, **headers: str | None) -> "RawClient":
-        """Open a connection without a WebSocket library, so that nothing happens unless the test does it."""
+        """Open a connection without a WebSocket library, so that the test controls every byte."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port, limit=1 << 26)
         client = RawClient(reader, writer)
         nonce = base64.b64encode(bytes(16)).decode()
@@ -104,7 +126,12 @@ class Service:
             **HEADERS,
             **{name.replace("_", "-"): value for name, value in headers.items()},
         }
-        lines = [f"GET {PATH} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items() if value is not None), "", ""]
+        lines = [
+            f"GET {PATH} HTTP/1.1",
+            *(f"{name}: {value}" for name, value in fields.items() if value is not None),
+            "",
+            "",
+        ]
         client.request = "\r\n".join(lines).encode()
         writer.write(client.request)
         client.head = await reader.readuntil(b"\r\n\r\n")
@@ -152,11 +179,12 @@ class RawClient:
 async def hello(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
     """Answer any HTTP request."""
     del scope, receive
-    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"5")], "trailers": False})
+    await send(
+        {
+            "type": "http.response.start",
+            "status": 200,
+            "headers": [(b"content-length", b"5")],
+            "trailers": False,
+        }
+    )
     await send({"type": "http.response.body", "body": b"hello", "more_body": False})
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for `condition`."""
-    while not condition():  # noqa: ASYNC110 (what is waited for is no event of this loop)
-        await asyncio.sleep(0.002)

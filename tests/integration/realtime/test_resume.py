@@ -1,4 +1,4 @@
-"""From the past into the live stream, through the embedded broker, the hub and a socket, while events go on."""
+"""Tests of replay into the live stream, through broker, hub and socket, while events go on."""
 
 import asyncio
 import contextlib
@@ -12,17 +12,21 @@ from typing import Any
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 
-from mev.bus.embedded import EmbeddedBroker
-from mev.bus.kafka import Cluster
+from mev import client
+from mev.bus.kafka import KafkaCluster
 from mev.bus.publisher import Publisher
-from mev.client import Cursor, Slot, Stream, Subscription
+from mev.client import Cursor, Resume, Slot, Stream, Subscription
 from mev.client.cursor import Start
+from mev.client.errors import RefusedError
 from mev.realtime.boot import running_hub
 from mev.realtime.hub import Hub
-from mev.realtime.limits import Limits
+from mev.realtime.limits import HubLimits
 from mev.wire.pb.events_pb2 import Bundle
-from mev.wire.registry import EVENT_TYPES, Record
-from tests.integration.realtime.service import HEADERS, KEY, RawClient, Service, until
+from mev.wire.registry import EVENT_TYPES, KafkaRecord
+from mev.wire.resume import encode
+from tests.integration.realtime.service import HEADERS, KEY, RawClient, Service
+from tests.services.embedded import TemporaryBroker
+from tests.services.waits import until_async
 from tests.unit.realtime.links import client_frame
 
 TYPES = {name: EVENT_TYPES[name] for name in ("bundle", "tick")}
@@ -30,7 +34,12 @@ TOPIC = EVENT_TYPES["bundle"].topic
 BEFORE, MEANWHILE, AFTER = 2000, 2000, 500
 A_SLOT = 10
 LARGE = 50_000
-EARLIEST: dict[str, object] = {"op": "subscribe", "id": "s1", "topics": ["bundle"], "from": "earliest"}
+EARLIEST: dict[str, object] = {
+    "op": "subscribe",
+    "id": "s1",
+    "topics": ["bundle"],
+    "from": "earliest",
+}
 
 
 class Site:
@@ -47,9 +56,9 @@ class Site:
 
     @property
     def replays(self) -> int:
-        """How many subscriptions read the past now."""
-        assert self.hub.past is not None
-        return self.hub.past.open
+        """Return the number of subscriptions that are replaying."""
+        assert self.hub.replay_pool is not None
+        return self.hub.replay_pool.open
 
     def stream(self) -> Stream:
         return Stream(f"http://127.0.0.1:{self.service.port}", api_key=KEY)
@@ -70,9 +79,14 @@ class Site:
         await task
 
 
-def record(number: int, size: int) -> Record:
+def record(number: int, size: int) -> KafkaRecord:
     """Return an event whose key is one of many: they are in all partitions."""
-    event = Bundle(bundle_id=f"{number}", slot=number // A_SLOT, profit_lamports=number, opportunity_id="x" * size)
+    event = Bundle(
+        bundle_id=f"{number}",
+        slot=number // A_SLOT,
+        profit_lamports=number,
+        opportunity_id="x" * size,
+    )
     return {"key": b"%d" % (number % 31), "value": event.SerializeToString()}
 
 
@@ -81,13 +95,27 @@ async def site() -> AsyncIterator[Callable[..., Awaitable[Site]]]:
     async with AsyncExitStack() as stack:
 
         async def starter(replays: int = 4, **limits: float) -> Site:
-            broker = stack.enter_context(closing(EmbeddedBroker(timeout_s=10)))
-            Cluster(broker.brokers, timeout_s=10).ensure_topics(type_.topic for type_ in TYPES.values())
-            publisher = Publisher(broker.brokers, queue_messages=100_000, queue_kbytes=100_000, linger_ms=1, timeout_s=10)
+            broker = stack.enter_context(
+                closing(TemporaryBroker(timeout_s=10, partition_bytes=5 << 20))
+            )
+            KafkaCluster(broker.brokers, timeout_s=10).ensure_topics(
+                type_.topic for type_ in TYPES.values()
+            )
+            publisher = Publisher(
+                broker.brokers,
+                queue_messages=100_000,
+                queue_kbytes=100_000,
+                linger_ms=1,
+                timeout_s=10,
+            )
             stack.callback(publisher.close)
             usual = {"batch_window_ms": 2, "tick_s": 0.01, "json_events_per_s": 1_000_000, **limits}
-            bounds = Limits(**usual)  # type: ignore[arg-type]
-            hub = await stack.enter_async_context(running_hub(TYPES, broker.brokers, bounds, log="this", replays=replays, timeout_s=10))
+            bounds = HubLimits(**usual)  # type: ignore[arg-type]
+            hub = await stack.enter_async_context(
+                running_hub(
+                    TYPES, broker.brokers, bounds, log="this", replays=replays, timeout_s=10
+                )
+            )
             service = Service(bounds, hub=hub)
             await service.started()
             stack.push_async_callback(service.stop)
@@ -97,7 +125,7 @@ async def site() -> AsyncIterator[Callable[..., Awaitable[Site]]]:
 
 
 async def read(subscription: Subscription, first: int, end: int) -> list[int]:
-    """Return the numbers of all events until those of [first, end) have come; nothing may be lost."""
+    """Return the numbers of all events until those of [first, end) arrived; fail on a loss."""
     found: list[int] = []
     while not set(range(first, end)) <= set(found):
         batch = await anext(subscription)
@@ -115,9 +143,9 @@ async def ask(ws: ClientConnection, message: dict[str, object]) -> dict[str, Any
 async def until_later() -> datetime:
     """Return a time that is after what has been published and before what will be."""
     now = time.time()
-    await until(lambda: time.time() > now + 0.005)
+    await until_async(lambda: time.time() > now + 0.005)
     later = datetime.now(UTC)
-    await until(lambda: time.time() > now + 0.015)
+    await until_async(lambda: time.time() > now + 0.015)
     return later
 
 
@@ -130,8 +158,10 @@ async def never_reads(site: Site, start: object = "earliest") -> RawClient:
     return client
 
 
-@pytest.mark.parametrize("kind", ["earliest", "time", "slot", "cursor"])
-async def test_from_the_past_into_what_goes_on(site: Callable[..., Awaitable[Site]], kind: str) -> None:
+@pytest.mark.parametrize("kind", ["earliest", "time", "slot", "cursor", "resume"])
+async def test_from_the_past_into_what_goes_on(
+    site: Callable[..., Awaitable[Site]], kind: str
+) -> None:
     here = await site()
     await here.publish(BEFORE // 2)
     later = await until_later()
@@ -148,7 +178,11 @@ async def test_from_the_past_into_what_goes_on(site: Callable[..., Awaitable[Sit
             case _:
                 subscription = stream.subscribe(["bundle"], from_="earliest")
                 await read(subscription, 0, first)
-                start = Cursor.parse(str(subscription.cursor))
+                start = (
+                    Cursor.parse(str(subscription.cursor))
+                    if kind == "cursor"
+                    else Resume(subscription.resume)
+                )
                 await subscription.unsubscribe()
         await here.publish(BEFORE // 2)
         subscription = stream.subscribe(["bundle"], from_=start)
@@ -160,16 +194,22 @@ async def test_from_the_past_into_what_goes_on(site: Callable[..., Awaitable[Sit
     for key in range(31):
         of_key = [number for number in found if number % 31 == key]
         assert of_key == sorted(of_key)
-    await until(lambda: not here.hub.clients and not here.replays)
+    await until_async(lambda: not here.hub.clients and not here.replays)
 
 
-async def test_by_hand_from_the_earliest_and_on_from_its_cursor(site: Callable[..., Awaitable[Site]]) -> None:
+@pytest.mark.parametrize("kind", ["cursor", "resume"])
+async def test_by_hand_from_the_earliest_and_on_from_its_cursor(
+    site: Callable[..., Awaitable[Site]], kind: str
+) -> None:
     here = await site()
     await here.publish(BEFORE)
     found: list[int] = []
     message = EARLIEST
     for part in range(4):
-        async with connect(here.service.url, additional_headers=HEADERS, max_size=None) as ws, here.publishing(100):
+        async with (
+            connect(here.service.url, additional_headers=HEADERS, max_size=None) as ws,
+            here.publishing(100),
+        ):
             subscribed = await ask(ws, message)
             assert (subscribed["start"], subscribed["log"]) == ("resumed", "this")
             assert set(subscribed["positions"]["bundle"]) == {"0", "1", "2", "3"}
@@ -178,9 +218,42 @@ async def test_by_hand_from_the_earliest_and_on_from_its_cursor(site: Callable[.
                 assert events["dropped"] == 0
                 found += [event["profit_lamports"] for event in events["events"]]
                 message = {**EARLIEST, "from": {"cursor": events["cursor"], "log": "this"}}
+                if kind == "resume":
+                    message["from"] = {"resume": events["resume"]}
             if part == 2:
                 await here.publish(10)
     assert sorted(found) == list(range(here.published))
+
+
+async def test_events_past_and_live_say_when_they_were_published(
+    site: Callable[..., Awaitable[Site]],
+) -> None:
+    here = await site()
+    began_ms = int(time.time() * 1000)
+    await here.publish(200)
+    middle_ms = int((await until_later()).timestamp() * 1000)
+    async with here.stream() as stream:
+        subscription = stream.subscribe(["bundle"], from_="earliest")
+        records: list[client.Record] = []
+        while len(records) < 200:
+            records += [*(await anext(subscription)).records()]
+        await here.publish(200)
+        while len(records) < 400:
+            records += [*(await anext(subscription)).records()]
+    ended_ms = int(time.time() * 1000)
+    replay_pool, live = (
+        [record.published_ms for record in records[:200]],
+        [record.published_ms for record in records[200:]],
+    )
+    assert (
+        began_ms
+        <= min(replay_pool)
+        <= max(replay_pool)
+        <= middle_ms
+        <= min(live)
+        <= max(live)
+        <= ended_ms
+    )
 
 
 async def test_what_is_gone_is_told_as_a_gap(site: Callable[..., Awaitable[Site]]) -> None:
@@ -205,9 +278,17 @@ async def test_what_is_gone_is_told_as_a_gap(site: Callable[..., Awaitable[Site]
 
 
 @pytest.mark.parametrize(
-    "cursor", [Cursor({"bundle": {0: 1}}, "another"), Cursor({"bundle": {0: 10**9}}, "this"), Cursor({"bundle": {77: 0}}, "this")]
+    "cursor",
+    [
+        Cursor({"bundle": {0: 1}}, "another"),
+        Cursor({"bundle": {0: 10**9}}, "this"),
+        Cursor({"bundle": {77: 0}}, "this"),
+        Resume(encode("another", {(TOPIC, 0): 1}, [TOPIC])),
+    ],
 )
-async def test_a_cursor_of_another_log_begins_with_the_earliest(site: Callable[..., Awaitable[Site]], cursor: Cursor) -> None:
+async def test_a_cursor_of_another_log_begins_with_the_earliest(
+    site: Callable[..., Awaitable[Site]], cursor: Start
+) -> None:
     here = await site()
     await here.publish(200)
     async with here.stream() as stream:
@@ -217,34 +298,88 @@ async def test_a_cursor_of_another_log_begins_with_the_earliest(site: Callable[.
         assert sorted(await read(subscription, 0, 200)) == list(range(200))
 
 
-async def test_so_many_catch_up_at_once_and_who_leaves_gives_its_place_back(site: Callable[..., Awaitable[Site]]) -> None:
+async def test_closing_has_a_token_that_goes_on(site: Callable[..., Awaitable[Site]]) -> None:
+    here = await site()
+    await here.publish(200)
+    async with connect(here.service.url, additional_headers=HEADERS, max_size=None) as ws:
+        await ask(ws, EARLIEST)
+        found: list[int] = []
+        while len(found) < 200:
+            found += [event["profit_lamports"] for event in json.loads(await ws.recv())["events"]]
+        (client,) = here.hub.clients.values()
+        here.hub.disconnect(client, 1001, "bye", resume="going_away")
+        closing = json.loads(await ws.recv())
+    await here.publish(100)
+    async with here.stream() as stream:
+        assert sorted(
+            await read(
+                stream.subscribe(["bundle"], from_=Resume(closing["resume"]["s1"])), 200, 300
+            )
+        ) == [*range(200, 300)]
+
+
+async def test_a_cursor_that_names_no_log_is_refused_where_it_could_skip(
+    site: Callable[..., Awaitable[Site]],
+) -> None:
+    here = await site()
+    await here.publish(200)
+    async with connect(here.service.url, additional_headers=HEADERS, max_size=None) as ws:
+        refused = await ask(ws, {**EARLIEST, "from": {"cursor": {"bundle": {"0": 7}}}})
+        assert (refused["op"], refused["code"], refused["field"]) == (
+            "error",
+            "log_required",
+            "from",
+        )
+        begun = await ask(
+            ws, {**EARLIEST, "from": {"cursor": {"bundle": {"0": 0}}}}
+        )  # all there is: nothing can be skipped
+        assert (begun["op"], begun["start"]) == ("subscribed", "resumed")
+    async with here.stream() as stream:
+        with pytest.raises(RefusedError) as caught:
+            await stream.subscribe(["bundle"], from_=Resume("nonsense")).started()
+        assert caught.value.reason == "bad_resume"
+
+
+async def test_so_many_catch_up_at_once_and_who_leaves_gives_its_place_back(
+    site: Callable[..., Awaitable[Site]],
+) -> None:
     here = await site(replays=1, soft_buffer_bytes=10_000, replay_patience_s=600)
     await here.publish(300, LARGE)
     slow = await never_reads(here)
     assert here.replays == 1
     async with connect(here.service.url, additional_headers=HEADERS, max_size=None) as ws:
         refused = await ask(ws, EARLIEST)
-        assert (refused["op"], refused["id"], refused["code"]) == ("error", "s1", "too_many_replays")
+        assert (refused["op"], refused["id"], refused["code"]) == (
+            "error",
+            "s1",
+            "too_many_replays",
+        )
         assert refused["retry_after_s"] > 0
-        assert (await ask(ws, {**EARLIEST, "from": "live", "id": "live", "topics": ["tick"]}))["op"] == "subscribed"
+        assert (await ask(ws, {**EARLIEST, "from": "live", "id": "live", "topics": ["tick"]}))[
+            "op"
+        ] == "subscribed"
         slow.writer.transport.abort()
-        await until(lambda: here.replays == 0)
+        await until_async(lambda: here.replays == 0)
         assert (await ask(ws, EARLIEST))["op"] == "subscribed"
-    await until(lambda: not here.hub.clients and not here.replays)
-    assert (here.hub._groups, here.hub._budget.used_bytes) == ({}, 0)
+    await until_async(lambda: not here.hub.clients and not here.replays)
+    assert (len(here.hub._groups), here.hub._budget.used_bytes) == (0, 0)
 
 
-async def test_who_does_not_read_gives_its_place_to_who_does(site: Callable[..., Awaitable[Site]]) -> None:
+async def test_who_does_not_read_gives_its_place_to_who_does(
+    site: Callable[..., Awaitable[Site]],
+) -> None:
     here = await site(replays=1, soft_buffer_bytes=10_000, replay_patience_s=0.02)
     await here.publish(300, LARGE)
     slow = await never_reads(here)
-    await until(lambda: here.replays == 0)
+    await until_async(lambda: here.replays == 0)
     async with here.stream() as stream:
-        assert sorted(await read(stream.subscribe(["bundle"], from_="earliest"), 0, 300)) == list(range(300))
+        assert sorted(await read(stream.subscribe(["bundle"], from_="earliest"), 0, 300)) == list(
+            range(300)
+        )
     slow.writer.transport.resume_reading()  # type: ignore[attr-defined]
     # Everything is there, late as it is.
     (client,) = here.hub.clients.values()
-    await until(lambda: client.sent == 300 and not client.is_behind)
+    await until_async(lambda: client.sent == 300 and not client.is_behind)
     assert client.dropped == 0
     await slow.close()
 
@@ -257,6 +392,8 @@ async def test_who_leaves_at_once_leaves_nothing(site: Callable[..., Awaitable[S
         client.send(client_frame(1, json.dumps(EARLIEST).encode()))
         await client.writer.drain()
         client.writer.transport.abort()
-        await until(lambda: not here.hub.clients and not here.replays)
+        await until_async(lambda: not here.hub.clients and not here.replays)
     async with here.stream() as stream:
-        assert sorted(await read(stream.subscribe(["bundle"], from_="earliest"), 0, 1000)) == list(range(1000))
+        assert sorted(await read(stream.subscribe(["bundle"], from_="earliest"), 0, 1000)) == list(
+            range(1000)
+        )

@@ -11,12 +11,14 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Subprotocol
 
-from mev.realtime.connections import page
-from mev.realtime.handshake import SUBPROTOCOL
-from mev.realtime.server import PATH
+from mev.realtime.routes import page
+from mev.realtime.websocket.connection import PATH
+from mev.realtime.websocket.handshake import SUBPROTOCOL
 from mev.wire.pb.events_pb2 import Tick
 from mev.wire.pb.stream_pb2 import Frame
-from tests.integration.realtime.service import HEADERS, KEY, Service, until
+from mev.wire.resume import encode
+from tests.integration.realtime.service import HEADERS, KEY, Service
+from tests.services.waits import until_async
 from tests.unit.realtime.links import client_frame
 
 WHAT_IS_USUAL: dict[str, object] = {
@@ -27,9 +29,16 @@ WHAT_IS_USUAL: dict[str, object] = {
     "start": "live",
     "log": "",
     "cursor": {"tick": {}},
+    "resume": encode("", {}, ["mev.tick.v1"]),
 }
 SUBSCRIBE = '{"op": "subscribe", "id": "s1", "topics": ["tick"]}'
-STRANGERS = [SUBSCRIBE, "nonsense", '{"op": "auth", "api_key": "wrong"}', '{"op": "auth", "api_key": "\\ud800"}', b"\x00"]
+STRANGERS = [
+    SUBSCRIBE,
+    "nonsense",
+    '{"op": "auth", "api_key": "wrong"}',
+    '{"op": "auth", "api_key": "\\ud800"}',
+    b"\x00",
+]
 
 
 def protobuf(service: Service) -> connect:
@@ -60,15 +69,57 @@ async def test_a_conversation_by_hand(service: Service) -> None:
         assert subscribed == {"op": "subscribed", "id": "s1", "topics": ["tick"], **WHAT_IS_USUAL}
         service.push(41, 2)
         events = await answer(ws)
-        assert [(event["type"], event["timestamp_ns"]) for event in events.pop("events")] == [("tick", 41), ("tick", 42)]
-        assert events == {"op": "events", "id": "s1", "cursor": {"tick": {"0": 43}}, "dropped": 0, "queued": 0, "lag_ms": 0}
+        assert [(event["type"], event["timestamp_ns"]) for event in events.pop("events")] == [
+            ("tick", 41),
+            ("tick", 42),
+        ]
+        places = {
+            "cursor": {"tick": {"0": 43}},
+            "resume": encode("", {("mev.tick.v1", 0): 43}, ["mev.tick.v1"]),
+        }
+        none = {"dropped": 0, "dropped_total": 0, "queued": 0, "lag_ms": 0}
+        assert events == {"op": "events", "id": "s1", "published_ms": [], **places, **none}
         assert (await ask(ws, SUBSCRIBE))["code"] == "duplicate_id"
-        assert await ask(ws, '{"op": "unsubscribe", "id": "s1"}') == {"op": "unsubscribed", "id": "s1", "dropped": 0}
+        assert await ask(ws, '{"op": "unsubscribe", "id": "s1"}') == {
+            "op": "unsubscribed",
+            "id": "s1",
+            "sequence": 2,
+            "dropped": 0,
+            "dropped_total": 0,
+        }
         service.push(43, 1)
         error = await ask(ws, '{"op": "subscribe", "id": "s2", "topics": ["tock"]}')
-        assert (error["op"], error["id"], error["code"], error["field"]) == ("error", "s2", "unknown_topic", "topics")
+        assert (error["op"], error["id"], error["code"], error["field"]) == (
+            "error",
+            "s2",
+            "unknown_topic",
+            "topics",
+        )
         await ws.send(b"binary")
         assert (await answer(ws))["code"] == "unsupported"
+
+
+@pytest.mark.parametrize("deflate", [True, False])
+async def test_json_is_compressed_only_where_it_is_switched_on(
+    start: Callable[..., Any], *, deflate: bool
+) -> None:
+    service = await start(deflate=deflate)
+    async with connect(service.url, additional_headers=HEADERS, compression="deflate") as ws:
+        assert [extension.name for extension in ws.protocol.extensions] == [
+            "permessage-deflate"
+        ] * deflate
+        long_id = "s" * 64
+        await ask(ws, json.dumps({"op": "subscribe", "id": long_id, "topics": ["tick"]}))
+        service.push(0, 100)
+        events = await answer(ws)
+        assert [event["timestamp_ns"] for event in events["events"]] == list(range(100))
+        pong = await ask(ws, json.dumps({"op": "ping", "id": "p" * 64}))
+        assert pong == {"op": "pong", "id": "p" * 64}
+    protocols = [Subprotocol("mev.v1.protobuf")]
+    async with connect(
+        service.url, additional_headers=HEADERS, subprotocols=protocols, compression="deflate"
+    ) as ws:
+        assert ws.protocol.extensions == []
 
 
 async def test_programs_get_frames_and_json_answers(service: Service) -> None:
@@ -84,7 +135,10 @@ async def test_programs_get_frames_and_json_answers(service: Service) -> None:
 
 
 async def test_both_encodings_of_one_topic_set_get_the_same(service: Service) -> None:
-    async with protobuf(service) as program, connect(service.url, additional_headers=HEADERS) as person:
+    async with (
+        protobuf(service) as program,
+        connect(service.url, additional_headers=HEADERS) as person,
+    ):
         for ws in (program, person):
             await ask(ws, SUBSCRIBE)
         service.push(0, 5)
@@ -107,11 +161,16 @@ async def test_a_key_in_the_request_is_enough(service: Service, headers: dict[st
         (PATH, {**HEADERS, "Origin": "https://evil.example"}, 403),
     ],
 )
-async def test_a_handshake_is_refused_with_a_problem(service: Service, path: str, headers: dict[str, str], status: int) -> None:
+async def test_a_handshake_is_refused_with_a_problem(
+    service: Service, path: str, headers: dict[str, str], status: int
+) -> None:
     with pytest.raises(InvalidStatus) as caught:
         await connect(f"ws://127.0.0.1:{service.port}{path}", additional_headers=headers)
     response = caught.value.response
-    assert (response.status_code, response.headers["Content-Type"]) == (status, "application/problem+json")
+    assert (response.status_code, response.headers["Content-Type"]) == (
+        status,
+        "application/problem+json",
+    )
     assert json.loads(response.body or b"")["status"] == status
     assert service.hub.clients == {}
 
@@ -127,8 +186,11 @@ async def test_the_connection_after_the_last_is_refused(start: Callable[..., Any
     async with connect(service.url, additional_headers=HEADERS):
         with pytest.raises(InvalidStatus) as caught:
             await connect(service.url, additional_headers=HEADERS)
-    assert (caught.value.response.status_code, caught.value.response.headers["Retry-After"]) == (503, "5")
-    await until(lambda: not service.hub.full)
+    assert (caught.value.response.status_code, caught.value.response.headers["Retry-After"]) == (
+        503,
+        "5",
+    )
+    await until_async(lambda: not service.hub.full)
     async with connect(service.url, additional_headers=HEADERS):
         assert service.hub.full
 
@@ -142,7 +204,9 @@ async def test_http_is_served_on_the_same_port(service: Service) -> None:
 
 
 @pytest.mark.parametrize("message", STRANGERS)
-async def test_nothing_is_done_for_strangers(start: Callable[..., Any], message: str | bytes) -> None:
+async def test_nothing_is_done_for_strangers(
+    start: Callable[..., Any], message: str | bytes
+) -> None:
     service: Service = await start(auth_timeout_s=600)
     async with connect(service.url) as ws:
         await ws.send(message)
@@ -169,20 +233,30 @@ async def test_a_stranger_has_little_time(start: Callable[..., Any]) -> None:
         pytest.param(client_frame(8, b"\x00"), 1002, id="close payload"),
         pytest.param(client_frame(1, b"\xff\xfe"), 1007, id="not UTF-8"),
         pytest.param(client_frame(1, b" " * 70_000), 1009, id="too big"),
-        pytest.param(client_frame(1, bytes(60_000), final=False) + client_frame(0, bytes(60_000)), 1009, id="too big in fragments"),
+        pytest.param(
+            client_frame(1, bytes(60_000), final=False) + client_frame(0, bytes(60_000)),
+            1009,
+            id="too big in fragments",
+        ),
     ],
 )
-async def test_what_breaks_the_protocol_closes_the_connection(start: Callable[..., Any], frames: bytes, code: int) -> None:
+async def test_what_breaks_the_protocol_closes_the_connection(
+    start: Callable[..., Any], frames: bytes, code: int
+) -> None:
     service: Service = await start(close_timeout_s=30, message_bytes=65_536)
     client = await service.raw()
     client.send(frames)
     assert await client.close_code() == code
-    await until(lambda: not service.hub.clients)
+    await until_async(lambda: not service.hub.clients)
 
 
 async def test_fragments_pings_and_close_are_handled(service: Service) -> None:
     client = await service.raw(Connection="keep-alive, Upgrade")
-    client.send(client_frame(1, b'{"op": ', final=False), client_frame(9, b"alive?"), client_frame(0, b'"ping"}'))
+    client.send(
+        client_frame(1, b'{"op": ', final=False),
+        client_frame(9, b"alive?"),
+        client_frame(0, b'"ping"}'),
+    )
     assert await client.receive() == (10, b"alive?")
     assert await client.receive() == (1, b'{"op":"pong"}')
     client.send(client_frame(8, (3000).to_bytes(2) + b"done"))
@@ -191,7 +265,11 @@ async def test_fragments_pings_and_close_are_handled(service: Service) -> None:
 
 async def test_nothing_follows_a_close_frame(service: Service) -> None:
     client = await service.raw()
-    client.send(client_frame(1, b'{"op": "auth", "api_key": "wrong"}'), client_frame(9, b"alive?"), client_frame(1, b'{"op": "ping"}'))
+    client.send(
+        client_frame(1, b'{"op": "auth", "api_key": "wrong"}'),
+        client_frame(9, b"alive?"),
+        client_frame(1, b'{"op": "ping"}'),
+    )
     assert (await client.receive())[0] == 1
     assert await client.close_code() == 4401
 
@@ -214,9 +292,9 @@ async def test_silent_clients_are_pinged_then_closed(start: Callable[..., Any]) 
 
 
 async def test_clients_that_answer_pings_stay(start: Callable[..., Any]) -> None:
-    service = await start(ping_interval_s=0.02)
+    service = await start(ping_interval_s=0.1)
     async with protobuf(service) as ws:
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(0.6)
         assert await ask(ws, '{"op": "ping"}') == {"op": "pong"}
 
 
@@ -225,7 +303,7 @@ async def test_a_client_that_vanishes_is_forgotten(service: Service) -> None:
     client.send(client_frame(1, SUBSCRIBE.encode()))
     await client.receive()
     client.writer.transport.abort()
-    await until(lambda: not service.hub.clients)
+    await until_async(lambda: not service.hub.clients)
     service.push(0, 300)
 
 

@@ -12,17 +12,28 @@ from aioquic.asyncio.client import connect
 from aioquic.asyncio.protocol import QuicConnectionProtocol
 from aioquic.buffer import encode_uint_var
 from aioquic.h3.connection import H3Connection
-from aioquic.h3.events import DatagramReceived, DataReceived, HeadersReceived, WebTransportStreamDataReceived
+from aioquic.h3.events import (
+    DatagramReceived,
+    DataReceived,
+    HeadersReceived,
+    WebTransportStreamDataReceived,
+)
 from aioquic.quic.configuration import QuicConfiguration
-from aioquic.quic.events import ConnectionTerminated, QuicEvent, StopSendingReceived, StreamDataReceived, StreamReset
+from aioquic.quic.events import (
+    ConnectionTerminated,
+    QuicEvent,
+    StopSendingReceived,
+    StreamDataReceived,
+    StreamReset,
+)
 
-from mev.realtime.webtransport.capsules import CapsuleReader, Closed
-from mev.realtime.webtransport.requests import PATH
+from mev.realtime.webtransport.framing import CapsuleReader, Closed
+from mev.realtime.webtransport.handshake import PATH
 from mev.wire.pb.stream_pb2 import Frame
 
 
 class Peer(QuicConnectionProtocol):
-    """One connection; what it receives is kept until somebody asks."""
+    """One connection that buffers what it receives."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -62,7 +73,9 @@ class Peer(QuicConnectionProtocol):
 
     def _handle(self, event: object) -> None:
         if isinstance(event, HeadersReceived):
-            self.answers[event.stream_id] = {name.decode(): value.decode() for name, value in event.headers}
+            self.answers[event.stream_id] = {
+                name.decode(): value.decode() for name, value in event.headers
+            }
         elif isinstance(event, DataReceived):
             self.bodies[event.stream_id] += event.data
             if event.stream_id == self.session and self.closed is None:
@@ -80,14 +93,24 @@ class Peer(QuicConnectionProtocol):
             self._news.clear()
             await self._news.wait()
 
-    def request(self, path: str = PATH, *, method: str = "CONNECT", authority: str = "localhost:4433", **fields: str) -> int:
+    def request(
+        self,
+        path: str = PATH,
+        *,
+        method: str = "CONNECT",
+        authority: str = "localhost:4433",
+        **fields: str,
+    ) -> int:
         """Send a request; return its stream."""
         stream_id = self.quic.get_next_available_stream_id()
         pseudo = {":method": method, ":scheme": "https", ":authority": authority, ":path": path}
         if method == "CONNECT":
             pseudo[":protocol"] = "webtransport"
         fields = {name.replace("_", "-").lower(): value for name, value in fields.items()}
-        self.h3.send_headers(stream_id, [(name.encode(), value.encode()) for name, value in {**pseudo, **fields}.items()])
+        self.h3.send_headers(
+            stream_id,
+            [(name.encode(), value.encode()) for name, value in {**pseudo, **fields}.items()],
+        )
         self.transmit()
         return stream_id
 
@@ -151,7 +174,13 @@ class Peer(QuicConnectionProtocol):
 async def peer(port: int, *, host: str = "127.0.0.1", **options: Any) -> AsyncIterator[Peer]:
     """Connect."""
     configuration = QuicConfiguration(
-        **{"is_client": True, "alpn_protocols": ["h3"], "max_datagram_frame_size": 65_535, "verify_mode": ssl.CERT_NONE, **options}
+        **{
+            "is_client": True,
+            "alpn_protocols": ["h3"],
+            "max_datagram_frame_size": 65_535,
+            "verify_mode": ssl.CERT_NONE,
+            **options,
+        }
     )
     async with connect(host, port, configuration=configuration, create_protocol=Peer) as connection:
         assert isinstance(connection, Peer)

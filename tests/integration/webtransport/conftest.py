@@ -6,11 +6,13 @@ from typing import Any
 import pytest
 import uvloop
 
-from mev.realtime.webtransport.certificates import Source
+from mev.realtime.webtransport.certificates import CertificateSource
 from tests.integration.webtransport.service import Service
 
 
-def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
     """Run every test on both loops: the system runs on either."""
     del config, item
     return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
@@ -21,7 +23,10 @@ async def start(tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
     services: list[Service] = []
 
     async def starter(
-        limits: dict[str, Any] | None = None, source: Source | None = None, host: str = "127.0.0.1", **bounds: Any
+        limits: dict[str, Any] | None = None,
+        source: CertificateSource | None = None,
+        host: str = "127.0.0.1",
+        **bounds: Any,
     ) -> Service:
         service = Service(tmp_path / "webtransport", limits or {}, bounds, source)
         services.append(service)

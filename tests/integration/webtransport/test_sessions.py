@@ -7,15 +7,22 @@ from typing import Any
 
 import pytest
 
-from mev.auth.model import Kind, Permission, Principal
-from mev.realtime.webtransport.capsules import close_capsule
+from mev.auth.model import CredentialKind, Permission, Principal
 from mev.realtime.webtransport.connection import REFUSED
+from mev.realtime.webtransport.framing import close_capsule
 from mev.realtime.webtransport.quic import stream_error
-from tests.integration.realtime.service import KEY, until
+from tests.integration.realtime.service import KEY
 from tests.integration.webtransport.client import peer
 from tests.integration.webtransport.service import Service
+from tests.services.waits import until_async
 
-READER = Principal(id="key:r", name="alice/reader", kind=Kind.KEY, permissions=frozenset({Permission.STREAM_READ}), credential="r")
+READER = Principal(
+    id="key:r",
+    name="alice/reader",
+    kind=CredentialKind.KEY,
+    permissions=frozenset({Permission.STREAM_READ}),
+    credential="r",
+)
 SUBSCRIBE = {"op": "subscribe", "id": "s1", "topics": ["tick"]}
 
 
@@ -35,7 +42,12 @@ async def test_a_conversation_and_frames(service: Service, how: dict[str, str]) 
         assert (await wt.ask(**SUBSCRIBE))["op"] == "subscribed"
         service.push(41, 2)
         frame = await wt.frame()
-        assert (frame.subscription, frame.sequence, frame.slices[0].first_offset, len(frame.slices[0].events)) == ("s1", 0, 41, 2)
+        assert (
+            frame.subscription,
+            frame.sequence,
+            frame.slices[0].first_offset,
+            len(frame.slices[0].events),
+        ) == ("s1", 0, 41, 2)
         service.push(43, 1)
         assert (await wt.frame()).sequence == 2
         assert [each.link.transport for each in service.hub.clients.values()] == ["webtransport"]
@@ -53,12 +65,20 @@ async def test_messages_after_an_auth_are_handled_after_it(service: Service) -> 
     async with peer(service.port) as wt:
         await wt.open()
         service.keys.answers.clear()
-        messages = [{"op": "auth", "api_key": KEY}, {"op": "ping", "id": "1"}, {"op": "ping", "id": "2"}]
+        messages = [
+            {"op": "auth", "api_key": KEY},
+            {"op": "ping", "id": "1"},
+            {"op": "ping", "id": "2"},
+        ]
         wt.send_raw(b"\n\n".join(json.dumps(message).encode() for message in messages) + b"\r\n")
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(wt.hear(), 0.05)
         service.keys.answers.set()
-        assert [await wt.hear() for _ in range(3)] == [{"op": "authenticated"}, {"op": "pong", "id": "1"}, {"op": "pong", "id": "2"}]
+        assert [await wt.hear() for _ in range(3)] == [
+            {"op": "authenticated"},
+            {"op": "pong", "id": "1"},
+            {"op": "pong", "id": "2"},
+        ]
 
 
 async def test_what_is_held_meanwhile_is_bounded(service: Service) -> None:
@@ -69,7 +89,7 @@ async def test_what_is_held_meanwhile_is_bounded(service: Service) -> None:
         wt.say(op="auth", api_key=KEY)
         wt.send_raw(b'{"op": "ping"}\n' * 10_000)
         await wt.until(lambda: wt.terminated)
-    await until(lambda: service.gateway.is_empty and not service.hub.clients)
+    await until_async(lambda: service.server.is_empty and not service.hub.clients)
 
 
 @pytest.mark.parametrize(
@@ -86,13 +106,21 @@ async def test_what_is_held_meanwhile_is_bounded(service: Service) -> None:
         ({"X_API_Key": KEY, "Origin": "http://[::1"}, "403", "forbidden_origin"),
     ],
 )
-async def test_what_is_wrong_is_answered_with_a_problem(service: Service, how: dict[str, str], status: str, code: str) -> None:
+async def test_what_is_wrong_is_answered_with_a_problem(
+    service: Service, how: dict[str, str], status: str, code: str
+) -> None:
     async with peer(service.port) as wt:
         answer = await wt.open(**how)
         await wt.until(lambda: wt.bodies[wt.session])
         problem = json.loads(wt.bodies[wt.session])
-        assert (answer[":status"], answer["content-type"], problem["code"]) == (status, "application/problem+json", code)
-        assert (await wt.open(X_API_Key=KEY))[":status"] == "200"  # the connection is as good as before
+        assert (answer[":status"], answer["content-type"], problem["code"]) == (
+            status,
+            "application/problem+json",
+            code,
+        )
+        assert (await wt.open(X_API_Key=KEY))[
+            ":status"
+        ] == "200"  # the connection is as good as before
 
 
 async def test_a_listed_origin_is_let_in(service: Service) -> None:
@@ -119,9 +147,9 @@ async def test_who_goes_away_while_being_looked_up_leaves_nothing(service: Servi
     service.keys.answers.clear()
     async with peer(service.port) as wt:
         wt.session = wt.request(X_API_Key=KEY)
-        await until(lambda: service.counts.connections == 1)
+        await until_async(lambda: service.counts.connections == 1)
     service.keys.answers.set()
-    await until(lambda: service.gateway.is_empty)
+    await until_async(lambda: service.server.is_empty)
     assert not service.hub.clients
 
 
@@ -138,7 +166,7 @@ async def test_a_full_server_says_so(start: Callable[..., Any]) -> None:
         answer = await second.open(X_API_Key=KEY)
         assert (answer[":status"], answer["retry-after"]) == ("503", "5")
         first.end()
-        await until(lambda: not service.counts.sessions)
+        await until_async(lambda: not service.counts.sessions)
         assert (await second.open(X_API_Key=KEY))[":status"] == "200"
 
 
@@ -162,7 +190,7 @@ async def test_who_asks_for_nothing_is_closed(start: Callable[..., Any]) -> None
     service: Service = await start(connect_timeout_s=0.05)
     async with peer(service.port) as wt:
         await wt.until(lambda: wt.terminated)
-    await until(lambda: service.gateway.is_empty)
+    await until_async(lambda: service.server.is_empty)
 
 
 async def test_an_end_that_is_said(service: Service) -> None:
@@ -177,17 +205,19 @@ async def test_an_end_that_is_said(service: Service) -> None:
         assert "ended" in wt.closed.reason
         wt.end()
         await wt.until(lambda: wt.terminated)
-    await until(lambda: service.gateway.is_empty)
+    await until_async(lambda: service.server.is_empty)
 
 
-@pytest.mark.parametrize("capsule", [b"", close_capsule(0, "bye"), b"\x17\x05hello" + close_capsule(7, "")])
+@pytest.mark.parametrize(
+    "capsule", [b"", close_capsule(0, "bye"), b"\x17\x05hello" + close_capsule(7, "")]
+)
 async def test_the_end_of_the_client(service: Service, capsule: bytes) -> None:
     async with peer(service.port) as wt:
         await wt.open(X_API_Key=KEY)
         await wt.ask(**SUBSCRIBE)
         wt.end(capsule)
         await wt.until(lambda: wt.terminated)
-    await until(lambda: service.gateway.is_empty and not service.hub.clients)
+    await until_async(lambda: service.server.is_empty and not service.hub.clients)
 
 
 async def test_a_reset_of_the_request_ends_the_session(service: Service) -> None:
@@ -196,18 +226,18 @@ async def test_a_reset_of_the_request_ends_the_session(service: Service) -> None
         wt.quic.reset_stream(wt.session, 0)
         wt.transmit()
         await wt.until(lambda: wt.terminated)
-    await until(lambda: service.gateway.is_empty and not service.hub.clients)
+    await until_async(lambda: service.server.is_empty and not service.hub.clients)
 
 
 async def test_a_lost_connection_leaves_nothing(service: Service) -> None:
     async with peer(service.port) as wt:
         await wt.open(X_API_Key=KEY)
         await wt.ask(**SUBSCRIBE)
-    await until(lambda: service.gateway.is_empty and not service.hub.clients)
+    await until_async(lambda: service.server.is_empty and not service.hub.clients)
 
 
 async def test_a_line_too_long_ends_the_session(start: Callable[..., Any]) -> None:
-    service: Service = await start(limits={"message_bytes": 1000, "stranger_bytes": 1000})
+    service: Service = await start(limits={"message_bytes": 1000, "unauthenticated_bytes": 1000})
     async with peer(service.port) as wt:
         await wt.open(X_API_Key=KEY)
         wt.send_raw(b"x" * 1001)
@@ -228,7 +258,7 @@ async def test_other_streams_are_refused_and_datagrams_ignored(start: Callable[.
         wt.send_datagram(b"hello")
         await wt.until(lambda: second in wt.stopped and second in wt.resets)
         assert {wt.stopped[uni], wt.stopped[second], wt.resets[second]} == {stream_error(REFUSED)}
-        await until(lambda: service.counts.datagrams_ignored == 1)
+        await until_async(lambda: service.counts.datagrams_ignored == 1)
         assert await wt.ask(op="ping") == {"op": "pong"}
         assert service.counts.streams_refused == 2
         for _ in range(4):  # enough is enough
@@ -247,7 +277,9 @@ async def test_a_control_stream_that_is_stopped_ends_the_session(service: Servic
         assert wt.closed.code == 1002
 
 
-async def test_much_beside_the_control_stream_ends_the_connection(start: Callable[..., Any]) -> None:
+async def test_much_beside_the_control_stream_ends_the_connection(
+    start: Callable[..., Any],
+) -> None:
     service: Service = await start(overhead_bytes=10_000)
     async with peer(service.port) as wt:
         await wt.open(X_API_Key=KEY)
@@ -261,13 +293,23 @@ async def test_a_stop_is_said_and_waits_for_what_is_under_way(service: Service) 
         await wt.open(X_API_Key=KEY)
         await wt.ask(**SUBSCRIBE)
         service.push(0, 256, size=500)  # a full frame
-        stopping = asyncio.create_task(service.gateway.close())
+        stopping = asyncio.create_task(service.server.close())
         await wt.until(lambda: wt.closed)
         wt.end()
         await stopping
         assert wt.closed is not None
         assert wt.closed.code == 1001
         assert len((await wt.frame()).slices[0].events) == 256
-        assert await wt.hear() == {"op": "progress", "id": "s1", "sequence": 256, "dropped": 0}  # what was sent at all
+        assert await wt.hear() == {
+            "op": "progress",
+            "id": "s1",
+            "sequence": 256,
+            "dropped": 0,
+            "dropped_total": 0,
+        }  # what was sent at all
         closing = await wt.hear()
-        assert (closing["op"], closing["code"], closing["cursors"]) == ("closing", "going_away", {})  # only the client knows what came
+        assert (closing["op"], closing["code"], closing["cursors"]) == (
+            "closing",
+            "going_away",
+            {},
+        )  # only the client knows what came

@@ -1,8 +1,10 @@
-"""A stand-in for the HTTP interface of a ClickHouse server: it hands every request to the engine in this process.
+"""Stand-in for the HTTP interface of a ClickHouse server, over the engine in this process.
 
-Run as ``python -m tests.services.clickhouse.server PORT FOLDER USER PASSWORD``. It speaks what clickhouse-connect's HTTP client needs.
-Not spoken: sessions, progress headers, external tables, form-encoded queries, the Native format's revisions, streaming (an answer
-is complete or an error).
+Run as ``python -m tests.services.clickhouse.server PORT FOLDER USER PASSWORD``.
+
+It supports what clickhouse-connect's HTTP client needs. Not supported: sessions, progress headers,
+external tables, form-encoded queries, the Native format's revisions, streaming (an answer is
+complete or an error).
 """
 
 import base64
@@ -23,10 +25,11 @@ from starlette.routing import Route
 from tests.services.clickhouse import compression
 from tests.services.clickhouse.engine import Engine, EngineError, Result
 
-# Parameters of the URL that are the interface's own business; every other one is a setting of the statement.
+# URL parameters of the interface itself; all others are settings of the statement.
 _TRANSPORT = {
-    "buffer_size", "client_protocol_version", "compress", "database", "decompress", "default_format", "password", "query", "query_id",
-    "quota_key", "role", "session_check", "session_id", "session_timeout", "user", "wait_end_of_query",
+    "buffer_size", "client_protocol_version", "compress", "database", "decompress",
+    "default_format", "password", "query", "query_id", "quota_key", "role", "session_check",
+    "session_id", "session_timeout", "user", "wait_end_of_query",
 }  # fmt: skip
 _PARAMETER = "param_"
 _AUTHENTICATION_FAILED = 516
@@ -52,7 +55,9 @@ class Interface:
         common = {"X-ClickHouse-Query-Id": query_id, "X-ClickHouse-Timezone": self._engine.timezone}
         try:
             self._authenticate(request)
-            result = await run_in_threadpool(self._run, request.query_params, request.headers, await request.body())
+            result = await run_in_threadpool(
+                self._run, request.query_params, request.headers, await request.body()
+            )
         except EngineError as error:
             headers = {**common, "X-ClickHouse-Exception-Code": str(error.code)}
             text = f"{error.text} (version {self._engine.version})\n"
@@ -61,21 +66,34 @@ class Interface:
 
     def _authenticate(self, request: Request) -> None:
         user, password = _credentials(request)
-        right = hmac.compare_digest(f"{user}\0{password}".encode(), f"{self._user}\0{self._password}".encode())
+        right = hmac.compare_digest(
+            f"{user}\0{password}".encode(), f"{self._user}\0{self._password}".encode()
+        )
         if not right:
             raise EngineError(
-                f"Code: {_AUTHENTICATION_FAILED}. DB::Exception: {user}: Authentication failed: password is incorrect, "
-                "or there is no user with such name. (AUTHENTICATION_FAILED)"
+                f"Code: {_AUTHENTICATION_FAILED}. DB::Exception: {user}: Authentication failed:"
+                " password is incorrect, or there is no user with such name."
+                " (AUTHENTICATION_FAILED)"
             )
 
     def _run(self, url: Mapping[str, str], headers: Mapping[str, str], body: bytes) -> Result:
         try:
             data = compression.decode(body, headers.get("content-encoding", ""))
         except compression.UnknownEncodingError as error:
-            raise EngineError(f"Code: {_UNKNOWN_ENCODING}. DB::Exception: {error}. (UNKNOWN_COMPRESSION_METHOD)") from None
+            raise EngineError(
+                f"Code: {_UNKNOWN_ENCODING}. DB::Exception: {error}. (UNKNOWN_COMPRESSION_METHOD)"
+            ) from None
         statement = b"\n".join(part for part in (url.get("query", "").encode(), data) if part)
-        settings = {name: value for name, value in url.items() if name not in _TRANSPORT and not name.startswith(_PARAMETER)}
-        parameters = {name.removeprefix(_PARAMETER): value for name, value in url.items() if name.startswith(_PARAMETER)}
+        settings = {
+            name: value
+            for name, value in url.items()
+            if name not in _TRANSPORT and not name.startswith(_PARAMETER)
+        }
+        parameters = {
+            name.removeprefix(_PARAMETER): value
+            for name, value in url.items()
+            if name.startswith(_PARAMETER)
+        }
         return self._engine.run(statement, settings, parameters, url.get("database", ""))
 
     def _answer(self, request: Request, result: Result, common: Mapping[str, str]) -> Response:
@@ -87,7 +105,9 @@ class Interface:
             body, encoding = compression.encode(body, request.headers.get("accept-encoding", ""))
             if encoding:
                 headers["Content-Encoding"] = encoding
-        return Response(body, headers=headers, media_type="text/tab-separated-values; charset=UTF-8")
+        return Response(
+            body, headers=headers, media_type="text/tab-separated-values; charset=UTF-8"
+        )
 
 
 def _credentials(request: Request) -> tuple[str, str]:
@@ -117,7 +137,14 @@ def main() -> None:
     """Serve until a signal says otherwise."""
     port, folder, user, password = sys.argv[1:]
     app = application(Engine(Path(folder)), user, password)
-    uvicorn.run(app, host="127.0.0.1", port=int(port), log_level="warning", timeout_keep_alive=10, timeout_graceful_shutdown=5)
+    uvicorn.run(
+        app,
+        host="127.0.0.1",
+        port=int(port),
+        log_level="warning",
+        timeout_keep_alive=10,
+        timeout_graceful_shutdown=5,
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The child process: the stand-in for the server's HTTP interface on a port and a folder of its own."""
+"""Child process that runs the ClickHouse stand-in on its own port and folder."""
 
 import importlib.util
 import sys
@@ -18,7 +18,7 @@ class ClickHouseHttp(Service):
     """Run the engine behind HTTP; what it stored outlives a kill."""
 
     def __init__(self, folder: Path) -> None:
-        super().__init__("clickhouse", folder, start_timeout_s=30)
+        super().__init__("clickhouse", folder)
         self.host = "127.0.0.1"
         self.port = free_port()
         self.user = USER
@@ -31,14 +31,25 @@ class ClickHouseHttp(Service):
         }
 
     def command(self) -> list[str]:
-        """Give the command line; the engine keeps its caches in the working directory, which is the service's folder."""
+        """Return the command line; the engine caches in the working directory."""
         server = [sys.executable, "-m", "tests.services.clickhouse.server"]
-        return ["env", f"PYTHONPATH={ROOT}", *server, str(self.port), str(self.folder / "data"), self.user, self.password]
+        return [
+            "env",
+            f"PYTHONPATH={ROOT}",
+            *server,
+            str(self.port),
+            str(self.folder / "data"),
+            self.user,
+            self.password,
+        ]
 
     def is_ready(self) -> bool:
         """Tell whether it answers a ping, which it does once the engine is open."""
         try:
-            return httpx.get(f"http://{self.host}:{self.port}/ping", timeout=0.5, trust_env=False).text == "Ok.\n"
+            return (
+                httpx.get(f"http://{self.host}:{self.port}/ping", timeout=0.5, trust_env=False).text
+                == "Ok.\n"
+            )
         except httpx.HTTPError:
             return False
 
@@ -47,5 +58,5 @@ def clickhouse_http(folder: Path) -> ClickHouseHttp:
     """Describe the service in `folder`, not yet started, or skip."""
     for package in ("chdb", "lz4", "zstandard"):
         if importlib.util.find_spec(package) is None:
-            require(f"{package} is not installed (pip install mev[embedded] lz4)")
+            require(f"{package} is not installed (pip install -e '.[embedded]' lz4)")
     return ClickHouseHttp(folder)

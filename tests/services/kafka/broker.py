@@ -3,6 +3,7 @@
 import base64
 import subprocess
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 
 from confluent_kafka import KafkaException
@@ -39,15 +40,25 @@ log.cleaner.dedupe.buffer.size=4194304
 log.index.size.max.bytes=1048576
 """
 
-# A short life on few cores: less compilation and one collector thread start faster than what a server wants.
-JVM_OPTIONS = ["-Xms64m", "-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"]
+# For a short run on few cores, less compilation and one collector thread start faster.
+JVM_OPTIONS = [
+    "-Xms64m",
+    "-Xmx384m",
+    "-XX:+UseSerialGC",
+    "-XX:TieredStopAtLevel=1",
+    "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+]
 
 
 class RealKafka(Service):
     """Run Apache Kafka; every record that it acknowledged outlives a kill."""
 
-    def __init__(self, folder: Path, java: str, classpath: str) -> None:
-        super().__init__("kafka", folder, start_timeout_s=45)
+    def __init__(
+        self, folder: Path, java: str, classpath: str, *, more: str = "", users: Sequence[str] = ()
+    ) -> None:
+        super().__init__("kafka", folder)
+        self._more = more
+        self._users = users
         self.port = free_port()
         self.brokers = f"127.0.0.1:{self.port}"
         self._java = [java, *JVM_OPTIONS, "-cp", classpath]
@@ -65,23 +76,44 @@ class RealKafka(Service):
             metadata = client.list_topics(timeout=0.5)
         except KafkaException:
             return False
-        leaders = [partition.leader for topic in metadata.topics.values() for partition in topic.partitions.values()]
+        leaders = [
+            partition.leader
+            for topic in metadata.topics.values()
+            for partition in topic.partitions.values()
+        ]
         return bool(metadata.brokers) and all(leader == 1 for leader in leaders)
 
     def _format(self) -> None:
-        self._settings.write_text(SETTINGS.format(port=self.port, controller_port=free_port(), data=self.folder / "data"))
+        self._settings.write_text(
+            SETTINGS.format(port=self.port, controller_port=free_port(), data=self.folder / "data")
+            + self._more.replace("{port}", str(self.port))
+        )
         cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-        command = [*self._java, "kafka.tools.StorageTool", "format", f"--cluster-id={cluster_id}", "--config", str(self._settings)]
+        command = [
+            *self._java,
+            "kafka.tools.StorageTool",
+            "format",
+            f"--cluster-id={cluster_id}",
+            "--config",
+            str(self._settings),
+            *(f"--add-scram={user}" for user in self._users),
+        ]
         with self.log.open("ab") as log:
-            ended = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, check=False, timeout=60)
+            ended = subprocess.run(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, check=False, timeout=60
+            )
         if ended.returncode:
             raise ServiceError(f"the storage tool failed; {self.describe_log()}")
 
 
-def real_kafka(folder: Path) -> RealKafka:
-    """Describe a broker in `folder`, formatted and not yet started, or skip."""
+def real_kafka(folder: Path, *, more: str = "", users: Sequence[str] = ()) -> RealKafka:
+    """Describe a broker in `folder`, formatted and not yet started, or skip.
+
+    `more` are further lines of its properties; `users` are SCRAM credentials as the storage tool
+    takes them.
+    """
     try:
         java, classpath = jars.java(), jars.classpath()
     except jars.JarsMissingError as missing:
         require(str(missing))
-    return RealKafka(folder, java, classpath)
+    return RealKafka(folder, java, classpath, more=more, users=users)

@@ -1,4 +1,4 @@
-"""The broker's jars: resolved once by Maven from pom.xml, then kept in the user's cache, so that later runs need no network."""
+"""Jars of the broker, resolved once by Maven from pom.xml and cached for offline runs."""
 
 import hashlib
 import os
@@ -27,8 +27,12 @@ def java() -> str:
     """Find a Java that runs the broker."""
     path = shutil.which("java")
     if path is None:
-        raise JarsMissingError("java is not installed (Debian: apt-get install default-jre-headless)")
-    text = subprocess.run([path, "-version"], capture_output=True, text=True, check=False, timeout=30).stderr
+        raise JarsMissingError(
+            "java is not installed (Debian: apt-get install default-jre-headless)"
+        )
+    text = subprocess.run(
+        [path, "-version"], capture_output=True, text=True, check=False, timeout=30
+    ).stderr
     found = re.search(r'version "(\d+)', text)
     if found is None or int(found[1]) < JAVA_AT_LEAST:
         raise JarsMissingError(f"java is older than {JAVA_AT_LEAST}")
@@ -54,7 +58,18 @@ def _resolve(folder: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         jars = Path(scratch, "jars")
-        _run_maven([maven, "-q", "-B", "-f", str(POM), "dependency:copy-dependencies", f"-DoutputDirectory={jars}"], folder.parent)
+        _run_maven(
+            [
+                maven,
+                "-q",
+                "-B",
+                "-f",
+                str(POM),
+                "dependency:copy-dependencies",
+                f"-DoutputDirectory={jars}",
+            ],
+            folder.parent,
+        )
         with suppress(OSError):  # another run was first, with the same jars
             jars.rename(folder)
 
@@ -63,6 +78,15 @@ def _run_maven(command: list[str], cache: Path) -> None:
     log = cache / "maven.log"
     with log.open("wb") as output:
         try:
-            subprocess.run(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=True, timeout=RESOLVE_TIMEOUT_S)
+            subprocess.run(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                check=True,
+                timeout=RESOLVE_TIMEOUT_S,
+            )
         except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
-            raise JarsMissingError(f"Maven could not resolve the Kafka broker's jars (see {log})") from None
+            raise JarsMissingError(
+                f"Maven could not resolve the Kafka broker's jars (see {log})"
+            ) from None

@@ -1,4 +1,4 @@
-"""Small models in a folder, signed by whoever should sign, and the swaps that name them."""
+"""Small models in a folder, signed by any given key, and the commands that swap to them."""
 
 import hashlib
 import threading
@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from mev.agent.model import Loaded, ModelSource
+from mev.agent.model_source import Loaded, ModelSource
 from mev.crypto.keys import SigningKey
 from mev.crypto.trust import TrustStore
-from mev.predict.drift import Baseline
-from mev.predict.engine import Engine
-from mev.predict.manifest import Manifest, Parity, seal
-from mev.predict.mevt import Objective, Tree, encode
-from mev.predict.predictor import Rows, Scores
+from mev.scoring.drift import Baseline
+from mev.scoring.manifest import Manifest, Parity, seal
+from mev.scoring.mevt import DecisionTree, TreeObjective, encode
+from mev.scoring.native_engine import open_model
+from mev.scoring.predictor import Rows, Scores
 from mev.simulate.model import Market
 from mev.wire.features import OPPORTUNITY
 from mev.wire.pb.control_pb2 import PRODUCTION, ModelRole, SwapModel
@@ -44,15 +44,32 @@ class Shelf:
         self.key = key
 
     def add(
-        self, seed: int, role: ModelRole = PRODUCTION, *, key: SigningKey | None = None, share: float = 1.0, **manifest: Any
+        self,
+        seed: int,
+        role: ModelRole = PRODUCTION,
+        *,
+        key: SigningKey | None = None,
+        share: float = 1.0,
+        **manifest: Any,
     ) -> SwapModel:
-        """Keep the model of `seed`, its manifest as it must be but for what is given; return the swap to it."""
+        """Store the model of `seed` with the given changes to its manifest; return its swap."""
         content = _content(seed)
-        digest, model_id = hashlib.sha256(content).hexdigest(), hashlib.sha256(b"xgboost %d" % seed).hexdigest()
+        digest, model_id = (
+            hashlib.sha256(content).hexdigest(),
+            hashlib.sha256(b"xgboost %d" % seed).hexdigest(),
+        )
         self._keep(f"{digest}.mevt", content)
-        self._keep(f"{model_id}.manifest.json", seal(_manifest(model_id, digest, content, manifest), key or self.key))
+        self._keep(
+            f"{model_id}.manifest.json",
+            seal(_manifest(model_id, digest, content, manifest), key or self.key),
+        )
         return SwapModel(
-            model_id=model_id, model_path=f"{digest}.mevt", version=f"v{seed}", sha256=bytes.fromhex(digest), role=role, share=share
+            model_id=model_id,
+            model_path=f"{digest}.mevt",
+            version=f"v{seed}",
+            sha256=bytes.fromhex(digest),
+            role=role,
+            share=share,
         )
 
     def _keep(self, name: str, content: bytes) -> None:
@@ -63,11 +80,11 @@ class Shelf:
 
 def scores(seed: int, seen: list[Opportunity]) -> Scores:
     """Return what the model of `seed` says."""
-    return Engine(_content(seed)).predict(rows(seen))
+    return open_model(_content(seed)).predict(rows(seen))
 
 
 class Gate:
-    """A source of models that waits before it loads those it was told to; `loads` has the ids of all that were asked for."""
+    """Source of models that delays chosen loads; `loads` records all requested ids."""
 
     def __init__(self, source: ModelSource) -> None:
         self.source = source
@@ -93,12 +110,12 @@ def _training_rows() -> Rows:
 @cache
 def _content(seed: int) -> bytes:
     draw = np.random.default_rng(seed)
-    return encode(Objective.LOGISTIC, WIDTH, np.float32(0.5), [_tree(draw) for _ in range(3)])
+    return encode(TreeObjective.LOGISTIC, WIDTH, np.float32(0.5), [_tree(draw) for _ in range(3)])
 
 
-def _tree(draw: np.random.Generator) -> Tree:
+def _tree(draw: np.random.Generator) -> DecisionTree:
     """Return a tree of one split."""
-    return Tree(
+    return DecisionTree(
         value=draw.normal(size=3).astype(np.float32),
         left=np.array([1, -1, -1], np.int32),
         right=np.array([2, -1, -1], np.int32),
@@ -108,7 +125,7 @@ def _tree(draw: np.random.Generator) -> Tree:
 
 
 def _manifest(model_id: str, digest: str, content: bytes, changes: dict[str, Any]) -> Manifest:
-    seen, engine = _training_rows(), Engine(content)
+    seen, engine = _training_rows(), open_model(content)
     golden = seen[:8]
     fields: dict[str, Any] = {
         "model_id": model_id,

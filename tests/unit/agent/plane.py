@@ -8,21 +8,31 @@ from pathlib import Path
 
 from google.protobuf.message import Message
 
+from mev.agent.active_models import ActiveModels
+from mev.agent.command_handlers import CommandHandlers
+from mev.agent.command_processor import CommandProcessor
+from mev.agent.command_verifier import Identity, Prepared, Transition, Wanted
 from mev.agent.folder import AgentFolder
-from mev.agent.governor import Governor
-from mev.agent.judge import Identity, Prepared, Ruling, Wanted
-from mev.agent.level import Level, Limits
-from mev.agent.model import ModelFolder, ModelSource
+from mev.agent.level import LeaseLimits, Level
+from mev.agent.model_source import ModelFolder, ModelSource
 from mev.agent.policy import Policies, PolicyType
-from mev.agent.repertoire import Repertoire
-from mev.agent.seats import Seats
-from mev.agent.state import Answer, State
+from mev.agent.state import AgentState, CommandResult
 from mev.agent.strategy import Action, Param, Strategy, Value
 from mev.core.errors import MevError
 from mev.crypto.envelope import seal
 from mev.crypto.keys import SigningKey
-from mev.crypto.trust import COMMAND, ROOT, TrustStore
-from mev.wire.pb.control_pb2 import Command, Lease, ModuleAction, SetConfig, SetLevel, SetPolicy, Snapshot, Target, Version
+from mev.crypto.trust import COMMAND, MODEL, ROOT, TrustStore
+from mev.wire.pb.control_pb2 import (
+    Command,
+    Lease,
+    ModuleAction,
+    SetConfig,
+    SetLevel,
+    SetPolicy,
+    Snapshot,
+    Target,
+    Version,
+)
 from mev.wire.pb.envelope_pb2 import Envelope, KeySet
 
 START_NS = 1_800_000_000_000_000_000
@@ -33,7 +43,7 @@ EVERYONE = Target(all=True)
 
 
 class Clock:
-    """A clock that stands still until it is told."""
+    """A manual clock."""
 
     def __init__(self, now_ns: int = START_NS) -> None:
         self.now_ns = now_ns
@@ -53,14 +63,16 @@ class Plane:
         self.clock = clock
         self.root = SigningKey.generate("root")
         self.key = SigningKey.generate("command-1")
+        self.model_key = SigningKey.generate("model-1")
         self.epoch = 1
         self.counters = count(1000)
         self.key_set = self._key_set()
 
     def rotate(self) -> bytes:
-        """Replace the command key; return the new key set's envelope."""
+        """Replace the keys for commands and models; return the new key set's envelope."""
         self.epoch += 1
         self.key = SigningKey.generate(f"command-{self.epoch}")
+        self.model_key = SigningKey.generate(f"model-{self.epoch}")
         self.counters = count(1)
         self.key_set = self._key_set()
         return self.key_set
@@ -69,7 +81,14 @@ class Plane:
         """Return the next version."""
         return Version(epoch=self.epoch, counter=next(self.counters))
 
-    def command(self, body: Message, target: Target = EVERYONE, *, version: Version | None = None, expires_s: float = 30.0) -> Command:
+    def command(
+        self,
+        body: Message,
+        target: Target = EVERYONE,
+        *,
+        version: Version | None = None,
+        expires_s: float = 30.0,
+    ) -> Command:
         """Return a new command."""
         version = version or self.version()
         command = Command(
@@ -79,12 +98,22 @@ class Plane:
             issued_at_ns=self.clock(),
             expires_at_ns=self.clock() + round(expires_s * SECOND),
         )
-        names = {ModuleAction: "action", SetLevel: "level", SetPolicy: "policy", SetConfig: "config"}
+        names = {
+            ModuleAction: "action",
+            SetLevel: "level",
+            SetPolicy: "policy",
+            SetConfig: "config",
+        }
         getattr(command, names.get(type(body), "model")).CopyFrom(body)
         return command
 
     def level(
-        self, level: Level, target: Target = EVERYONE, until_s: float | None = None, *, approvers: Sequence[str] = ("ann",)
+        self,
+        level: Level,
+        target: Target = EVERYONE,
+        until_s: float | None = None,
+        *,
+        approvers: Sequence[str] = ("ann",),
     ) -> Command:
         """Return a level command."""
         until_ns = 0 if until_s is None else self.clock() + round(until_s * SECOND)
@@ -92,11 +121,18 @@ class Plane:
         command.issuer.approvers.extend(approvers)
         return command
 
-    def lease(self, seconds: float = 10.0, target: Target = EVERYONE, version: Version | None = None) -> Lease:
+    def lease(
+        self, seconds: float = 10.0, target: Target = EVERYONE, version: Version | None = None
+    ) -> Lease:
         """Return a lease from now on."""
         now_ns = self.clock()
         expires_at_ns = now_ns + round(seconds * SECOND)
-        return Lease(version=version or self.version(), target=target, issued_at_ns=now_ns, expires_at_ns=expires_at_ns)
+        return Lease(
+            version=version or self.version(),
+            target=target,
+            issued_at_ns=now_ns,
+            expires_at_ns=expires_at_ns,
+        )
 
     def snapshot(self, *commands: Command | Envelope) -> Snapshot:
         """Return the commands in force, signed."""
@@ -108,8 +144,14 @@ class Plane:
         return seal(message, self.key).SerializeToString()
 
     def _key_set(self) -> bytes:
-        keys = [self.root.trusted_for(ROOT), self.key.trusted_for(COMMAND)]
-        return seal(KeySet(epoch=self.epoch, issued_at_ns=self.clock(), keys=keys), self.root).SerializeToString()
+        keys = [
+            self.root.trusted_for(ROOT),
+            self.key.trusted_for(COMMAND),
+            self.model_key.trusted_for(MODEL),
+        ]
+        return seal(
+            KeySet(epoch=self.epoch, issued_at_ns=self.clock(), keys=keys), self.root
+        ).SerializeToString()
 
 
 class Recorder(Strategy):
@@ -117,7 +159,11 @@ class Recorder(Strategy):
 
     module = MODULE
     actions = (
-        Action(name="set_min_profit", description="", params={"lamports": Param(type="integer", minimum=0)}),
+        Action(
+            name="set_min_profit",
+            description="",
+            params={"lamports": Param(type="integer", minimum=0)},
+        ),
         Action(name="cancel_all", description=""),
         Action(name="enter", description="", needs=Level.ACTIVE),
     )
@@ -154,11 +200,11 @@ class Bench:
     folder: Path
     clock: Clock = field(default_factory=Clock)
     models: ModelSource = field(default_factory=lambda: ModelFolder(None))
-    limits: Limits = field(default_factory=Limits)
+    limits: LeaseLimits = field(default_factory=LeaseLimits)
 
     def __post_init__(self) -> None:
         self.plane = Plane(self.clock)
-        self.reports: list[tuple[str, Answer]] = []
+        self.reports: list[tuple[str, CommandResult]] = []
         self.restart()
 
     def restart(self) -> None:
@@ -166,16 +212,16 @@ class Bench:
         folder = AgentFolder(self.folder, ME)
         folder.path.mkdir(exist_ok=True, parents=True)
         if (state := folder.load()) is None:
-            state = State(key_set=self.plane.key_set)
+            state = AgentState(key_set=self.plane.key_set)
             folder.save(state)
         trust = TrustStore(KeySet.FromString(Envelope.FromString(state.key_set).payload))
         self.strategy = Recorder()
-        self.seats = Seats(self.clock)
-        self.governor = Governor(
+        self.active_models = ActiveModels(self.clock)
+        self.processor = CommandProcessor(
             Identity(agent_id=ME, module=MODULE),
             self.strategy,
-            Repertoire(self.strategy, {}, self.seats),
-            self.seats,
+            CommandHandlers(self.strategy, {}, self.active_models),
+            self.active_models,
             folder,
             state,
             trust,
@@ -183,9 +229,9 @@ class Bench:
             clock=self.clock,
             report=lambda command_id, answer: self.reports.append((command_id, answer)),
         )
-        self.governor.start()
-        for wanted in self.governor.absent():
-            self.governor.restore(self._load(wanted))
+        self.processor.start()
+        for wanted in self.processor.absent():
+            self.processor.restore(self._load(wanted))
 
     def send(self, message: Message) -> list[str]:
         """Send a signed message; return the codes of the answers, empty for consent."""
@@ -194,21 +240,23 @@ class Bench:
     def send_bytes(self, envelope: bytes) -> list[str]:
         """Send an envelope as it is."""
         before = len(self.reports)
-        self._follow(partial(self.governor.decide, envelope, self.clock()))
+        self._follow(partial(self.processor.decide, envelope, self.clock()))
         return [answer.reason_code for _, answer in self.reports[before:]]
 
-    def _follow(self, decide: Callable[[], Ruling]) -> None:
+    def _follow(self, decide: Callable[[], Transition]) -> None:
         """Do what the session does, and load in between."""
-        while not self.governor.holds(ruling := decide()):
+        while not self.processor.holds(transition := decide()):
             pass
-        self.governor.enact(ruling)
-        for wanted in ruling.wanted.values():
-            self._follow(partial(self.governor.decide_again, self._load(wanted)))
+        self.processor.enact(transition)
+        for wanted in transition.wanted.values():
+            self._follow(partial(self.processor.decide_again, self._load(wanted)))
 
     def _load(self, wanted: Wanted) -> Prepared:
-        trust = self.governor.trust
+        trust = self.processor.trust
         try:
-            return Prepared(wanted, self.models.load(wanted.command.model, trust, self.clock()), trust.epoch)
+            return Prepared(
+                wanted, self.models.load(wanted.command.model, trust, self.clock()), trust.epoch
+            )
         except MevError as error:
             return Prepared(wanted, error, trust.epoch)
 
@@ -220,10 +268,10 @@ class Bench:
 
     def level(self) -> Level:
         """Return the level in force."""
-        return self.governor.level()
+        return self.processor.level()
 
     def wait(self, seconds: float) -> Level:
         """Let time pass, as the agent would notice it; return the level then."""
         self.clock.advance(seconds)
-        self.governor.refresh()
+        self.processor.refresh()
         return self.level()

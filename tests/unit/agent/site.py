@@ -1,4 +1,4 @@
-"""A small control plane on the loopback interface: enrolment and models over HTTP, control and report topics on an embedded broker."""
+"""A small control plane on loopback: HTTP for enrolment and models, and an embedded broker."""
 
 import asyncio
 import json
@@ -11,10 +11,9 @@ from confluent_kafka import Producer
 from google.protobuf.message import Message
 
 from mev.agent import Site
-from mev.bus.batch import Batch
-from mev.bus.embedded import EmbeddedBroker
+from mev.bus.batch import PartitionBatch
 from mev.bus.follow import Followed
-from mev.bus.kafka import Brokers, Cluster
+from mev.bus.kafka import Brokers, KafkaCluster
 from mev.bus.tail import Tail
 from mev.core.errors import UnavailableError
 from mev.crypto.keys import default_key_id
@@ -24,6 +23,8 @@ from mev.wire.pb.envelope_pb2 import KeySet, TrustedKey
 from mev.wire.pb.events_pb2 import Bundle, Opportunity, Score
 from mev.wire.registry import EVENT_TYPES
 from mev.wire.topics import CONTROL, REPORT
+from tests.services.embedded import TemporaryBroker
+from tests.services.waits import until_async
 from tests.unit.agent.plane import Clock, Plane
 
 TIMEOUT_S = 10.0
@@ -32,7 +33,7 @@ SCORES = EVENT_TYPES["score"].topic
 
 
 class FakeSite:
-    """What agents find when they look for their control plane. Made in the event loop; `key` is the API key it wants."""
+    """Control plane as agents see it. Made in the event loop; `key` is the required API key."""
 
     def __init__(self, clock: Clock) -> None:
         self.plane = Plane(clock)
@@ -52,12 +53,16 @@ class FakeSite:
 
     async def start(self) -> None:
         """Begin, on a new broker and a new port."""
-        self._broker = await asyncio.to_thread(EmbeddedBroker, timeout_s=TIMEOUT_S)
+        self._broker = await asyncio.to_thread(TemporaryBroker, timeout_s=TIMEOUT_S)
         self._offset = 0
         topics = [CONTROL, REPORT, BUNDLES, SCORES, EVENT_TYPES["opportunity"].topic]
-        await asyncio.to_thread(Cluster(self._broker.brokers, timeout_s=TIMEOUT_S).ensure_topics, topics)
+        await asyncio.to_thread(
+            KafkaCluster(self._broker.brokers, timeout_s=TIMEOUT_S).ensure_topics, topics
+        )
         self._producer = Producer(self._broker.brokers.config(linger_ms=0))
-        self._tail = Tail(self._broker.brokers, [REPORT, BUNDLES, SCORES], self._deliver, timeout_s=TIMEOUT_S)
+        self._tail = Tail(
+            self._broker.brokers, [REPORT, BUNDLES, SCORES], self._deliver, timeout_s=TIMEOUT_S
+        )
         await asyncio.to_thread(self._tail.start)
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
 
@@ -73,7 +78,7 @@ class FakeSite:
                 self._muted = None
 
     async def mute(self) -> None:
-        """Lose the brokers to something that takes every connection and never answers; the API goes on."""
+        """Replace the brokers by a server that never answers; the API stays."""
         self._muted = socket.create_server(("127.0.0.1", 0), backlog=100)
         await self._end_broker()
 
@@ -116,10 +121,8 @@ class FakeSite:
 
     async def until(self, found: Callable[[Report], bool]) -> Report:
         """Wait for a report that came at any time."""
-        async with asyncio.timeout(TIMEOUT_S):
-            while (report := next((one for one in self.reports if found(one)), None)) is None:  # noqa: ASYNC110 - callbacks of a thread
-                await asyncio.sleep(0.005)
-        return report
+        await until_async(lambda: len(self.reports), lambda _: any(map(found, self.reports)))
+        return next(filter(found, self.reports))
 
     async def answer(self, command_id: str) -> Report:
         """Wait for the answer to a command."""
@@ -130,7 +133,7 @@ class FakeSite:
         await asyncio.to_thread(self._producer.flush, TIMEOUT_S)
         await asyncio.to_thread(self._broker.close)
 
-    def _deliver(self, batches: list[Batch]) -> None:
+    def _deliver(self, batches: list[PartitionBatch]) -> None:
         for batch in batches:
             for value in batch.values:
                 self._loop.call_soon_threadsafe(self._received, batch.topic, value)
@@ -143,17 +146,31 @@ class FakeSite:
             self.scores.append(Score.FromString(value))
             return
         known = [bytes.fromhex(str(one["public_key"])) for one in self.enrolled.values()]
-        keys = [TrustedKey(key_id=default_key_id(key), public_key=key, roles=[AGENT]) for key in known]
-        self.reports.append(TrustStore(KeySet(epoch=1, keys=keys)).open(value, Report, AGENT, self.plane.clock()))
+        keys = [
+            TrustedKey(key_id=default_key_id(key), public_key=key, roles=[AGENT]) for key in known
+        ]
+        self.reports.append(
+            TrustStore(KeySet(epoch=1, keys=keys)).open(value, Report, AGENT, self.plane.clock())
+        )
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(ConnectionError, asyncio.IncompleteReadError):
             head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
-            length = next((int(line.split(":")[1]) for line in head.split("\r\n") if line.startswith("content-length:")), 0)
+            length = next(
+                (
+                    int(line.split(":")[1])
+                    for line in head.split("\r\n")
+                    if line.startswith("content-length:")
+                ),
+                0,
+            )
             body = await reader.readexactly(length)
             status, answer = self._answer(head, body)
             content = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
-            writer.write(b"HTTP/1.1 %d x\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b" % (status, len(content), content))
+            writer.write(
+                b"HTTP/1.1 %d x\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b"
+                % (status, len(content), content)
+            )
             await writer.drain()
         writer.close()
 
@@ -182,7 +199,7 @@ class FakeSite:
 
 
 class Read:
-    """What a follower delivered, for a test that waits in its own thread."""
+    """Messages delivered to a follower, for a test that waits in its own thread."""
 
     def __init__(self) -> None:
         self.values: list[bytes] = []

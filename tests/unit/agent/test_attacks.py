@@ -40,6 +40,11 @@ def root_key(bench: Bench) -> bytes:
     return seal(stop(bench), bench.plane.root).SerializeToString()
 
 
+def model_key(bench: Bench) -> bytes:
+    """A key that signs manifests of models orders nothing."""
+    return seal(stop(bench), bench.plane.model_key).SerializeToString()
+
+
 def other_payload_type(bench: Bench) -> bytes:
     """The signature is good, for another kind of message with the same bytes."""
     envelope = Envelope.FromString(bench.plane.sealed(stop(bench)))
@@ -59,21 +64,26 @@ def unexpected_payload_type(bench: Bench) -> bytes:
         (wrong_key, "unknown_key"),
         (borrowed_name, "bad_signature"),
         (root_key, "key_without_role"),
+        (model_key, "key_without_role"),
         (other_payload_type, "bad_signature"),
         (unexpected_payload_type, "wrong_payload_type"),
         (lambda _: b"no envelope at all", "malformed_envelope"),
         (lambda _: b"", "malformed_envelope"),
     ],
 )
-def test_a_forged_command_is_refused_under_its_own_name(bench: Bench, forge: Callable[[Bench], bytes], code: str) -> None:
+def test_a_forged_command_is_refused_under_its_own_name(
+    bench: Bench, forge: Callable[[Bench], bytes], code: str
+) -> None:
     bench.activate()
-    state = bench.governor.state
+    state = bench.processor.state
     assert bench.send_bytes(forge(bench)) == [code]
-    assert bench.governor.state == state
+    assert bench.processor.state == state
     assert bench.level() == Level.ACTIVE
 
 
-def test_a_forgery_is_not_reported_as_an_answer_to_the_command_that_it_claims_to_be(bench: Bench) -> None:
+def test_a_forgery_is_not_reported_as_an_answer_to_the_command_that_it_claims_to_be(
+    bench: Bench,
+) -> None:
     bench.send_bytes(wrong_key(bench))
     ((command_id, answer),) = bench.reports
     assert command_id == ""
@@ -99,17 +109,17 @@ def test_a_revoked_key_signs_nothing_any_more(bench: Bench) -> None:
     bench.activate()
     stolen = bench.plane.key
     assert bench.send_bytes(bench.plane.rotate()) == []
-    assert bench.governor.trust.epoch == 2
+    assert bench.processor.trust.epoch == 2
     assert bench.send_bytes(seal(stop(bench), stolen).SerializeToString()) == ["unknown_key"]
     assert bench.level() == Level.ACTIVE
     bench.restart()
-    assert bench.governor.trust.epoch == 2
+    assert bench.processor.trust.epoch == 2
 
 
 def test_a_key_set_without_the_root_key_is_refused(bench: Bench) -> None:
     bench.plane.root = SigningKey.generate("root")
     assert bench.send_bytes(bench.plane.rotate()) == ["bad_signature"]
-    assert bench.governor.trust.epoch == 1
+    assert bench.processor.trust.epoch == 1
 
 
 def test_a_replay_does_nothing_and_is_acknowledged_again(bench: Bench) -> None:
@@ -177,7 +187,9 @@ def test_a_command_without_an_end_is_expired(bench: Bench) -> None:
     assert bench.send(endless) == ["expired"]
 
 
-@pytest.mark.parametrize("target", [Target(agent_ids=["a2"]), Target(modules=["liquidation"]), Target()])
+@pytest.mark.parametrize(
+    "target", [Target(agent_ids=["a2"]), Target(modules=["liquidation"]), Target()]
+)
 def test_a_command_for_others_is_passed_over(bench: Bench, target: Target) -> None:
     bench.activate()
     assert bench.send(bench.plane.level(Level.HALTED, target)) == []
@@ -192,8 +204,10 @@ def test_an_action_of_another_module_is_refused_when_it_names_this_agent(bench: 
 
 
 def test_fast_forward_ends_with_the_key_that_did_it(bench: Bench) -> None:
-    """A thief signs the highest version there is; nothing newer can follow until the keys are rotated."""
-    highest = bench.plane.command(SetLevel(level="HALTED"), version=Version(epoch=1, counter=2**64 - 1))
+    """An attacker signs the highest version; nothing newer follows until the keys are rotated."""
+    highest = bench.plane.command(
+        SetLevel(level="HALTED"), version=Version(epoch=1, counter=2**64 - 1)
+    )
     assert bench.send(highest) == [""]
     assert bench.send(bench.plane.lease(version=Version(epoch=1, counter=2**64 - 1))) == []
     assert bench.send(bench.plane.level(Level.ACTIVE)) == ["rolled_back"]
@@ -202,10 +216,12 @@ def test_fast_forward_ends_with_the_key_that_did_it(bench: Bench) -> None:
 
 
 def test_a_thief_cannot_forestall_the_next_epoch(bench: Bench) -> None:
-    future = bench.plane.command(SetLevel(level="HALTED"), version=Version(epoch=2**64 - 1, counter=1))
+    future = bench.plane.command(
+        SetLevel(level="HALTED"), version=Version(epoch=2**64 - 1, counter=1)
+    )
     assert bench.send(future) == ["unknown_epoch"]
     assert bench.send(bench.plane.lease(version=Version(epoch=2, counter=1))) == []
-    assert bench.governor.state.lease.expires_at_ns is None
+    assert bench.processor.state.lease.expires_at_ns is None
     snapshot = bench.plane.snapshot()
     snapshot.version.epoch = 2
     assert bench.send(snapshot) == ["stale_snapshot"]
@@ -217,24 +233,27 @@ def test_a_stale_snapshot_says_nothing(bench: Bench) -> None:
     snapshot = bench.plane.sealed(bench.plane.snapshot(bench.plane.level(Level.ACTIVE)))
     bench.clock.advance(61)
     assert bench.send_bytes(snapshot) == ["stale_snapshot"]
-    assert not bench.governor.state.accepted
+    assert not bench.processor.state.accepted
 
 
 def test_an_older_snapshot_is_refused(bench: Bench) -> None:
     older = bench.plane.sealed(bench.plane.snapshot(bench.plane.level(Level.ACTIVE)))
     bench.send(bench.plane.snapshot())
     assert bench.send_bytes(older) == ["stale_snapshot"]
-    assert not bench.governor.state.accepted
+    assert not bench.processor.state.accepted
 
 
 def test_a_forged_command_in_a_good_snapshot_is_refused_alone(bench: Bench) -> None:
     forged = seal(stop(bench), SigningKey.generate("thief"))
-    assert bench.send(bench.plane.snapshot(forged, bench.plane.level(Level.ACTIVE))) == ["", "unknown_key"]
-    assert bench.governor.standing().ordered == Level.ACTIVE
+    assert bench.send(bench.plane.snapshot(forged, bench.plane.level(Level.ACTIVE))) == [
+        "",
+        "unknown_key",
+    ]
+    assert bench.processor.standing().ordered == Level.ACTIVE
 
 
 def test_a_lease_longer_than_allowed_is_cut(bench: Bench) -> None:
     bench.activate()
     bench.send(bench.plane.lease(seconds=10**9))
-    lease = bench.governor.state.lease.expires_at_ns
+    lease = bench.processor.state.lease.expires_at_ns
     assert lease == bench.clock() + 300 * SECOND

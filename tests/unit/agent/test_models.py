@@ -1,4 +1,4 @@
-"""Swaps of models: refused by name, accepted only when loaded, kept over restarts, one role beside the other."""
+"""Tests of model swaps: refusals by code, acceptance after loading, restarts, both roles."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mev.agent.model import ModelFolder
+from mev.agent.model_source import ModelFolder
 from mev.agent.scoring import score
 from mev.crypto.keys import SigningKey
 from mev.wire.features import OPPORTUNITY
@@ -23,7 +23,7 @@ def bench(tmp_path: Path) -> Bench:
 
 @pytest.fixture
 def shelf(bench: Bench, tmp_path: Path) -> Shelf:
-    return Shelf(tmp_path / "models", bench.plane.key)
+    return Shelf(tmp_path / "models", bench.plane.model_key)
 
 
 def swap(bench: Bench, model: SwapModel) -> list[str]:
@@ -32,16 +32,23 @@ def swap(bench: Bench, model: SwapModel) -> list[str]:
 
 def running(bench: Bench) -> list[str]:
     """Return the id of the model in each role."""
-    return [bench.seats.model_id(PRODUCTION), bench.seats.model_id(SHADOW)]
+    return [bench.active_models.model_id(PRODUCTION), bench.active_models.model_id(SHADOW)]
 
 
 def test_each_role_has_a_model_of_its_own(bench: Bench, shelf: Shelf) -> None:
     first, second = shelf.add(1), shelf.add(2, SHADOW, share=0.25)
     assert swap(bench, first) + swap(bench, second) == ["", ""]
     assert running(bench) == [first.model_id, second.model_id]
-    assert bench.reports[-1][1].detail == f"model {second.model_id[:12]} scores 0.25 of the opportunities"
-    said = bench.governor.running()
-    assert (said.model_id, said.model_version, said.model_sha256) == (first.model_id, "v1", first.sha256)
+    assert (
+        bench.reports[-1][1].detail
+        == f"model {second.model_id[:12]} scores 0.25 of the opportunities"
+    )
+    said = bench.processor.running()
+    assert (said.model_id, said.model_version, said.model_sha256) == (
+        first.model_id,
+        "v1",
+        first.sha256,
+    )
     assert [(use.role, use.model_id, use.sha256) for use in said.models] == [
         (PRODUCTION, first.model_id, first.sha256),
         (SHADOW, second.model_id, second.sha256),
@@ -54,7 +61,7 @@ def test_a_role_is_emptied_alone(bench: Bench, shelf: Shelf) -> None:
     swap(bench, second)
     assert swap(bench, SwapModel(role=PRODUCTION)) == [""]
     assert running(bench) == ["", second.model_id]
-    assert bench.governor.running().model_id == ""
+    assert bench.processor.running().model_id == ""
     bench.restart()
     assert running(bench) == ["", second.model_id]
 
@@ -143,7 +150,17 @@ def shared(share: float, role: int = SHADOW) -> Callable[[Shelf], SwapModel]:
         (without_manifest, "model_missing"),
         (without_file, "model_missing"),
         (linked, "unsafe_model_file"),
-        *((at(path), "unsafe_model_path") for path in ("../secret.so", "/etc/passwd", "below/x.mevt", "", "a\0b", "a" * 64 + ".ubj")),
+        *(
+            (at(path), "unsafe_model_path")
+            for path in (
+                "../secret.so",
+                "/etc/passwd",
+                "below/x.mevt",
+                "",
+                "a\0b",
+                "a" * 64 + ".ubj",
+            )
+        ),
         (lambda _: SwapModel(model_id="../x", model_path="a" * 64 + ".mevt"), "unsafe_model_path"),
         (shared(1.5), "bad_params"),
         (shared(float("nan")), "bad_params"),
@@ -155,23 +172,28 @@ def test_a_model_is_refused_by_name_and_the_one_before_stays(
 ) -> None:
     before = shelf.add(5)
     assert swap(bench, before) == [""]
-    state = bench.governor.state
+    state = bench.processor.state
     assert swap(bench, model(shelf)) == [code]
-    assert (bench.governor.state, running(bench)) == (state, [before.model_id, ""])
+    assert (bench.processor.state, running(bench)) == (state, [before.model_id, ""])
 
 
-def test_an_agent_without_a_folder_of_models_refuses_every_one(tmp_path: Path, shelf: Shelf) -> None:
+def test_an_agent_without_a_folder_of_models_refuses_every_one(
+    tmp_path: Path, shelf: Shelf
+) -> None:
     assert swap(Bench(tmp_path / "other"), shelf.add(1)) == ["unsupported"]
 
 
 def test_the_keys_in_force_vouch_for_a_model(bench: Bench, shelf: Shelf) -> None:
+    bench.plane.model_key = SigningKey.generate("model-2")
     bench.send_bytes(bench.plane.rotate())
     assert swap(bench, shelf.add(1)) == ["unsigned_manifest"]
-    shelf.key = bench.plane.key
+    shelf.key = bench.plane.model_key
     assert swap(bench, shelf.add(1)) == [""]
 
 
-def test_of_several_swaps_in_a_snapshot_the_newest_of_each_role_is_loaded(bench: Bench, shelf: Shelf) -> None:
+def test_of_several_swaps_in_a_snapshot_the_newest_of_each_role_is_loaded(
+    bench: Bench, shelf: Shelf
+) -> None:
     gate = bench.models = Gate(bench.models)
     models = [shelf.add(1), shelf.add(2), shelf.add(3, SHADOW), shelf.add(4, SHADOW)]
     commands = [bench.plane.command(model) for model in models]
@@ -189,19 +211,23 @@ def ordered(bench: Bench, model: SwapModel) -> Command:
     return bench.plane.command(model, Target(all=True))
 
 
-def test_models_are_loaded_again_after_a_restart_and_nobody_is_told_twice(bench: Bench, shelf: Shelf) -> None:
+def test_models_are_loaded_again_after_a_restart_and_nobody_is_told_twice(
+    bench: Bench, shelf: Shelf
+) -> None:
     command = ordered(bench, shelf.add(1))
     bench.send(command)
-    bench.governor.note_reported({command.id})
-    state = bench.governor.pending_save()
+    bench.processor.note_reported({command.id})
+    state = bench.processor.pending_save()
     assert state is not None
-    bench.governor.save(state)
+    bench.processor.save(state)
     bench.reports.clear()
     bench.restart()
     assert (running(bench), bench.reports) == ([command.model.model_id, ""], [])
 
 
-def test_a_swap_that_was_accepted_before_a_crash_takes_effect_and_is_answered(bench: Bench, shelf: Shelf) -> None:
+def test_a_swap_that_was_accepted_before_a_crash_takes_effect_and_is_answered(
+    bench: Bench, shelf: Shelf
+) -> None:
     command = ordered(bench, shelf.add(1))
     die(bench, bench.plane.sealed(command), "after")
     bench.restart()
@@ -210,13 +236,15 @@ def test_a_swap_that_was_accepted_before_a_crash_takes_effect_and_is_answered(be
     assert bench.send(command) == [""]
 
 
-def test_a_swap_that_was_accepted_before_a_crash_is_refused_when_its_model_is_gone(bench: Bench, shelf: Shelf) -> None:
+def test_a_swap_that_was_accepted_before_a_crash_is_refused_when_its_model_is_gone(
+    bench: Bench, shelf: Shelf
+) -> None:
     command = ordered(bench, shelf.add(1))
     die(bench, bench.plane.sealed(command), "after")
     (shelf.folder / command.model.model_path).unlink()
     bench.restart()
     assert answers(bench) == [(command.id, "model_missing")]
-    assert bench.governor.absent() == []
+    assert bench.processor.absent() == []
 
 
 def test_killed_before_the_disk_a_swap_was_never_taken(bench: Bench, shelf: Shelf) -> None:
@@ -227,15 +255,19 @@ def test_killed_before_the_disk_a_swap_was_never_taken(bench: Bench, shelf: Shel
     assert bench.send(command) == [""]
 
 
-def test_a_model_that_is_gone_after_a_restart_is_not_said_to_run(bench: Bench, shelf: Shelf) -> None:
+def test_a_model_that_is_gone_after_a_restart_is_not_said_to_run(
+    bench: Bench, shelf: Shelf
+) -> None:
     model = shelf.add(1)
     swap(bench, model)
-    bench.governor.save(bench.governor.state)
+    bench.processor.save(bench.processor.state)
     (shelf.folder / model.model_path).unlink()
     bench.restart()
-    said = bench.governor.running()
+    said = bench.processor.running()
     assert (said.model_id, list(said.models)) == ("", [])
-    assert [wanted.command.model.model_id for wanted in bench.governor.absent()] == [model.model_id]
+    assert [wanted.command.model.model_id for wanted in bench.processor.absent()] == [
+        model.model_id
+    ]
 
 
 def test_an_older_swap_does_not_come_back(bench: Bench, shelf: Shelf) -> None:
@@ -247,46 +279,53 @@ def test_an_older_swap_does_not_come_back(bench: Bench, shelf: Shelf) -> None:
 def test_what_a_model_has_done_is_counted(bench: Bench, shelf: Shelf) -> None:
     swap(bench, shelf.add(1))
     seen = opportunities(100)
-    assert score(bench.seats.production, seen).each() == scores(1, seen).tolist()
+    assert score(bench.active_models.production, seen).each() == scores(1, seen).tolist()
     seen[0].feature_schema = "opportunity.v0"
     del seen[1].features[-1]
-    assert score(bench.seats.production, seen[:3]).each() == [None, None, scores(1, seen[2:3])[0]]
-    (use,) = bench.governor.running().models
+    assert score(bench.active_models.production, seen[:3]).each() == [
+        None,
+        None,
+        scores(1, seen[2:3])[0],
+    ]
+    (use,) = bench.processor.running().models
     assert isinstance(use, ModelUse)
     assert (use.scored, use.failed, use.unfit, use.since_ns) == (101, 0, 2, bench.clock())
     assert use.latency_p99_us > 0
     swap(bench, shelf.add(2))
-    (use,) = bench.governor.running().models
+    (use,) = bench.processor.running().models
     assert (use.scored, use.failed, use.unfit) == (0, 0, 0)
 
 
-def test_a_model_that_gives_nonsense_gives_no_score_and_ends_nothing(bench: Bench, shelf: Shelf) -> None:
+def test_a_model_that_gives_nonsense_gives_no_score_and_ends_nothing(
+    bench: Bench, shelf: Shelf
+) -> None:
     swap(bench, shelf.add(1))
-    predictor = bench.seats.production.seat.model
+    predictor = bench.active_models.production.active_model.model
     assert predictor is not None
-    predictor.predict = lambda rows: np.zeros(len(rows) + 1, np.float32)  # type: ignore[method-assign]
-    assert score(bench.seats.production, opportunities(3)).each() == [None] * 3
-    (use,) = bench.governor.running().models
+    too_many = lambda rows: np.zeros(len(rows) + 1, np.float32)  # noqa: E731
+    predictor.predict = too_many  # type: ignore[method-assign]
+    assert score(bench.active_models.production, opportunities(3)).each() == [None] * 3
+    (use,) = bench.processor.running().models
     assert use.failed >= 3
 
 
 def test_drift_is_reported_feature_by_feature(bench: Bench, shelf: Shelf) -> None:
     swap(bench, shelf.add(1))
     seen = opportunities(600)
-    score(bench.seats.production, seen[:256])
-    (early,) = bench.governor.running().models
+    score(bench.active_models.production, seen[:256])
+    (early,) = bench.processor.running().models
     assert (early.HasField("score_psi"), dict(early.feature_psi)) == (False, {})
     for start in range(256, 600, 200):
-        score(bench.seats.production, seen[start : start + 200])
-    (same,) = bench.governor.running().models
+        score(bench.active_models.production, seen[start : start + 200])
+    (same,) = bench.processor.running().models
     assert same.feature_psi.keys() == set(OPPORTUNITY.names)
     assert max(same.score_psi, *same.feature_psi.values()) < 0.1
     swap(bench, shelf.add(1))
     for one in seen:
         one.features[0] += 100
     for start in range(0, 600, 200):
-        score(bench.seats.production, seen[start : start + 200])
-    (other,) = bench.governor.running().models
+        score(bench.active_models.production, seen[start : start + 200])
+    (other,) = bench.processor.running().models
     moved = other.feature_psi.pop(OPPORTUNITY.names[0])
     assert moved > 1
     assert max(other.feature_psi.values()) < 0.1

@@ -1,6 +1,6 @@
 import base64
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ from mev.core.errors import UnavailableError
 from mev.crypto.merkle import NoSuchTreeError, verify_inclusion
 from mev.crypto.trust import AUDIT
 from mev.wire.pb.audit_pb2 import Checkpoint
+from tests.services.waits import until
 from tests.unit.audit.trail import KEY, FakeClickHouse, journal, records
 
 
@@ -26,7 +27,9 @@ class Running:
         self.published: list[tuple[bytes, bytes]] = []
         self.kafka_away = False
         self.audit = Audit(folder, "api", KEY, segment_bytes=600)
-        self.copies = Copies(self.audit, clickhouse, self._publish, checkpoint_s=0.05, retain_s=retain_s)
+        self.copies = Copies(
+            self.audit, clickhouse, self._publish, checkpoint_s=0.05, retain_s=retain_s
+        )
         self.audit.start()
         self.copies.start()
 
@@ -61,13 +64,6 @@ def running(tmp_path: Path) -> Iterator[Running]:
     trail.close()
 
 
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def test_records_and_signed_heads_leave_the_process(running: Running, tmp_path: Path) -> None:
     running.write(25)
     until(lambda: running.copied_sizes[-1:] == [25] and bool(running.published))
@@ -93,7 +89,7 @@ def test_services_that_were_away_are_caught_up_with(running: Running) -> None:
     until(lambda: running.copied_sizes == [5])
     running.clickhouse.away = running.kafka_away = True
     running.write(30)
-    time.sleep(0.3)
+    until(lambda: running.clickhouse.refused, lambda count: count > 2)
     assert len(running.copied) == 5
     running.clickhouse.away = running.kafka_away = False
     until(lambda: running.copied_sizes[-1] == 35)
@@ -108,13 +104,15 @@ def test_a_clickhouse_that_lost_everything_gets_everything_again(running: Runnin
     for rows in running.clickhouse.rows_by_table.values():
         rows.clear()
     running.write(1)
-    time.sleep(0.2)
+    until(lambda: running.clickhouse.refused)
     running.clickhouse.away = False
     until(lambda: running.copied_sizes[-1:] == [6])
     assert running.copied == list(range(6))
 
 
-def test_a_checkpoint_is_copied_only_behind_its_records(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoint_is_copied_only_behind_its_records(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(*_: object, **__: object) -> None:
         raise UnavailableError("no room")
 
@@ -124,7 +122,9 @@ def test_a_checkpoint_is_copied_only_behind_its_records(running: Running, monkey
     assert running.copied_sizes == []
     monkeypatch.undo()
     until(lambda: running.copied_sizes == [4])
-    monkeypatch.setattr(running.audit.journal, "records", lambda *_: [])  # as if the segment was sealed a moment later
+    monkeypatch.setattr(
+        running.audit.journal, "records", lambda *_: []
+    )  # as if the segment was sealed a moment later
     running.write(2)
     until(lambda: len(running.published) > 1)
     time.sleep(0.2)
@@ -156,7 +156,7 @@ def test_only_what_was_copied_is_removed(tmp_path: Path) -> None:
     clickhouse.away = True
     trail.write(20)
     trail.write(20)
-    time.sleep(0.3)
+    until(lambda: clickhouse.refused, lambda count: count > 2)
     kept = trail.audit.journal.first_kept
     assert kept <= len(trail.copied)
     clickhouse.away = False

@@ -26,7 +26,9 @@ def test_records_are_numbered_and_read_back_after_a_restart(tmp_path: Path) -> N
     assert (again.log_id, again.size, again.damage) == (log_id, 5, None)
     assert again.append(records(1, 5)) == 5
     found = [AuditRecord.FromString(body) for body in again.records(0, 100)]
-    assert [(record.index, record.log_id, record.object) for record in found] == [(n, log_id, f"agent-{n}") for n in range(6)]
+    assert [(record.index, record.log_id, record.object) for record in found] == [
+        (n, log_id, f"agent-{n}") for n in range(6)
+    ]
     assert [AuditRecord.FromString(body).index for body in again.records(2, 2)] == [2, 3]
     assert again.records(6, 1) == []
     again.close()
@@ -56,7 +58,9 @@ def test_segments_are_sealed_and_chained(tmp_path: Path) -> None:
     assert found.log is not None
     assert [segment.sealed for segment in found.log.segments] == [True] * (len(names) - 1) + [False]
     again = journal(tmp_path)
-    assert [AuditRecord.FromString(again.records(n, 1)[0]).index for n in range(20)] == list(range(20))
+    assert [AuditRecord.FromString(again.records(n, 1)[0]).index for n in range(20)] == list(
+        range(20)
+    )
     again.close()
 
 
@@ -139,7 +143,26 @@ def test_a_name_that_is_none_begins_a_new_log(tmp_path: Path, name: bytes) -> No
     again.close()
 
 
-def test_a_journal_that_cannot_be_opened_is_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_removed_log_begins_a_new_one_with_damage(tmp_path: Path) -> None:
+    log = journal(tmp_path)
+    assert log.damage is None, "nothing is missing at the first start"
+    log.append(records(1))
+    log.close()
+    for path in tmp_path.glob("api*"):
+        path.unlink()
+    again = journal(tmp_path)
+    assert again.damage is not None
+    assert again.damage.fields["place"] == "api.log-id"
+    assert again.log_id != log.log_id
+    again.close()
+    once_more = journal(tmp_path)
+    assert (once_more.damage, once_more.log_id) == (None, again.log_id)
+    once_more.close()
+
+
+def test_a_journal_that_cannot_be_opened_is_let_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
@@ -222,7 +245,9 @@ def test_a_signed_record_is_never_taken_for_a_torn_write(tmp_path: Path) -> None
     again.close()
 
 
-def test_a_full_disk_leaves_the_journal_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_the_journal_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     log = journal(tmp_path)
     log.append(records(2))
     (path,) = tmp_path.glob("*.log")
@@ -249,7 +274,9 @@ def test_a_full_disk_leaves_the_journal_as_it_was(tmp_path: Path, monkeypatch: p
     assert (found.damage, found.notes) == (None, [])
 
 
-def test_what_the_disk_did_not_confirm_is_not_acknowledged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_disk_did_not_confirm_is_not_acknowledged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     log = journal(tmp_path)
     log.append(records(2))
 
@@ -267,7 +294,9 @@ def test_what_the_disk_did_not_confirm_is_not_acknowledged(tmp_path: Path, monke
     assert (found.damage, found.notes) == (None, [])
 
 
-def test_a_segment_that_cannot_be_begun_is_begun_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_segment_that_cannot_be_begun_is_begun_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     log = journal(tmp_path, segment_bytes=200)
     log.append(records(2))
     calls = []
@@ -331,18 +360,27 @@ def test_kill_loses_no_acknowledged_record(tmp_path: Path) -> None:
     acknowledged = -1
     for round_number in range(4):
         child = subprocess.Popen(
-            [sys.executable, "-c", program, tmp_path], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[3]
+            [sys.executable, "-c", program, tmp_path],
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=Path(__file__).parents[3],
         )
         assert child.stdout is not None
         for _ in range(20 + 37 * round_number):
             acknowledged = int(child.stdout.readline())
         child.send_signal(signal.SIGKILL)
-        acknowledged = max([acknowledged, *(int(line) for line in child.stdout if line.endswith("\n"))])
+        acknowledged = max(
+            [acknowledged, *(int(line) for line in child.stdout if line.endswith("\n"))]
+        )
         child.stdout.close()
         child.wait()
         log = Journal(tmp_path, "api", KEY)
         assert log.damage is None
         assert log.size > acknowledged
-        assert [AuditRecord.FromString(body).at_ns for n in range(log.size) for body in log.records(n, 1)] == list(range(log.size))
+        assert [
+            AuditRecord.FromString(body).at_ns
+            for n in range(log.size)
+            for body in log.records(n, 1)
+        ] == list(range(log.size))
         log.close()
     assert verdict(tmp_path).damage is None

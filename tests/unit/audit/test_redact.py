@@ -35,17 +35,34 @@ SECRETS = [
 @pytest.mark.parametrize("name", SECRETS)
 def test_secrets_are_known_by_their_names(name: str) -> None:
     assert is_secret(name)
-    assert "hunter2" not in REDACTOR.details_json({name: "hunter2", "list": [{name: ["hunter2"]}], "deep": {"x": {name: {"a": "hunter2"}}}})
+    assert "hunter2" not in REDACTOR.details_json(
+        {name: "hunter2", "list": [{name: ["hunter2"]}], "deep": {"x": {name: {"a": "hunter2"}}}}
+    )
 
 
-@pytest.mark.parametrize("name", ["key_id", "config_key", "public_key", "token_count", "monkey", "action", "secret_name", "", "1"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "key_id",
+        "config_key",
+        "public_key",
+        "token_count",
+        "monkey",
+        "action",
+        "secret_name",
+        "",
+        "1",
+    ],
+)
 def test_what_only_sounds_like_one_stays(name: str) -> None:
     assert not is_secret(name)
     assert json.loads(REDACTOR.details_json({name: "batch_window_ms"})) == {name: "batch_window_ms"}
 
 
 def test_equal_secrets_can_be_compared_within_a_folder_only() -> None:
-    one, two, other = (json.loads(REDACTOR.details_json({"token": token}))["token"] for token in ("a", "a", "b"))
+    one, two, other = (
+        json.loads(REDACTOR.details_json({"token": token}))["token"] for token in ("a", "a", "b")
+    )
     assert one == two != other
     assert one.startswith("hmac:")
     assert json.loads(Redactor(b"x" * 32).details_json({"token": "a"}))["token"] != one
@@ -66,7 +83,14 @@ def test_long_details_become_their_hash() -> None:
     assert json.loads(text)["too_long_bytes"] > MAX_DETAILS_BYTES
 
 
-@given(st.dictionaries(st.text(max_size=9), st.one_of(st.text(max_size=9), st.integers(), st.floats(), st.binary(max_size=9), st.none())))
+@given(
+    st.dictionaries(
+        st.text(max_size=9),
+        st.one_of(
+            st.text(max_size=9), st.integers(), st.floats(), st.binary(max_size=9), st.none()
+        ),
+    )
+)
 def test_any_details_become_json_that_utf_8_can_hold(details: dict[str, object]) -> None:
     assert isinstance(json.loads(REDACTOR.details_json(details)), dict)
     REDACTOR.details_json(details | {"surrogate": "\ud800"}).encode()

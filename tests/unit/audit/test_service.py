@@ -16,6 +16,7 @@ from prometheus_client import REGISTRY
 from mev.audit.errors import AuditUnavailableError
 from mev.audit.service import MAX_TEXT, Audit
 from mev.wire.pb.audit_pb2 import AuditRecord
+from tests.services.waits import until, until_async
 from tests.unit.audit.trail import KEY, journal, verdict
 
 
@@ -44,26 +45,40 @@ def written(audit: Audit) -> list[AuditRecord]:
     return [AuditRecord.FromString(body) for body in audit.journal.records(0, 10_000)]
 
 
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 async def test_a_record_is_on_the_disk_when_record_returns(audit: Audit, tmp_path: Path) -> None:
     details = {"token": "hunter2", "level": "HALTED"}
-    index = await audit.record("alice", "control.level", "agent-1", "ok", details, session="s-1", remote="127.0.0.1", correlation_id="c-1")
+    index = await audit.record(
+        "alice",
+        "control.level",
+        "agent-1",
+        "ok",
+        details,
+        session="s-1",
+        remote="127.0.0.1",
+        correlation_id="c-1",
+    )
     content = (tmp_path / f"{audit.journal.log_id}-{0:012d}.log").read_bytes()
     assert b"control.level" in content
     assert b"hunter2" not in content
     (record,) = written(audit)
-    assert (record.index, record.actor, record.object, record.session, record.remote) == (index, "alice", "agent-1", "s-1", "127.0.0.1")
-    assert (record.outcome, record.correlation_id, json.loads(record.details_json)["level"]) == ("ok", "c-1", "HALTED")
+    assert (record.index, record.actor, record.object, record.session, record.remote) == (
+        index,
+        "alice",
+        "agent-1",
+        "s-1",
+        "127.0.0.1",
+    )
+    assert (record.outcome, record.correlation_id, json.loads(record.details_json)["level"]) == (
+        "ok",
+        "c-1",
+        "HALTED",
+    )
     assert abs(record.at_ns - time.time_ns()) < 10**10
 
 
-async def test_many_records_share_a_write_and_keep_their_order(audit: Audit, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_many_records_share_a_write_and_keep_their_order(
+    audit: Audit, monkeypatch: pytest.MonkeyPatch
+) -> None:
     syncs = []
     sync = os.fsync
 
@@ -85,20 +100,26 @@ async def test_the_actor_is_always_set_and_texts_are_bounded(audit: Audit) -> No
     assert len(record.object) == MAX_TEXT
 
 
-async def test_on_a_full_disk_raising_is_refused_and_lowering_is_written_later(audit: Audit, full_disk: Callable[[], None]) -> None:
+async def test_on_a_full_disk_raising_is_refused_and_lowering_is_written_later(
+    audit: Audit, full_disk: Callable[[], None]
+) -> None:
     with pytest.raises(AuditUnavailableError, match="No space left on device") as refused:
         await audit.record("alice", "control.raise", "agent-1")
     assert (refused.value.code, refused.value.status) == ("audit_unavailable", 503)
 
     started = time.perf_counter()
     for number in range(50):
-        audit.record_later("alice", "control.lower", f"agent-{number}", details={"password": "hunter2"})
+        audit.record_later(
+            "alice", "control.lower", f"agent-{number}", details={"password": "hunter2"}
+        )
     assert time.perf_counter() - started < 0.5
     until(lambda: (REGISTRY.get_sample_value("mev_audit_spooled") or 0) >= 50)
     assert audit.journal.size == 0
     full_disk()
     until(lambda: audit.journal.size == 50)
-    assert [(record.action, record.object) for record in written(audit)] == [("control.lower", f"agent-{n}") for n in range(50)]
+    assert [(record.action, record.object) for record in written(audit)] == [
+        ("control.lower", f"agent-{n}") for n in range(50)
+    ]
     until(lambda: REGISTRY.get_sample_value("mev_audit_spooled") == 0)
     assert await audit.record("alice", "control.raise", "agent-1") == 50
 
@@ -129,7 +150,15 @@ def test_a_real_full_disk(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 
     command = [sys.executable, "-c", program, str(tmp_path)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=Path(__file__).parents[3], preexec_fn=limit, timeout=30)
+    done = subprocess.run(
+        command,
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[3],
+        preexec_fn=limit,
+        timeout=30,
+    )
     acknowledged, code = done.stdout.split()
     assert code == "audit_unavailable"
     again = journal(tmp_path)
@@ -140,7 +169,9 @@ def test_a_real_full_disk(tmp_path: Path) -> None:
     assert verdict(tmp_path).damage is None
 
 
-async def test_a_disk_that_hangs_refuses_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_disk_that_hangs_refuses_in_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     audit = Audit(tmp_path, "api", KEY, timeout_s=0.2)
     audit.start()
     monkeypatch.setattr(os, "fsync", lambda _: time.sleep(0.6))
@@ -150,43 +181,63 @@ async def test_a_disk_that_hangs_refuses_in_time(tmp_path: Path, monkeypatch: py
     await asyncio.to_thread(audit.close)
 
 
+class HeldDisk:
+    """A disk that holds every write until :meth:`release`."""
+
+    def __init__(self) -> None:
+        self.holds = threading.Event()
+        """Set once a write is held."""
+        self._go_on = threading.Event()
+        self._sync = os.fsync
+
+    def release(self) -> None:
+        self._go_on.set()
+
+    def fsync(self, descriptor: int) -> None:
+        self.holds.set()
+        self._go_on.wait(10)
+        self._sync(descriptor)
+
+
 @pytest.fixture
-def held_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
-    """Give what lets a disk go on that holds every write."""
-    go_on = threading.Event()
-    sync = os.fsync
-
-    def held(descriptor: int) -> None:
-        go_on.wait(10)
-        sync(descriptor)
-
-    monkeypatch.setattr(os, "fsync", held)
-    yield go_on
-    go_on.set()
+def held_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[HeldDisk]:
+    disk = HeldDisk()
+    monkeypatch.setattr(os, "fsync", disk.fsync)
+    yield disk
+    disk.release()
 
 
-async def test_everyone_is_told_the_index_of_their_own_record(audit: Audit, held_disk: threading.Event) -> None:
+async def test_everyone_is_told_the_index_of_their_own_record(
+    audit: Audit, held_disk: HeldDisk
+) -> None:
     tasks = [asyncio.create_task(audit.record("a", "raise", "first"))]
-    await asyncio.sleep(0.1)
+    await until_async(held_disk.holds.is_set)
     for number in range(3):
         audit.record_later("a", "lower", f"later-{number}")
         tasks.append(asyncio.create_task(audit.record("a", "raise", f"now-{number}")))
-    await asyncio.sleep(0.1)
-    held_disk.set()
+    await asyncio.sleep(0)  # each task hands its record over
+    held_disk.release()
     indexes = await asyncio.gather(*tasks)
-    assert [written(audit)[index].object for index in indexes] == ["first", "now-0", "now-1", "now-2"]
+    assert [written(audit)[index].object for index in indexes] == [
+        "first",
+        "now-0",
+        "now-1",
+        "now-2",
+    ]
     assert audit.journal.size == 7
 
 
-async def test_no_more_wait_than_may(audit: Audit, held_disk: threading.Event, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_more_wait_than_may(
+    audit: Audit, held_disk: HeldDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("mev.audit.service._MAX_WAITING", 3)
     tasks = [asyncio.create_task(audit.record("a", "raise", "first"))]
-    await asyncio.sleep(0.1)
+    await until_async(held_disk.holds.is_set)
     tasks += [asyncio.create_task(audit.record("a", "raise", str(number))) for number in range(3)]
-    await asyncio.sleep(0.1)
+    await asyncio.sleep(0)  # each task hands its record over
     with pytest.raises(AuditUnavailableError, match="too many"):
         await audit.record("a", "raise", "more")
-    held_disk.set()
+    held_disk.release()
     assert await asyncio.gather(*tasks) == [0, 1, 2, 3]
 
 
@@ -198,7 +249,9 @@ def test_a_long_spool_is_written_whole(audit: Audit, full_disk: Callable[[], Non
     assert [record.object for record in written(audit)] == [str(number) for number in range(2500)]
 
 
-def test_the_spool_is_bounded_and_what_is_lost_is_counted(tmp_path: Path, full_disk: Callable[[], None]) -> None:
+def test_the_spool_is_bounded_and_what_is_lost_is_counted(
+    tmp_path: Path, full_disk: Callable[[], None]
+) -> None:
     audit = Audit(tmp_path, "api", KEY, spool_records=3)
     audit.start()
     before = REGISTRY.get_sample_value("mev_audit_spool_dropped_total") or 0
@@ -217,7 +270,12 @@ def test_record_later_takes_anything(audit: Audit) -> None:
     audit.record_later("a", "b", "c", details={"x": object()})
     until(lambda: audit.journal.size == 2)
     first, second = written(audit)
-    assert (first.actor, first.action, first.object, first.details_json) == ("a", "b", "c", '{"left_out":"not JSON"}')
+    assert (first.actor, first.action, first.object, first.details_json) == (
+        "a",
+        "b",
+        "c",
+        '{"left_out":"not JSON"}',
+    )
     assert (second.action, second.details_json[:6]) == ("b", '{"x":"')
 
 

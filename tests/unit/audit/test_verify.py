@@ -6,17 +6,17 @@ from mev.audit import frame
 from mev.audit.errors import JournalDamagedError
 from mev.audit.journal import Journal
 from mev.audit.trusted import read_trusted, trusted_file
-from mev.audit.verify import Copies, Verdict, compare
+from mev.audit.verify import LogCopies, LogVerdict, compare, compare_kept
 from mev.crypto.envelope import seal
 from mev.crypto.errors import EnvelopeError
 from mev.crypto.keys import SigningKey
 from mev.wire.pb.audit_pb2 import AuditRecord, Checkpoint
-from tests.unit.audit.trail import KEY, journal, records, verdict
+from tests.unit.audit.trail import KEY, UNSIGNED_S, journal, records, verdict
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Give the folder of a closed journal of three segments and 12 records, every second one under a checkpoint of its own."""
+    """Return a closed journal of three segments and 12 records, every second one checkpointed."""
     log = journal(tmp_path, segment_bytes=600)
     for number in range(12):
         log.append(records(1, number))
@@ -73,7 +73,10 @@ def test_a_cut_tail_is_named_wherever_it_is_cut(folder: Path) -> None:
     for size in range(len(data)):
         path.write_bytes(data[:size])
         found = damage(folder)
-        assert (found.fields["place"], found.fields["offset"]) == (path.name, max([0, *(o for o, _, _ in _whole(data, size))]))
+        assert (found.fields["place"], found.fields["offset"]) == (
+            path.name,
+            max([0, *(o for o, _, _ in _whole(data, size))]),
+        )
         assert "cut off: 12 records were signed" in found.detail
 
 
@@ -81,7 +84,9 @@ def _whole(data: bytes, size: int) -> list[tuple[int, int, bytes]]:
     """Return the ends of the pieces that lie wholly within the first `size` bytes."""
     pieces = [(piece.offset, piece.kind, piece.body) for piece in frame.scan(data)]
     ends = [*(offset for offset, _, _ in pieces[1:]), len(data)]
-    return [(end, kind, body) for end, (_, kind, body) in zip(ends, pieces, strict=True) if end <= size]
+    return [
+        (end, kind, body) for end, (_, kind, body) in zip(ends, pieces, strict=True) if end <= size
+    ]
 
 
 def test_seals_alone_tell_of_a_replaced_record(folder: Path) -> None:
@@ -112,7 +117,10 @@ def test_checkpoints_in_another_order_are_named(folder: Path) -> None:
     pieces = [(kind, body) for _, kind, body in frames(path)]
     pieces[1], pieces[2] = pieces[2], pieces[1]
     rewrite(path, pieces)
-    assert (damage(folder).fields["place"], damage(folder).fields["offset"]) == (path.name, frames(path)[2][0])
+    assert (damage(folder).fields["place"], damage(folder).fields["offset"]) == (
+        path.name,
+        frames(path)[2][0],
+    )
 
 
 def test_nothing_stands_behind_a_seal(folder: Path) -> None:
@@ -124,7 +132,10 @@ def test_nothing_stands_behind_a_seal(folder: Path) -> None:
     assert verdict(folder).damage is None
     for more in (b"\x01", frame.encode(frame.RECORD, b"")[0]):
         path.write_bytes(data + more)
-        assert (damage(folder).fields["place"], damage(folder).fields["offset"]) == (path.name, len(data))
+        assert (damage(folder).fields["place"], damage(folder).fields["offset"]) == (
+            path.name,
+            len(data),
+        )
 
 
 def test_a_missing_segment_is_named(folder: Path) -> None:
@@ -149,18 +160,25 @@ def test_two_records_in_the_other_order_are_named(folder: Path) -> None:
     found = damage(folder)
     offset = frames(path)[2][0]
     index = AuditRecord.FromString(pieces[3][1]).index
-    assert (found.fields["place"], found.fields["offset"], found.fields["index"]) == (path.name, offset, index)
+    assert (found.fields["place"], found.fields["offset"], found.fields["index"]) == (
+        path.name,
+        offset,
+        index,
+    )
 
 
 @pytest.mark.parametrize(("number", "named"), [(0, 0), (1, 0), (6, 6), (7, 6), (11, 10)])
-def test_a_record_that_was_replaced_carefully_is_named_by_the_checkpoints(folder: Path, number: int, named: int) -> None:
+def test_a_record_that_was_replaced_carefully_is_named_by_the_checkpoints(
+    folder: Path, number: int, named: int
+) -> None:
     for path in segments(folder):
         pieces = []
         for _, kind, body in frames(path):
             record = AuditRecord.FromString(body) if kind == frame.RECORD else AuditRecord(index=99)
             if record.index == number:
                 record.actor = "mallory"
-                body = record.SerializeToString(deterministic=True)  # noqa: PLW2901 - the forger's own
+                # The forger's own.
+                body = record.SerializeToString(deterministic=True)  # noqa: PLW2901
             pieces.append((kind, body))
         rewrite(path, pieces)
     found = damage(folder)
@@ -168,11 +186,13 @@ def test_a_record_that_was_replaced_carefully_is_named_by_the_checkpoints(folder
     assert found.fields["index"] == named
 
 
-def test_a_whole_forged_log_is_refused_for_its_signatures(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_whole_forged_log_is_refused_for_its_signatures(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     other = tmp_path_factory.mktemp("other")
     trusted = trusted_file(folder).read_bytes()
     log = journal(other)
-    log._key = SigningKey("audit-1", b"\x66" * 32)
+    log.key = SigningKey("audit-1", b"\x66" * 32)
     log.append(records(12))
     log.close()
     trusted_file(other).write_bytes(trusted)
@@ -195,7 +215,9 @@ def test_leaf_hashes_of_removed_segments_are_checked(folder: Path) -> None:
         assert found.fields["offset"] <= place
     path.write_bytes(leaves[:-32])
     assert f"records {kept - 1} to {kept - 1} are missing" in damage(folder).detail
-    path.write_bytes(leaves + b"\x00" * 32)  # a crash between the two steps of retention leaves more
+    path.write_bytes(
+        leaves + b"\x00" * 32
+    )  # a crash between the two steps of retention leaves more
     assert verdict(folder).damage is None
 
 
@@ -211,7 +233,13 @@ def test_changed_trusted_keys_are_refused(folder: Path) -> None:
         assert found.damage or data[place] in {1, 2, 3}  # the epoch, which only counts
 
 
-def copies(folder: Path, *, drop: int | None = None, change: int | None = None, published: list[bytes] | None = None) -> Copies:
+def copies(
+    folder: Path,
+    *,
+    drop: int | None = None,
+    change: int | None = None,
+    published: list[bytes] | None = None,
+) -> LogCopies:
     found = verdict(folder)
     assert found.log is not None
     rows = [AuditRecord.FromString(body) for n in range(12) for body in found.log.records(n, 1)]
@@ -219,10 +247,14 @@ def copies(folder: Path, *, drop: int | None = None, change: int | None = None, 
         rows[change].outcome = "denied"
     rows = [row for row in rows if row.index != drop]
     heads = [head.envelope for head in found.log.heads]
-    return Copies(records={found.log_id: rows}, heads={found.log_id: heads}, published=heads[-1:] if published is None else published)
+    return LogCopies(
+        records={found.log_id: rows},
+        heads={found.log_id: heads},
+        published=heads[-1:] if published is None else published,
+    )
 
 
-def compared(folder: Path, found: Copies) -> Verdict:
+def compared(folder: Path, found: LogCopies) -> LogVerdict:
     outcome = verdict(folder)
     compare(outcome, found, read_trusted(trusted_file(folder)))
     return outcome
@@ -231,8 +263,10 @@ def compared(folder: Path, found: Copies) -> Verdict:
 def test_copies_that_fit_are_sound(folder: Path) -> None:
     outcome = compared(folder, copies(folder))
     assert (outcome.damage, outcome.notes) == (None, [])
-    stranger = seal(Checkpoint(log_id="elsewhere", size=99), SigningKey.generate()).SerializeToString()
-    outcome = compared(folder, copies(folder, published=[b"x", stranger]))
+    anonymous = seal(
+        Checkpoint(log_id="elsewhere", size=99), SigningKey.generate()
+    ).SerializeToString()
+    outcome = compared(folder, copies(folder, published=[b"x", anonymous]))
     assert outcome.damage is None
     assert "Kafka holds no checkpoint" in outcome.notes[0]
 
@@ -250,7 +284,7 @@ def test_a_dropped_or_changed_row_is_named(folder: Path, index: int) -> None:
 
 def test_a_gap_among_rows_above_the_copied_checkpoints_is_named(folder: Path) -> None:
     found = copies(folder, drop=5)
-    outcome = compared(folder, Copies(records=found.records, heads={}, published=[])).damage
+    outcome = compared(folder, LogCopies(records=found.records, heads={}, published=[])).damage
     assert outcome is not None
     assert (outcome.fields["index"], "missing" in outcome.detail) == (5, True)
 
@@ -259,7 +293,11 @@ def test_rows_that_are_not_copied_yet_are_a_note(folder: Path) -> None:
     found = copies(folder, drop=11)
     (heads,) = found.heads.values()
     heads[:] = [head for head in heads[:-1] if head != b""]
-    found = Copies(records=found.records, heads=dict.fromkeys(found.heads, heads[:-1]), published=found.published)
+    found = LogCopies(
+        records=found.records,
+        heads=dict.fromkeys(found.heads, heads[:-1]),
+        published=found.published,
+    )
     outcome = compared(folder, found)
     assert outcome.damage is None
     assert outcome.notes == ["the last 1 records are not in ClickHouse yet"]
@@ -273,11 +311,14 @@ def test_a_journal_rolled_back_with_its_checkpoints_is_named_by_the_copies(folde
     last = segments(folder)[-1]
     last.write_bytes(last.read_bytes()[: frames(last)[-2][0]])
     assert verdict(folder).damage is None  # nothing here can tell
-    for only in (Copies(records={}, heads=found.heads, published=[]), Copies(records={}, heads={}, published=found.published)):
+    for only in (
+        LogCopies(records={}, heads=found.heads, published=[]),
+        LogCopies(records={}, heads={}, published=found.published),
+    ):
         outcome = compared(folder, only).damage
         assert outcome is not None
         assert "cut off" in outcome.detail
-    rows = compared(folder, Copies(records=found.records, heads={}, published=[])).damage
+    rows = compared(folder, LogCopies(records=found.records, heads={}, published=[])).damage
     assert rows is not None
     assert "a record that the journal does not have" in rows.detail
 
@@ -285,8 +326,12 @@ def test_a_journal_rolled_back_with_its_checkpoints_is_named_by_the_copies(folde
 def test_a_checkpoint_of_another_log_among_the_copies_is_named(folder: Path) -> None:
     found = verdict(folder)
     assert found.log is not None
-    other = seal(Checkpoint(log_id="other", size=3, root_hash=found.log.tree.root(3)), KEY).SerializeToString()
-    outcome = compared(folder, Copies(records={}, heads={found.log_id: [other]}, published=[])).damage
+    other = seal(
+        Checkpoint(log_id="other", size=3, root_hash=found.log.tree.root(3)), KEY
+    ).SerializeToString()
+    outcome = compared(
+        folder, LogCopies(records={}, heads={found.log_id: [other]}, published=[])
+    ).damage
     assert outcome is not None
     assert "ClickHouse audit_checkpoints" in outcome.detail
 
@@ -297,13 +342,57 @@ def test_what_an_earlier_key_signed_stays_valid(folder: Path) -> None:
     log.close()
     found = verdict(folder)
     assert (found.damage, found.notes) == (None, [])
-    assert {key.key_id for key in read_trusted(trusted_file(folder)).key_set.keys} == {"audit-1", "audit-2"}
+    assert {key.key_id for key in read_trusted(trusted_file(folder)).key_set.keys} == {
+        "audit-1",
+        "audit-2",
+    }
 
 
 def test_a_copied_checkpoint_over_other_records_is_named(folder: Path) -> None:
     log_id = verdict(folder).log_id
-    forked = seal(Checkpoint(log_id=log_id, size=3, root_hash=b"\x01" * 32), KEY).SerializeToString()
+    forked = seal(
+        Checkpoint(log_id=log_id, size=3, root_hash=b"\x01" * 32), KEY
+    ).SerializeToString()
     outcome = compared(folder, copies(folder, published=[forked])).damage
     assert outcome is not None
     assert "Kafka" in outcome.detail
     assert "one of them was replaced" in outcome.detail
+
+
+def test_records_that_no_checkpoint_signs_are_damage_once_they_are_old(tmp_path: Path) -> None:
+    log = journal(tmp_path)
+    log.append(records(2))
+    log.checkpoint()
+    log.append(records(3, 10))
+    young = verdict(tmp_path, at_ns=round(UNSIGNED_S * 1e9))
+    assert (young.damage, young.notes) == (None, ["the last 3 records are in no checkpoint yet"])
+    old = verdict(tmp_path, at_ns=round(UNSIGNED_S * 1e9) + 11)
+    assert old.damage is not None
+    assert "records 2 to 4, since 1970-01-01" in old.damage.detail
+    log.close()  # signs them, as every orderly stop and the next start do
+    assert verdict(tmp_path, at_ns=round(UNSIGNED_S * 1e9) + 11).damage is None
+
+
+def test_checkpoint_kept_elsewhere_names_a_replaced_or_missing_log(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    trust = read_trusted(trusted_file(folder))
+    found = verdict(folder)
+    assert found.log is not None
+    kept = found.log.heads[2].envelope
+    compare_kept([found], kept, "kept", trust)
+    assert found.damage is None
+    checkpoint = Checkpoint(log_id=found.log_id, size=5, root_hash=b"\0" * 32)
+    changed = verdict(folder)
+    compare_kept([changed], seal(checkpoint, KEY).SerializeToString(), "kept", trust)
+    assert changed.damage is not None
+    assert "is not the journal's" in changed.damage.detail
+    other = journal(tmp_path_factory.mktemp("other"))
+    other.append(records(1))
+    head = other.checkpoint()
+    assert head is not None
+    with pytest.raises(JournalDamagedError, match="is not in the folder"):
+        compare_kept([verdict(folder)], head.envelope, "kept", trust)
+    with pytest.raises(JournalDamagedError, match="refused"):
+        compare_kept([verdict(folder)], b"no checkpoint", "kept", trust)
+    other.close()

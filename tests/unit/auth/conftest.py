@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from mev.auth.model import Backoff
 from mev.auth.passwords import Passwords
-from mev.auth.records import Backoff
 from mev.auth.service import Accounts, Lifetimes
 from mev.auth.store import AccountStore
 from mev.auth.tokens import Keyring
@@ -67,13 +67,26 @@ def facts() -> list[tuple[str, str, str, str]]:
 
 
 @pytest.fixture
-def accounts(store: AccountStore, keyring: Keyring, passwords: Passwords, facts: list[tuple[str, str, str, str]]) -> Accounts:
-    async def audit(actor: str, action: str, object: str, outcome: str, details: object) -> None:  # noqa: A002
+def accounts(
+    store: AccountStore,
+    keyring: Keyring,
+    passwords: Passwords,
+    facts: list[tuple[str, str, str, str]],
+) -> Accounts:
+    async def audit(
+        actor: str,
+        action: str,
+        object: str,  # noqa: A002
+        outcome: str,
+        details: object,
+    ) -> None:
         del details
         facts.append((actor, action, object, outcome))
 
     backoff = Backoff(free=3, base_s=60, most_s=200)
-    return Accounts(store, keyring, passwords, lifetimes=Lifetimes(access_s=60), backoff=backoff, audit=audit)
+    return Accounts(
+        store, keyring, passwords, lifetimes=Lifetimes(access_s=60), backoff=backoff, audit=audit
+    )
 
 
 @pytest.fixture

@@ -16,9 +16,17 @@ from mev.auth.errors import (
     UserExistsError,
     WrongPasswordError,
 )
-from mev.auth.model import MASTER, ROLES, Kind, Principal, Role
+from mev.auth.model import (
+    MASTER,
+    ROLES,
+    Backoff,
+    CredentialKind,
+    Principal,
+    Role,
+    SessionRecord,
+    User,
+)
 from mev.auth.passwords import Passwords
-from mev.auth.records import Backoff, Session, User
 from mev.auth.service import Accounts, Login
 from mev.auth.store import AccountStore
 from mev.auth.tokens import Keyring
@@ -38,7 +46,14 @@ async def alice(accounts: Accounts) -> User:
 
 def principal(login: Login) -> Principal:
     role = login.user.role
-    return Principal(id="user:alice", name="alice", kind=Kind.USER, permissions=ROLES[role], user="alice", credential=login.session.id)
+    return Principal(
+        id="user:alice",
+        name="alice",
+        kind=CredentialKind.USER,
+        permissions=ROLES[role],
+        user="alice",
+        credential=login.session.id,
+    )
 
 
 async def refusal(work: object) -> tuple[type, str, str]:
@@ -84,9 +99,16 @@ async def test_the_same_letters_are_the_same_password(accounts: Accounts) -> Non
 async def test_an_unknown_user_is_told_and_costs_what_a_wrong_password_does(
     accounts: Accounts, alice: User, hasher: CountingHasher
 ) -> None:
-    await accounts.set_disabled(MASTER, (await accounts.add_user(MASTER, "bob", PASSWORD, Role.VIEWER)).name, disabled=True)
+    await accounts.set_disabled(
+        MASTER, (await accounts.add_user(MASTER, "bob", PASSWORD, Role.VIEWER)).name, disabled=True
+    )
     answers, work = set(), []
-    for name, password in (("alice", "wrong"), ("nobody", "wrong"), ("bob", PASSWORD), ("alice", "")):
+    for name, password in (
+        ("alice", "wrong"),
+        ("nobody", "wrong"),
+        ("bob", PASSWORD),
+        ("alice", ""),
+    ):
         before = hasher.verified
         answers.add(await refusal(accounts.login(name, password)))
         work.append(hasher.verified - before)
@@ -94,7 +116,9 @@ async def test_an_unknown_user_is_told_and_costs_what_a_wrong_password_does(
     assert work == [1, 1, 1, 1]
 
 
-async def test_wrong_passwords_lock_a_name_for_longer_and_longer(accounts: Accounts, alice: User, hasher: CountingHasher) -> None:
+async def test_wrong_passwords_lock_a_name_for_longer_and_longer(
+    accounts: Accounts, alice: User, hasher: CountingHasher
+) -> None:
     waits = []
     for name in ("alice", "nobody"):
         for _ in range(3):
@@ -110,7 +134,9 @@ async def test_wrong_passwords_lock_a_name_for_longer_and_longer(accounts: Accou
     assert waits[1] in {60, 61}
 
 
-async def test_each_lock_is_twice_the_one_before_up_to_the_longest(store: AccountStore, redis: Redis) -> None:
+async def test_each_lock_is_twice_the_one_before_up_to_the_longest(
+    store: AccountStore, redis: Redis
+) -> None:
     backoff = Backoff(free=2, base_s=100, most_s=350)
     assert [await store.attempt("alice", backoff) for _ in range(2)] == [0, 0]
     locks = []
@@ -121,7 +147,9 @@ async def test_each_lock_is_twice_the_one_before_up_to_the_longest(store: Accoun
     assert locks == [100, 200, 350, 350]
 
 
-async def test_guesses_at_once_are_counted_one_by_one(accounts: Accounts, alice: User, hasher: CountingHasher) -> None:
+async def test_guesses_at_once_are_counted_one_by_one(
+    accounts: Accounts, alice: User, hasher: CountingHasher
+) -> None:
     before = hasher.verified
     guesses = [accounts.login("alice", f"guess {number}") for number in range(20)]
     outcomes = await asyncio.gather(*guesses, return_exceptions=True)
@@ -138,11 +166,15 @@ async def test_a_right_password_forgives(accounts: Accounts, alice: User) -> Non
 
 
 async def test_too_many_logins_at_once_are_told_to_wait(passwords: Passwords) -> None:
-    outcomes = await asyncio.gather(*(passwords.hash(PASSWORD) for _ in range(40)), return_exceptions=True)
+    outcomes = await asyncio.gather(
+        *(passwords.hash(PASSWORD) for _ in range(40)), return_exceptions=True
+    )
     assert sum(isinstance(outcome, LoginBusyError) for outcome in outcomes) == 8
 
 
-async def test_a_stolen_refresh_token_ends_the_session_for_thief_and_owner(accounts: Accounts, alice: User, facts: Facts) -> None:
+async def test_a_stolen_refresh_token_ends_the_session_for_thief_and_owner(
+    accounts: Accounts, alice: User, facts: Facts
+) -> None:
     first = await accounts.login("alice", PASSWORD)
     other = await accounts.login("alice", PASSWORD)
     second = await accounts.refresh(first.refresh_token)
@@ -155,9 +187,13 @@ async def test_a_stolen_refresh_token_ends_the_session_for_thief_and_owner(accou
     await accounts.refresh(other.refresh_token)
 
 
-async def test_of_two_that_exchange_a_token_at_once_one_gets_another(accounts: Accounts, alice: User) -> None:
+async def test_of_two_that_exchange_a_token_at_once_one_gets_another(
+    accounts: Accounts, alice: User
+) -> None:
     login = await accounts.login("alice", PASSWORD)
-    outcomes = await asyncio.gather(*(accounts.refresh(login.refresh_token) for _ in range(5)), return_exceptions=True)
+    outcomes = await asyncio.gather(
+        *(accounts.refresh(login.refresh_token) for _ in range(5)), return_exceptions=True
+    )
     assert sum(isinstance(outcome, Login) for outcome in outcomes) == 1
 
 
@@ -170,7 +206,9 @@ async def test_a_guessed_refresh_token_ends_nothing(accounts: Accounts, alice: U
 
 
 @pytest.mark.parametrize("what", ["logout", "everywhere", "disable", "password", "own password"])
-async def test_a_session_ends_with_what_it_came_from(accounts: Accounts, alice: User, what: str) -> None:
+async def test_a_session_ends_with_what_it_came_from(
+    accounts: Accounts, alice: User, what: str
+) -> None:
     login, other = await accounts.login("alice", PASSWORD), await accounts.login("alice", PASSWORD)
     match what:
         case "logout":
@@ -197,14 +235,20 @@ async def test_ones_own_password_wants_the_present_one(accounts: Accounts, alice
         await accounts.change_password(MASTER, "wrong", "another long password")
 
 
-async def test_a_session_ends_by_itself(accounts: Accounts, store: AccountStore, alice: User, now: float) -> None:
-    session = Session(id="old", user="alice", epoch=0, generation=1, authenticated_s=now - 100, expires_s=now - 1)
+async def test_a_session_ends_by_itself(
+    accounts: Accounts, store: AccountStore, alice: User, now: float
+) -> None:
+    session = SessionRecord(
+        id="old", user="alice", epoch=0, generation=1, authenticated_s=now - 100, expires_s=now - 1
+    )
     await store.open_session(session)
     with pytest.raises(SessionEndedError):
         await accounts.refresh(Keyring([SECRET]).session_token(tokens.REFRESH_PREFIX, "old", 1))
 
 
-async def test_a_hash_of_other_parameters_is_replaced(accounts: Accounts, store: AccountStore, alice: User, keyring: Keyring) -> None:
+async def test_a_hash_of_other_parameters_is_replaced(
+    accounts: Accounts, store: AccountStore, alice: User, keyring: Keyring
+) -> None:
     passwords = Passwords(CountingHasher(time_cost=2))
     for _ in range(2):
         await Accounts(store, keyring, passwords).login("alice", PASSWORD)
@@ -242,7 +286,9 @@ async def test_unknown_users_are_named(accounts: Accounts) -> None:
             await work
 
 
-async def test_without_redis_logins_say_so(gone: Redis, keyring: Keyring, passwords: Passwords) -> None:
+async def test_without_redis_logins_say_so(
+    gone: Redis, keyring: Keyring, passwords: Passwords
+) -> None:
     accounts = Accounts(AccountStore(gone), keyring, passwords)
     for _ in range(2):
         with pytest.raises(AccountsUnavailableError):

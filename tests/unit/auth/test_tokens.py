@@ -39,7 +39,12 @@ def unsigned(header: dict[str, Any], signature: bytes = b"") -> str:
 
 def test_a_token_says_who_and_what() -> None:
     read = KEYRING.read_access_token(token())
-    assert (read.user, read.role, read.session, read.authenticated_at_s) == ("alice", Role.OPERATOR, "s1", 5.0)
+    assert (read.user, read.role, read.session, read.authenticated_at_s) == (
+        "alice",
+        Role.OPERATOR,
+        "s1",
+        5.0,
+    )
     assert 50 < read.expires_at_s - time.time() <= 61
 
 
@@ -51,7 +56,10 @@ def test_a_forged_token_of_the_same_shape_is_read() -> None:
 def test_keys_can_be_replaced_while_tokens_are_out() -> None:
     before = token(Keyring([OLD]))
     assert Keyring([NEW, OLD]).read_access_token(before).user == "alice"
-    assert jwt.get_unverified_header(token(Keyring([NEW, OLD])))["kid"] == jwt.get_unverified_header(token())["kid"]
+    assert (
+        jwt.get_unverified_header(token(Keyring([NEW, OLD])))["kid"]
+        == jwt.get_unverified_header(token())["kid"]
+    )
     with pytest.raises(UnauthorizedError, match="not in use"):
         KEYRING.read_access_token(before)
 
@@ -61,7 +69,9 @@ def test_the_token_does_not_choose_the_algorithm(algorithm: str) -> None:
     kid = jwt.get_unverified_header(token())["kid"]
     for signature in (b"", b"x", base64.urlsafe_b64decode(token().rpartition(".")[2] + "=")):
         with pytest.raises(UnauthorizedError):
-            KEYRING.read_access_token(unsigned({"alg": algorithm, "kid": kid, "typ": "JWT"}, signature))
+            KEYRING.read_access_token(
+                unsigned({"alg": algorithm, "kid": kid, "typ": "JWT"}, signature)
+            )
 
 
 def test_another_hash_with_the_right_key_is_refused() -> None:
@@ -89,7 +99,21 @@ def test_a_key_id_of_one_key_with_the_signature_of_another_is_refused() -> None:
         {"exp": int(time.time()) - 60},
         {"nbf": int(time.time()) + 1_000_000},
         {"role": "emperor"},
-        *({name: None} for name in ("iss", "aud", "sub", "sid", "role", "iat", "nbf", "exp", "jti", "auth_time")),
+        *(
+            {name: None}
+            for name in (
+                "iss",
+                "aud",
+                "sub",
+                "sid",
+                "role",
+                "iat",
+                "nbf",
+                "exp",
+                "jti",
+                "auth_time",
+            )
+        ),
         {"auth_time": "x"},
     ],
 )
@@ -135,5 +159,10 @@ def test_a_csrf_token_belongs_to_one_session() -> None:
     given_out = KEYRING.csrf_token("abc")
     assert KEYRING.is_csrf_token("abc", given_out)
     assert Keyring([OLD, NEW]).is_csrf_token("abc", given_out)
-    for session, text in (("abd", given_out), ("abc", ""), ("abc", given_out[:-1]), ("abc", Keyring([OLD]).csrf_token("abc"))):
+    for session, text in (
+        ("abd", given_out),
+        ("abc", ""),
+        ("abc", given_out[:-1]),
+        ("abc", Keyring([OLD]).csrf_token("abc")),
+    ):
         assert not KEYRING.is_csrf_token(session, text)

@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from mev.capture.model import BadInputError
-from mev.capture.service import Capture, Event, Summary
+from mev.capture.service import Capture, CaptureSummary, Event
 
 _RECORDED = Path(__file__).parents[4] / "shared" / "data" / "solana"
 
@@ -26,7 +26,7 @@ class Run:
         self.capture.close()
 
     @property
-    def summary(self) -> Summary:
+    def summary(self) -> CaptureSummary:
         return self.capture.summary
 
     @property
@@ -35,7 +35,7 @@ class Run:
 
 
 def recorded(name: str) -> Path:
-    """Return a recorded file's path; skip, or fail where everything is required, when it is absent."""
+    """Return the path of a recorded file; skip without it, or fail where it is required."""
     path = _RECORDED / name
     if not path.exists():
         reason = f"recorded data is absent: {path}"

@@ -1,10 +1,10 @@
-"""What is an arbitrage, and everything that looks like one and is not."""
+"""Tests of arbitrage detection, including transactions that only look like one."""
 
 from typing import Any
 
 import pytest
 
-from mev.capture import venues
+from mev.capture import base58, venues
 from mev.capture.model import SOL_MINT
 from mev.capture.service import Event
 from mev.capture.tips import TIP_ACCOUNTS
@@ -119,7 +119,7 @@ def test_two_withdrawals_and_no_swap() -> None:
 
 
 def keeper_fill(program: str) -> Tx:
-    """Fill an order: the escrow pays in, its owner gets the proceeds, a rounding remainder stays with the keeper."""
+    """Fill an order: escrow in, proceeds to its owner, rounding remainder to the keeper."""
     tx = Tx([BOT])
     usdc, bonk = tx.token(USDC, BOT), tx.token(BONK, BOT)
     escrow, maker = tx.token(USDC, pda("order")), tx.token(BONK, wallet("maker"))
@@ -157,9 +157,13 @@ def test_a_listed_keeper_that_pays_first() -> None:
 
 
 def test_a_wallet_that_pays_the_route_directly() -> None:
-    """The maker's own account is debited by the swap, under a delegation, and the signer keeps a remainder."""
+    """The swap debits the maker's own account by delegation; the signer keeps a remainder."""
     tx = Tx([BOT])
-    theirs, mid, mine = tx.token(USDC, wallet("maker")), tx.token(chain.MSOL, BOT), tx.token(BONK, BOT)
+    theirs, mid, mine = (
+        tx.token(USDC, wallet("maker")),
+        tx.token(chain.MSOL, BOT),
+        tx.token(BONK, BOT),
+    )
     tx.swap(RAYDIUM, pda("pool-a"), (theirs, 1_000_000), (mid, 900), height=1)
     tx.swap(WHIRLPOOL, pda("pool-b"), (mid, 900), (mine, 7_000_000), height=1)
     assert found(tx) == []
@@ -291,11 +295,18 @@ def test_a_pool_that_sets_its_fee_aside() -> None:
     assert only(tx).profit_amount == 500
 
 
-def unlisted_swap(tx: Tx, program: str, authority: str, give: tuple[str, int], take: tuple[str, int]) -> None:
+def unlisted_swap(
+    tx: Tx,
+    program: str,
+    authority: str,
+    give: tuple[str, int],
+    take: tuple[str, int],
+    height: int = 1,
+) -> None:
     vaults = [tx.token(tx.tokens[account].mint, authority) for account, _ in (give, take)]
-    tx.call(program, vaults, b"swap")
-    tx.move(give[0], vaults[0], give[1], 2)
-    tx.move(vaults[1], take[0], take[1], 2)
+    tx.call(program, vaults, b"swap", height)
+    tx.move(give[0], vaults[0], give[1], height + 1)
+    tx.move(vaults[1], take[0], take[1], height + 1)
 
 
 def test_a_program_in_no_list_completes_a_route() -> None:
@@ -318,15 +329,255 @@ def test_a_person_is_no_pool() -> None:
     assert found(tx) == []
 
 
-def test_a_program_in_no_list_adds_no_pool_to_a_route_that_is_certain() -> None:
+def test_unlisted_leg_beside_listed_ones_is_reported() -> None:
     program = pda("unlisted exchange")
     tx = chain.arbitrage(profit=0)
     usdc, bonk = tx.token(USDC, BOT), tx.token(BONK, BOT)
     unlisted_swap(tx, program, pda("pool-u"), (bonk, 5000), (usdc, 1100))
     tx.tokens[bonk].after = 10**12
     event = only(tx)
-    assert list(event.pools) == [pda("pool-a"), pda("pool-b")]
+    assert list(event.pools) == [pda("pool-a"), pda("pool-b"), pda("pool-u")]
+    assert list(event.venues) == ["RaydiumV4", "Whirlpool", program]
     assert list(event.unknown_programs) == [program]
+
+
+@pytest.mark.parametrize(
+    "routers",
+    [[], [chain.JUPITER], [pda("router")], [chain.JUPITER, pda("router"), pda("router 2")]],
+)
+def test_unlisted_leg_is_found_at_any_depth_and_its_routers_are_no_venues(
+    routers: list[str],
+) -> None:
+    program = pda("unlisted exchange")
+    tx = Tx([BOT])
+    usdc, bonk, msol = tx.token(USDC, BOT), tx.token(BONK, BOT), tx.token(chain.MSOL, BOT)
+    for height, router in enumerate(routers, 1):
+        tx.call(router, [BOT], b"route", height)
+    depth = len(routers) + 1
+    tx.swap(RAYDIUM, pda("pool-a"), (usdc, 1000), (bonk, 5000), height=depth)
+    unlisted_swap(tx, program, pda("pool-u"), (bonk, 5000), (msol, 70), depth)
+    unlisted_swap(tx, program, pda("pool-v"), (msol, 70), (usdc, 1100), depth)
+    event = only(tx)
+    assert list(event.venues) == ["RaydiumV4", program]
+    assert list(event.pools) == [pda("pool-a"), pda("pool-u"), pda("pool-v")]
+    assert list(event.unknown_programs) == [
+        *(each for each in routers if each != chain.JUPITER),
+        program,
+    ]
+
+
+def test_router_that_moves_the_tokens_between_its_legs_is_no_venue() -> None:
+    """The router takes the tokens into its own accounts, and gives back what the last leg paid."""
+    router, program = pda("router"), pda("unlisted exchange")
+    tx = Tx([BOT])
+    usdc, bonk = tx.token(USDC, BOT), tx.token(BONK, BOT)
+    own_usdc, own_bonk = (
+        tx.token(USDC, pda("router authority"), 0),
+        tx.token(BONK, pda("router authority"), 0),
+    )
+    tx.call(router, [BOT], b"route")
+    tx.move(usdc, own_usdc, 1000, 2)
+    unlisted_swap(tx, program, pda("pool-u"), (own_usdc, 1000), (own_bonk, 5000), 2)
+    tx.move(own_bonk, bonk, 5000, 2)
+    tx.swap(RAYDIUM, pda("pool-a"), (bonk, 5000), (usdc, 1100), height=1)
+    event = only(tx)
+    assert list(event.venues) == [program, "RaydiumV4"]
+    assert list(event.pools) == [pda("pool-u"), pda("pool-a")]
+
+
+@pytest.mark.parametrize(
+    "program", [pda("unlisted exchange"), "9H6tua7jkLhdm3w8BvgpTn5LZNU7g4ZynDmCiNN3q6Rp"]
+)
+@pytest.mark.parametrize("left", [0, 3, -2])
+def test_units_left_with_a_router_hide_no_leg(program: str, left: int) -> None:
+    """A router's accounts keep the rest of a division or spend an earlier one; no swap list."""
+    tx = Tx([BOT])
+    usdc = tx.token(USDC, BOT)
+    own_usdc, own_bonk = (
+        tx.token(USDC, pda("router authority"), 5),
+        tx.token(BONK, pda("router authority"), 5),
+    )
+    tx.call(chain.JUPITER, [BOT], b"route")
+    tx.move(usdc, own_usdc, 10_000, 2)
+    unlisted_swap(tx, program, pda("pool-u"), (own_usdc, 10_000 - left), (own_bonk, 50_000), 2)
+    tx.swap(RAYDIUM, pda("pool-a"), (own_bonk, 50_000 - left), (own_usdc, 11_000))
+    tx.move(own_usdc, usdc, 11_000, 2)
+    event = only(tx)
+    assert len(event.venues) == len(event.pools) == 2
+    assert event.pools[1] == pda("pool-a")
+
+
+def test_pools_of_an_unlisted_program_with_one_authority_are_distinct() -> None:
+    program, authority = pda("unlisted exchange"), pda("authority of all pools")
+    tx = Tx([BOT])
+    usdc, bonk, msol = tx.token(USDC, BOT), tx.token(BONK, BOT), tx.token(chain.MSOL, BOT)
+    tx.swap(RAYDIUM, pda("pool-a"), (usdc, 1000), (bonk, 5000), height=1)
+    for give, take in (((bonk, 5000), (msol, 70)), ((msol, 70), (usdc, 1100))):
+        vaults = [pda(f"{tx.tokens[give[0]].mint}{tx.tokens[take[0]].mint}{side}") for side in "ab"]
+        for vault, account in zip(vaults, (give[0], take[0]), strict=True):
+            tx.tokens[vault] = chain.Balance(
+                tx.tokens[account].mint, authority, chain.DEEP, chain.DEEP
+            )
+        tx.call(program, vaults, b"swap")
+        tx.move(give[0], vaults[0], give[1], 2)
+        tx.move(vaults[1], take[0], take[1], 2)
+    assert len(only(tx).pools) == 3
+
+
+@pytest.mark.parametrize(
+    ("program", "data", "position", "name"),
+    [
+        ("swapNyd8XiQwJ6ianp9snpu4brUqFxadzvHebnAXjJZ", venues.anchor("swap"), 6, "StabbleStable"),
+        (
+            "swapNyd8XiQwJ6ianp9snpu4brUqFxadzvHebnAXjJZ",
+            venues.anchor("swap_v2"),
+            8,
+            "StabbleStable",
+        ),
+        (
+            "swapFpHZwjELNnjvThjajtiVmkz3yPQEHjLtka2fwHW",
+            venues.anchor("swap"),
+            6,
+            "StabbleWeighted",
+        ),
+        (
+            "swapFpHZwjELNnjvThjajtiVmkz3yPQEHjLtka2fwHW",
+            venues.anchor("swap_v2"),
+            8,
+            "StabbleWeighted",
+        ),
+        ("goonuddtQRrWqqn5nFyczVKaie28f3kDkHWkHtURSLE", b"\x01", 1, "GoonFiV2"),
+        ("ALPHAQmeA7bjrVuccPsYPiCvsi428SNwte66Srvs4pHA", b"\x0c", 1, "AlphaQ"),
+        (
+            "DEXYosS6oEGvk8uCDayvwEZz4qEyDJRf9nFgYCaqPMTm",
+            venues.anchor("swap_exact_amount_in"),
+            1,
+            "1DEX",
+        ),
+        ("fUSioN9YKKSa3CUC2YUc4tPkHJ5Y6XW1yz8y6F7qWz9", venues.anchor("swap"), 4, "DefiTunaFusion"),
+        ("BiSoNHVpsVZW2F7rx2eQ59yQwKxzU5NvBcmKshCSUypi", b"\x02", 1, "BisonFi"),
+        ("BiSoNHVpsVZW2F7rx2eQ59yQwKxzU5NvBcmKshCSUypi", b"\x07", 1, "BisonFi"),
+        ("AQU1FRd7papthgdrwPTTq5JacJh8YtwEXaBfKU3bTz45", b"\x01", 9, "Aquifer"),
+        ("SCoRcH8c2dpjvcJD6FiPbCSQyQgu3PcUAWj2Xxx3mqn", b"\x02", 15, "Scorch"),
+        (
+            "GAMMA7meSFWaBXF25oSUgmGRwaW6sCMFLmBNiMSdbHVT",
+            venues.anchor("swap_base_input"),
+            3,
+            "GooseFXGamma",
+        ),
+        (
+            "GAMMA7meSFWaBXF25oSUgmGRwaW6sCMFLmBNiMSdbHVT",
+            venues.anchor("oracle_based_swap_base_input"),
+            3,
+            "GooseFXGamma",
+        ),
+        ("HEAVENoP2qxoeuF8Dj2oT1GHEnu49U5mJYkdeC8BAX2o", venues.anchor("sell"), 4, "Heaven"),
+        ("boop8hVGQGqehUK2iVEMEnMrL5RbjywRzHKBmBE7ry4", venues.anchor("sell_token"), 1, "Boop"),
+        ("MoonCVVNZFSYkqNXP6bxHLPL6QQJiMagDL3qcqUQTrG", venues.anchor("buy"), 2, "Moonit"),
+    ],
+)
+@pytest.mark.parametrize("height", [1, 2])
+def test_pool_is_read_where_the_program_has_it(
+    program: str, data: bytes, position: int, name: str, height: int
+) -> None:
+    tx = Tx([BOT])
+    usdc, bonk = tx.token(USDC, BOT), tx.token(BONK, BOT)
+    tx.call(chain.JUPITER, [BOT], b"route")
+    tx.swap(RAYDIUM, pda("pool-a"), (usdc, 1000), (bonk, 5000), height=2)
+    vaults = [tx.token(mint, pda("authority")) for mint in (BONK, USDC)]
+    accounts = [pda(f"account {index}") for index in range(position)] + [pda("pool-b"), *vaults]
+    tx.call(program, accounts, data + bytes(16), height)
+    tx.move(bonk, vaults[0], 5000, height + 1)
+    tx.move(vaults[1], usdc, 1100, height + 1)
+    event = only(tx)
+    assert list(event.venues) == ["RaydiumV4", name]
+    assert list(event.pools) == [pda("pool-a"), pda("pool-b")]
+
+
+def test_stabble_withdrawal_is_no_swap() -> None:
+    tx = chain.arbitrage()
+    pool, vault = pda("stabble"), tx.token(USDC, pda("stabble vault"))
+    tx.call(
+        "swapNyd8XiQwJ6ianp9snpu4brUqFxadzvHebnAXjJZ",
+        [pda(str(index)) for index in range(8)] + [pool],
+        venues.anchor("withdraw"),
+    )
+    tx.move(vault, tx.token(USDC, BOT), 10_000, 2)
+    assert found(tx) == []
+
+
+@pytest.mark.parametrize("encoding", ["json", "jsonParsed"])
+@pytest.mark.parametrize("kept", [0.0, 0.5])
+def test_balances_without_owners_claim_nothing(encoding: str, kept: float) -> None:
+    value = chain.arbitrage().single(encoding)
+    for side in ("preTokenBalances", "postTokenBalances"):
+        balances = value["meta"][side]
+        for balance in balances[int(len(balances) * kept) :]:
+            del balance["owner"]
+    run = Run(value)
+    assert (run.events, run.errors, run.summary.without_owners) == ([], [], 1)
+
+
+BOTH = ("preTokenBalances", "postTokenBalances")
+
+
+@pytest.mark.parametrize(
+    ("left_out", "is_told"),
+    [((BOTH[0],), False), ((BOTH[1],), False), (BOTH, False), ((), True)],
+    ids=["before", "after", "both", "empty"],
+)
+def test_balances_left_out_claim_nothing(left_out: tuple[str, ...], *, is_told: bool) -> None:
+    """Nodes without token balances yet, and an answer without any; the gain is in SOL."""
+    tx = Tx([BOT])
+    wsol, bonk = tx.token(SOL_MINT, BOT), tx.token(BONK, BOT)
+    tx.swap(RAYDIUM, pda("pool-a"), (wsol, 1000), (bonk, 5000), height=1)
+    tx.swap(WHIRLPOOL, pda("pool-b"), (bonk, 5000), (wsol, 20_000), height=1)
+    tx.pay(BOT, 19_000)
+    value = tx.single()
+    assert len(Run(value).events) == 1
+    for side in left_out:
+        value["meta"][side] = None
+    if is_told:
+        value["meta"] |= {BOTH[0]: [], BOTH[1]: []}
+    run = Run(value)
+    assert (run.events, run.errors, run.summary.without_owners) == ([], [], 0 if is_told else 1)
+
+
+def batched(value: dict[str, Any], *, parsed: bool) -> dict[str, Any]:
+    """Put adjacent token instructions into one batch instruction of the new token program."""
+    for group in value["meta"]["innerInstructions"]:
+        packed: list[dict[str, Any]] = []
+        for each in group["instructions"]:
+            last = packed[-1] if packed else None
+            is_token = each.get("programId") == chain.TOKEN or (
+                "data" in each and len(each["accounts"]) == 3
+            )
+            if not is_token or last is None or last.get("stackHeight") != each["stackHeight"]:
+                packed.append(each)
+            elif parsed:
+                before = last["parsed"]
+                inner = before["info"]["instructions"] if before["type"] == "batch" else [before]
+                last["parsed"] = {
+                    "type": "batch",
+                    "info": {"instructions": [*inner, each["parsed"]]},
+                }
+            else:
+                data = base58.decode(last["data"])
+                start = data if data[0] == 255 else b"\xff" + bytes([3, len(data)]) + data
+                more = base58.decode(each["data"])
+                last["data"] = base58.encode(start + bytes([3, len(more)]) + more)
+                last["accounts"] = [*last["accounts"], *each["accounts"]]
+        group["instructions"] = packed
+    return value
+
+
+@pytest.mark.parametrize("encoding", ["json", "jsonParsed"])
+def test_batched_token_instructions_are_read_one_by_one(encoding: str) -> None:
+    tx = chain.arbitrage()
+    value = batched(tx.single(encoding), parsed=encoding == "jsonParsed")
+    assert str(value).count("batch") == 2 * (encoding == "jsonParsed")
+    (event,) = Run(value).events
+    assert event == Run(tx.single(encoding)).events[0]
 
 
 def test_a_pools_own_vault_calls_are_part_of_its_swap() -> None:

@@ -1,12 +1,18 @@
 """Decoding: the encodings agree, skips are cheap, and any damage is named or survived."""
 
 import copy
-from typing import Any
+from base64 import b64encode
+from typing import Any, cast
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from solders.hash import Hash
+from solders.instruction import AccountMeta, Instruction
+from solders.message import MessageV1
 from solders.pubkey import Pubkey
+from solders.signature import Signature
+from solders.transaction import VersionedTransaction
 
 from mev.capture import base58, decode, shape, venues
 from mev.capture.model import BadInputError, Transaction
@@ -15,7 +21,7 @@ from tests.unit.capture.capturing import Run
 from tests.unit.capture.chain import Tx, pda, wallet
 
 
-def read(raw: Any) -> Transaction | decode.Skipped:
+def read(raw: Any) -> Transaction | decode.Skipped | decode.UnknownVersion:
     return decode.transaction(raw, slot=1, block_time_s=2)
 
 
@@ -25,8 +31,65 @@ def test_the_encodings_give_the_same_transaction() -> None:
     views = []
     for each in parsed:
         assert isinstance(each, Transaction)
-        views.append((each.signature, list(each.keys), list(each.signers), [(i.program, i.height) for i in decode.instructions(each)]))
+        views.append(
+            (
+                each.signature,
+                list(each.keys),
+                list(each.signers),
+                [(i.program, i.height) for i in decode.instructions(each)],
+            )
+        )
     assert views[0] == views[1] == views[2]
+
+
+def test_version_1_is_read_in_both_encodings() -> None:
+    raw = chain.arbitrage().json()
+    signer = Pubkey.from_string(wallet("bot"))
+    call = Instruction(
+        Pubkey.from_string(chain.MEMO),
+        b"hello",
+        [AccountMeta(signer, is_signer=True, is_writable=True)],
+    )
+    message = MessageV1.try_compile(signer, [call], Hash.default())
+    wire = bytes(VersionedTransaction.populate(message, [Signature.default()]))
+    count = len(message.account_keys)
+    raw["meta"] |= {
+        "preBalances": [10] * count,
+        "postBalances": [5] * count,
+        "innerInstructions": [],
+        "preTokenBalances": [],
+        "postTokenBalances": [],
+    }
+    encoded = read({**raw, "version": 1, "transaction": [b64encode(wire).decode(), "base64"]})
+    assert isinstance(encoded, Transaction)
+    (instruction,) = decode.instructions(encoded)
+    assert (list(encoded.signers), instruction.program, base58.decode(instruction.data)) == (
+        [str(signer)],
+        chain.MEMO,
+        b"hello",
+    )
+    body = {
+        "signatures": [encoded.signature],
+        "message": {
+            "header": {"numRequiredSignatures": 1},
+            "accountKeys": list(encoded.keys),
+            "transactionConfig": {"computeUnitLimit": 200_000},
+            "instructions": [{**each, "stackHeight": 1} for each in encoded.outer],
+        },
+    }
+    assert decode.instructions(
+        cast("Transaction", read({**raw, "version": 1, "transaction": body}))
+    ) == [instruction]
+
+
+@pytest.mark.parametrize("version", [2, 127])
+def test_version_that_is_not_known_is_recognised_in_every_encoding(version: int) -> None:
+    raw = chain.arbitrage().json()
+    wire = [b64encode(bytes([0x80 | version]) + bytes(40)).decode(), "base64"]
+    assert read({**raw, "version": version}) == decode.UnknownVersion(version)
+    assert read({**raw, "version": version, "transaction": wire}) == decode.UnknownVersion(version)
+    del raw["version"]
+    assert read({**raw, "transaction": wire}) == decode.UnknownVersion(version)
 
 
 def test_looked_up_accounts_follow_the_static_ones() -> None:
@@ -67,15 +130,34 @@ WRONG: list[tuple[Path, Any, str]] = [
         "99999999999999999999999",
         "meta.postTokenBalances[1].uiTokenAmount.amount",
     ),
-    (("meta", "postTokenBalances", 1, "uiTokenAmount", "amount"), "1e3", "meta.postTokenBalances[1].uiTokenAmount.amount"),
+    *(
+        (
+            ("meta", "postTokenBalances", 1, "uiTokenAmount", "amount"),
+            text,
+            "meta.postTokenBalances[1].uiTokenAmount.amount",
+        )
+        for text in ("1e3", "\u0661\u0662", "1_000", " 1", "+1", "", 1, 1.0, None)
+    ),
     (
         ("meta", "innerInstructions", 0, "instructions", 0, "programIdIndex"),
         500,
         "meta.innerInstructions[0].instructions[0].programIdIndex",
     ),
-    (("meta", "innerInstructions", 0, "instructions", 0, "programIdIndex"), -1, "meta.innerInstructions[0].instructions[0].programIdIndex"),
-    (("meta", "innerInstructions", 0, "instructions", 0, "accounts", 0), -1, "meta.innerInstructions[0].instructions[0].accounts[0]"),
-    (("meta", "innerInstructions", 0, "instructions", 0, "data"), "0OIl", "meta.innerInstructions[0].instructions[0].data"),
+    (
+        ("meta", "innerInstructions", 0, "instructions", 0, "programIdIndex"),
+        -1,
+        "meta.innerInstructions[0].instructions[0].programIdIndex",
+    ),
+    (
+        ("meta", "innerInstructions", 0, "instructions", 0, "accounts", 0),
+        -1,
+        "meta.innerInstructions[0].instructions[0].accounts[0]",
+    ),
+    (
+        ("meta", "innerInstructions", 0, "instructions", 0, "data"),
+        "0OIl",
+        "meta.innerInstructions[0].instructions[0].data",
+    ),
     (("transaction",), 7, "transaction"),
     (("transaction",), ["????", "base64"], "transaction[0]"),
     (("transaction",), ["AAAA", "base65"], "transaction[1]"),
@@ -83,7 +165,11 @@ WRONG: list[tuple[Path, Any, str]] = [
     (("transaction", "message", "accountKeys"), [], "transaction.message.accountKeys"),
     (("transaction", "message", "accountKeys", 2), 5, "transaction.message.accountKeys[2]"),
     (("transaction", "message", "header"), {}, "transaction.message.header.numRequiredSignatures"),
-    (("transaction", "message", "instructions", 0, "programIdIndex"), 256, "transaction.message.instructions[0].programIdIndex"),
+    (
+        ("transaction", "message", "instructions", 0, "programIdIndex"),
+        256,
+        "transaction.message.instructions[0].programIdIndex",
+    ),
 ]
 
 
@@ -99,7 +185,10 @@ def test_the_wrong_place_is_named(path: Path, value: Any, place: str) -> None:
     assert len(run.events) == 1
 
 
-@pytest.mark.parametrize("path", [("meta",), ("meta", "fee"), ("meta", "err"), ("transaction", "message", "instructions")])
+@pytest.mark.parametrize(
+    "path",
+    [("meta",), ("meta", "fee"), ("meta", "err"), ("transaction", "message", "instructions")],
+)
 def test_a_missing_member_is_named(path: tuple[str, ...]) -> None:
     raw = chain.arbitrage().single()
     at: Any = raw
@@ -129,8 +218,16 @@ def test_a_document_of_another_kind(document: Any, place: str) -> None:
 
 
 def test_envelopes_and_lists_are_opened() -> None:
-    answers = [{"jsonrpc": "2.0", "id": 1, "result": chain.arbitrage(name).single()} for name in ("a", "b")]
-    run = Run([*answers, {"jsonrpc": "2.0", "result": None}, {"result": chain.block(chain.arbitrage("c"))}])
+    answers = [
+        {"jsonrpc": "2.0", "id": 1, "result": chain.arbitrage(name).single()} for name in ("a", "b")
+    ]
+    run = Run(
+        [
+            *answers,
+            {"jsonrpc": "2.0", "result": None},
+            {"result": chain.block(chain.arbitrage("c"))},
+        ]
+    )
     assert (len(run.events), run.errors) == (3, [])
 
 
@@ -152,22 +249,36 @@ def test_a_blocks_slot(members: dict[str, int], hint: int | None, slot: int) -> 
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**65), 2**65) | st.floats(allow_nan=False) | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**65), 2**65)
+    | st.floats(allow_nan=False)
+    | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3)
+    ),
     max_leaves=8,
 )
 
 
 def places(value: Any, path: Path = ()) -> list[Path]:
     """Return the path to everything inside a JSON value."""
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    items = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    )
     found = [path] if path else []
     for step, inner in items:
         found += places(inner, (*path, step))
     return found
 
 
-WHOLE = {encoding: chain.arbitrage().single(encoding) for encoding in ("json", "jsonParsed", "base64")}
+WHOLE = {
+    encoding: chain.arbitrage().single(encoding) for encoding in ("json", "jsonParsed", "base64")
+}
 
 
 @settings(max_examples=300, deadline=None)
@@ -214,3 +325,13 @@ def test_an_error_names_its_place() -> None:
 def test_every_listed_program_is_an_address() -> None:
     for program in venues.KNOWN_PROGRAMS:
         Pubkey.from_string(program)
+
+
+def test_every_listed_program_is_in_the_docs() -> None:
+    text = chain.DOCS.joinpath("venues.md").read_text()
+    programs = {*venues.VENUES, *venues.AGGREGATORS, *venues.LENDERS}
+    assert sorted(program for program in programs if f"| `{program}` |" not in text) == []
+    assert (
+        sorted(venue.name for venue in venues.VENUES.values() if f"| {venue.name} |" not in text)
+        == []
+    )

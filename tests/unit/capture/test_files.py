@@ -17,11 +17,24 @@ from mev.capture.model import BadInputError
 
 RECORDS = [{"slot": number, "pad": "x" * 50} for number in range(20)]
 LINES = b"\n".join(map(orjson.dumps, RECORDS)) + b"\n"
+SKIPPED = b"\x5a\x2a\x4d\x18\x05\x00\x00\x00index"
 PACKINGS: dict[str, Callable[[bytes], bytes]] = {
     "plain": lambda data: data,
     "gzip": gzip.compress,
     "zstandard": zstandard.compress,
     "gzip in parts": lambda data: gzip.compress(data[:300]) + gzip.compress(data[300:]),
+    "gzip padded": lambda data: gzip.compress(data) + bytes(512),
+    "zstandard in parts": lambda data: (
+        zstandard.compress(data[:300]) + zstandard.compress(data[300:])
+    ),
+    "zstandard with frames to skip": lambda data: (
+        SKIPPED + zstandard.compress(data[:9]) + SKIPPED + zstandard.compress(data[9:]) + SKIPPED
+    ),
+}
+TEXTS: dict[str, Callable[[bytes], bytes]] = {
+    "plain": lambda data: data,
+    "byte order mark": lambda data: b"\xef\xbb\xbf" + data,
+    "CRLF": lambda data: data.replace(b"\n", b"\r\n"),
 }
 
 
@@ -35,6 +48,18 @@ def read(data: bytes, reader: Reader | None = None) -> tuple[list[Any], list[str
 @pytest.mark.parametrize("packing", PACKINGS)
 def test_lines(packing: str) -> None:
     assert read(PACKINGS[packing](LINES)) == (RECORDS, [])
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_texts(text: str) -> None:
+    assert read(TEXTS[text](LINES)) == (RECORDS, [])
+    assert read(TEXTS[text](orjson.dumps(RECORDS, option=orjson.OPT_INDENT_2))) == ([RECORDS], [])
+
+
+@pytest.mark.parametrize("packing", PACKINGS)
+@pytest.mark.parametrize("chunk_bytes", [4, 5, 7, 11, 63, 64, 65, 200])
+def test_packing_may_be_cut_anywhere_between_its_parts(packing: str, chunk_bytes: int) -> None:
+    assert read(PACKINGS[packing](LINES), Reader(chunk_bytes=chunk_bytes)) == (RECORDS, [])
 
 
 @pytest.mark.parametrize("packing", PACKINGS)
@@ -54,7 +79,10 @@ def test_blank_lines_are_passed_over_and_counted() -> None:
     assert errors[0].startswith("f: line 5, column 5: not JSON")
 
 
-@pytest.mark.parametrize("bad", [b'{"a":', b"plain text", b'{"a":"\xff\xfe"}', b"{'a':1}", b'{"a":1e999}', b"[1,2", b"{]}"])
+@pytest.mark.parametrize(
+    "bad",
+    [b'{"a":', b"plain text", b'{"a":"\xff\xfe"}', b"{'a':1}", b'{"a":1e999}', b"[1,2", b"{]}"],
+)
 @pytest.mark.parametrize("at", [0, 1, 19])
 def test_one_bad_line_is_named_and_the_rest_kept(bad: bytes, at: int) -> None:
     lines = LINES.splitlines()
@@ -78,7 +106,11 @@ def test_a_broken_document_is_one_error() -> None:
 
 @pytest.mark.parametrize("packing", ["gzip", "zstandard"])
 def test_truncated_compression(packing: str) -> None:
-    packed = PACKINGS[packing](b"".join(orjson.dumps({"n": number, "pad": str(number**40)}) + b"\n" for number in range(2000)))
+    packed = PACKINGS[packing](
+        b"".join(
+            orjson.dumps({"n": number, "pad": str(number**40)}) + b"\n" for number in range(2000)
+        )
+    )
     values, errors = read(packed[: len(packed) // 2])
     assert len(errors) == 1
     assert errors[0].endswith("the compressed data ends too early: the file is truncated")
@@ -110,8 +142,14 @@ def test_nothing_at_all() -> None:
 
 def test_the_limit_on_one_document() -> None:
     small = Reader(max_document_bytes=100)
-    assert read(b'{"a":1}\n' + orjson.dumps("x" * 200) + b'\n{"b":2}\n', small) == ([{"a": 1}], ["f: line 2: a line longer than 100 bytes"])
-    assert read(b"[\n" + b"1,\n" * 200 + b"1]", small) == ([], ["f: a document larger than 100 bytes"])
+    assert read(b'{"a":1}\n' + orjson.dumps("x" * 200) + b'\n{"b":2}\n', small) == (
+        [{"a": 1}],
+        ["f: line 2: a line longer than 100 bytes"],
+    )
+    assert read(b"[\n" + b"1,\n" * 200 + b"1]", small) == (
+        [],
+        ["f: a document larger than 100 bytes"],
+    )
 
 
 def test_files_that_cannot_be_opened(tmp_path: Path) -> None:
@@ -122,7 +160,12 @@ def test_files_that_cannot_be_opened(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "slot"), [("block-254170887.json.gz", 254170887), ("blocks.json", None), ("254170887-254170999.json", None)]
+    ("name", "slot"),
+    [
+        ("block-254170887.json.gz", 254170887),
+        ("blocks.json", None),
+        ("254170887-254170999.json", None),
+    ],
 )
 def test_a_slot_in_the_name(tmp_path: Path, name: str, slot: int | None) -> None:
     (tmp_path / name).write_bytes(b"{}")
@@ -132,7 +175,10 @@ def test_a_slot_in_the_name(tmp_path: Path, name: str, slot: int | None) -> None
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.binary(max_size=200), st.sampled_from([b"", b"\x1f\x8b\x08", b"\x28\xb5\x2f\xfd", b"{", b"["]))
+@given(
+    st.binary(max_size=200),
+    st.sampled_from([b"", b"\x1f\x8b\x08", b"\x28\xb5\x2f\xfd", b"{", b"["]),
+)
 def test_any_bytes_are_answered(data: bytes, start: bytes) -> None:
     for each in Reader(chunk_bytes=16).stream(io.BytesIO(start + data), "f"):
         assert isinstance(each, Document | BadInputError)

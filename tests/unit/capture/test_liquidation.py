@@ -19,7 +19,11 @@ def liquidation(program: str, data: bytes, position: int) -> Tx:
     usdc, msol = tx.token(USDC, BOT), tx.token(MSOL, BOT)
     receipt, receipts = tx.token(pda("receipt"), BOT, 0), tx.token(pda("receipt"), pda("reserve"))
     debt, collateral = tx.token(USDC, pda("reserve")), tx.token(MSOL, pda("reserve"))
-    tx.call(program, [pda(f"account {index}") for index in range(position)] + [LOAN, debt, collateral], data)
+    tx.call(
+        program,
+        [pda(f"account {index}") for index in range(position)] + [LOAN, debt, collateral],
+        data,
+    )
     tx.move(usdc, debt, 1000, 2)
     tx.move(receipts, receipt, 77, 2)
     tx.move(receipt, receipts, 77, 2)
@@ -31,13 +35,20 @@ def liquidation(program: str, data: bytes, position: int) -> Tx:
     ("program", "data", "position", "name"),
     [
         (chain.KAMINO, KAMINO_DATA, 1, "Kamino"),
-        (chain.KAMINO, venues.anchor("liquidate_obligation_and_redeem_reserve_collateral_v2") + bytes(24), 1, "Kamino"),
+        (
+            chain.KAMINO,
+            venues.anchor("liquidate_obligation_and_redeem_reserve_collateral_v2") + bytes(24),
+            1,
+            "Kamino",
+        ),
         (chain.SOLEND, b"\x0c" + bytes(8), 6, "Solend"),
         (chain.SOLEND, b"\x11" + bytes(8), 10, "Solend"),
     ],
 )
 @pytest.mark.parametrize("encoding", ["json", "jsonParsed"])
-def test_what_was_repaid_and_seized(program: str, data: bytes, position: int, name: str, encoding: str) -> None:
+def test_what_was_repaid_and_seized(
+    program: str, data: bytes, position: int, name: str, encoding: str
+) -> None:
     tx = liquidation(program, data, position)
     (event,) = Run(tx.single(encoding)).events
     assert event == events_pb2.Liquidation(
@@ -61,7 +72,11 @@ def test_what_was_repaid_and_seized(program: str, data: bytes, position: int, na
 
 def test_marginfi_settles_in_its_books() -> None:
     tx = Tx([BOT])
-    tx.call(chain.MARGINFI, [pda(f"account {index}") for index in range(5)] + [LOAN], venues.anchor("lending_account_liquidate") + bytes(8))
+    tx.call(
+        chain.MARGINFI,
+        [pda(f"account {index}") for index in range(5)] + [LOAN],
+        venues.anchor("lending_account_liquidate") + bytes(8),
+    )
     (event,) = Run(tx.single()).events
     assert isinstance(event, events_pb2.Liquidation)
     assert (event.protocol, event.borrower) == ("MarginFi", LOAN)
@@ -70,7 +85,11 @@ def test_marginfi_settles_in_its_books() -> None:
 
 def test_a_liquidation_that_trades_is_no_arbitrage_too() -> None:
     tx = chain.arbitrage()
-    tx.call(chain.MARGINFI, [pda(f"account {index}") for index in range(5)] + [LOAN], venues.anchor("lending_account_liquidate"))
+    tx.call(
+        chain.MARGINFI,
+        [pda(f"account {index}") for index in range(5)] + [LOAN],
+        venues.anchor("lending_account_liquidate"),
+    )
     (event,) = Run(tx.single()).events
     assert isinstance(event, events_pb2.Liquidation)
     assert list(event.venues) == ["MarginFi", "RaydiumV4", "Whirlpool"]
@@ -101,5 +120,53 @@ def test_a_failed_liquidation() -> None:
 
 
 def test_other_instructions_of_a_lender() -> None:
-    assert Run(liquidation(chain.KAMINO, venues.anchor("deposit_reserve_liquidity"), 1).single()).events == []
+    assert (
+        Run(
+            liquidation(chain.KAMINO, venues.anchor("deposit_reserve_liquidity"), 1).single()
+        ).events
+        == []
+    )
     assert Run(liquidation(chain.SOLEND, b"\x03", 6).single()).events == []
+
+
+def receivership(*, is_ended: bool = True) -> Tx:
+    """Take over a MarginFi account, withdraw 5 mSOL, sell them, repay 1000 USDC, return it."""
+    tx = Tx([BOT])
+    usdc, msol = tx.token(USDC, BOT), tx.token(MSOL, BOT)
+    debt, collateral = tx.token(USDC, pda("bank")), tx.token(MSOL, pda("bank"))
+    tx.call(chain.MARGINFI, [LOAN, pda("record"), BOT], venues.anchor("start_liquidation"))
+    tx.call(
+        chain.MARGINFI, [pda("group"), LOAN], venues.anchor("lending_account_withdraw") + bytes(8)
+    )
+    tx.move(collateral, msol, 5, 2)
+    tx.swap(chain.RAYDIUM, pda("pool"), (msol, 5), (usdc, 1030), height=1)
+    tx.call(chain.MARGINFI, [pda("group"), LOAN], venues.anchor("lending_account_repay") + bytes(8))
+    tx.move(usdc, debt, 1000, 2)
+    if is_ended:
+        tx.call(chain.MARGINFI, [LOAN, pda("record"), BOT], venues.anchor("end_liquidation"))
+    return tx
+
+
+@pytest.mark.parametrize("encoding", ["json", "jsonParsed"])
+def test_marginfi_receivership_is_one_liquidation(encoding: str) -> None:
+    (event,) = Run(receivership().single(encoding)).events
+    assert isinstance(event, events_pb2.Liquidation)
+    assert (event.protocol, event.borrower, list(event.venues)) == (
+        "MarginFi",
+        LOAN,
+        ["MarginFi", "RaydiumV4"],
+    )
+    assert (event.repaid_mint, event.repaid_amount, event.seized_mint, event.seized_amount) == (
+        USDC,
+        1000,
+        MSOL,
+        5,
+    )
+    assert (event.profit_mint, event.profit_amount) == (USDC, 30)
+
+
+def test_receivership_without_its_end_is_none() -> None:
+    assert not any(
+        isinstance(event, events_pb2.Liquidation)
+        for event in Run(receivership(is_ended=False).single()).events
+    )

@@ -13,11 +13,17 @@ POOL = pda("pool-a")
 ATTACKER, VICTIM = wallet("attacker"), wallet("victim")
 
 
-def trade(who: str, sol: int, bonk: int, *, pool: str = POOL, program: str = RAYDIUM, fee: int = 5000) -> Tx:
+def trade(
+    who: str, sol: int, bonk: int, *, pool: str = POOL, program: str = RAYDIUM, fee: int = 5000
+) -> Tx:
     """Swap SOL for BONK, or back where the amounts are negative."""
     tx = Tx([who], fee=fee)
     accounts = tx.token(SOL_MINT, who), tx.token(BONK, who)
-    give, take = ((accounts[0], sol), (accounts[1], bonk)) if sol > 0 else ((accounts[1], -bonk), (accounts[0], -sol))
+    give, take = (
+        ((accounts[0], sol), (accounts[1], bonk))
+        if sol > 0
+        else ((accounts[1], -bonk), (accounts[0], -sol))
+    )
     tx.call(chain.JUPITER)
     tx.swap(program, pool, give, take)
     return tx
@@ -28,7 +34,11 @@ HIT = trade(VICTIM, 2_000_000, 9000)
 
 
 def sandwiches(*transactions: Tx) -> list[events_pb2.Sandwich]:
-    return [event for event in Run(chain.block(*transactions)).events if isinstance(event, events_pb2.Sandwich)]
+    return [
+        event
+        for event in Run(chain.block(*transactions)).events
+        if isinstance(event, events_pb2.Sandwich)
+    ]
 
 
 def test_both_legs_and_the_victims_are_named() -> None:
@@ -146,11 +156,21 @@ def test_a_bonding_curve_that_moves_plain_lamports() -> None:
     def curve(who: str, sol: int, bonk: int) -> Tx:
         tx = Tx([who])
         account, vault = tx.token(BONK, who), tx.token(BONK, pda("curve"))
-        tx.call(chain.PUMP_FUN, [pda("1"), pda("2"), pda("3"), pda("curve"), vault, account], venues.anchor("buy" if sol > 0 else "sell"))
+        tx.call(
+            chain.PUMP_FUN,
+            [pda("1"), pda("2"), pda("3"), pda("curve"), vault, account],
+            venues.anchor("buy" if sol > 0 else "sell"),
+        )
         tx.move(*((vault, account, bonk) if sol > 0 else (account, vault, -bonk)), 2)
         tx.pay(who, -sol)
         tx.pay(pda("curve"), sol)
         return tx
 
-    (event,) = sandwiches(curve(ATTACKER, 1000, 50), curve(VICTIM, 1000, 40), curve(ATTACKER, -1200, -50))
-    assert (event.profit_mint, event.profit_amount, event.venues[0]) == (SOL_MINT, 200 - 10_000, "PumpFun")
+    (event,) = sandwiches(
+        curve(ATTACKER, 1000, 50), curve(VICTIM, 1000, 40), curve(ATTACKER, -1200, -50)
+    )
+    assert (event.profit_mint, event.profit_amount, event.venues[0]) == (
+        SOL_MINT,
+        200 - 10_000,
+        "PumpFun",
+    )

@@ -23,7 +23,11 @@ SUBPROTOCOL = Subprotocol("mev.v1.protobuf")
 
 def tick(number: int) -> Tick:
     """Return the event at an offset."""
-    return Tick(market_id=f"market-{number}", timestamp_ns=1_700_000_000_000_000_000 + number, bid_price=number / 2)
+    return Tick(
+        market_id=f"market-{number}",
+        timestamp_ns=1_700_000_000_000_000_000 + number,
+        bid_price=number / 2,
+    )
 
 
 class Peer:
@@ -45,7 +49,9 @@ class Peer:
     async def say_anything(self, text: str) -> None:
         await self._socket.send(text)
 
-    async def subscribed(self, request: dict[str, Any], next_offset: int = 0, **fields: object) -> None:
+    async def subscribed(
+        self, request: dict[str, Any], next_offset: int = 0, **fields: object
+    ) -> None:
         """Confirm a subscription that starts at `next_offset` of partition 0 of each topic."""
         topics = fields.pop("topics", request["topics"])
         assert isinstance(topics, list)
@@ -60,9 +66,27 @@ class Peer:
         await self.subscribed(request, next_offset, **fields)
         return request
 
-    async def events(self, first: int, number: int, *, partition: int = 0, topic: str = "mev.tick.v1", **tail: Any) -> None:
+    async def events(
+        self,
+        first: int,
+        number: int,
+        *,
+        partition: int = 0,
+        topic: str = "mev.tick.v1",
+        **tail: Any,
+    ) -> None:
         offsets = list(range(first, first + number))
-        await self.frame([Run(topic, partition, offsets, [tick(offset).SerializeToString() for offset in offsets])], **tail)
+        await self.frame(
+            [
+                Run(
+                    topic,
+                    partition,
+                    offsets,
+                    [tick(offset).SerializeToString() for offset in offsets],
+                )
+            ],
+            **tail,
+        )
 
     async def frame(self, runs: list[Run], **tail: Any) -> None:
         await self._socket.send(encode_frame(runs, 1) + Frame(**tail).SerializeToString())
@@ -91,13 +115,15 @@ class Peer:
 
 
 class Server:
-    """Peers, one a connection, in the order they came; `refuse` may answer a handshake with an HTTP status."""
+    """Peers by connection, in order; `refuse` may answer a handshake with an HTTP status."""
 
     def __init__(self) -> None:
         self._peers: asyncio.Queue[Peer] = asyncio.Queue()
         self.url = ""
         self.handshakes = 0
-        self.refuse: Callable[[Request], tuple[int, dict[str, str], bytes] | None] = lambda _request: None
+        self.refuse: Callable[[Request], tuple[int, dict[str, str], bytes] | None] = (
+            lambda _request: None
+        )
 
     async def peer(self) -> Peer:
         async with asyncio.timeout(10):
@@ -115,15 +141,24 @@ class Server:
         if refusal is None:
             return None
         status, headers, body = refusal
-        return Response(status, "refused", Headers({"Content-Length": str(len(body)), **headers}), body)
+        return Response(
+            status, "refused", Headers({"Content-Length": str(len(body)), **headers}), body
+        )
 
 
 @asynccontextmanager
 async def running(port: int = 0, **options: Any) -> AsyncIterator[Server]:
     """Give a server."""
     server = Server()
-    options = {"subprotocols": [SUBPROTOCOL], "compression": None, "ping_interval": None, "close_timeout": 0.2} | options
-    async with serve(server.handle, "127.0.0.1", port, process_request=server.check, **options) as listening:
+    options = {
+        "subprotocols": [SUBPROTOCOL],
+        "compression": None,
+        "ping_interval": None,
+        "close_timeout": 0.2,
+    } | options
+    async with serve(
+        server.handle, "127.0.0.1", port, process_request=server.check, **options
+    ) as listening:
         server.url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
         yield server
 

@@ -1,4 +1,4 @@
-"""What a stream does when connections end, are refused, or are not read."""
+"""Tests of a stream whose connections end, are refused, or are not read."""
 
 import asyncio
 import logging
@@ -22,7 +22,9 @@ from mev.wire.frames import Run
 from tests.unit.client.server import KEY, LOG, Peer, Server, running
 
 
-async def test_it_goes_on_where_it_was(server: Server, stream: Stream, caplog: pytest.LogCaptureFixture) -> None:
+async def test_it_goes_on_where_it_was(
+    server: Server, stream: Stream, caplog: pytest.LogCaptureFixture
+) -> None:
     subscription = stream.subscribe(["tick", "agent_*"], filter=["simulated == true"])
     peer = await server.peer()
     await peer.begun(5, topics=["tick", "agent_metrics"])
@@ -33,17 +35,29 @@ async def test_it_goes_on_where_it_was(server: Server, stream: Stream, caplog: p
     peer.drop()  # with a batch that was not taken
     peer = await server.peer()
     request = await peer.begun(start="resumed", topics=["tick", "agent_metrics"])
-    assert request["from"] == {"cursor": {"tick": {"0": 8, "1": 2, "2": 7}, "agent_metrics": {"0": 5}}, "log": LOG}
-    assert (request["topics"], request["filter"]) == (["tick", "agent_metrics"], ["simulated == true"])
+    assert request["from"] == {
+        "cursor": {"tick": {"0": 8, "1": 2, "2": 7}, "agent_metrics": {"0": 5}},
+        "log": LOG,
+    }
+    assert (request["topics"], request["filter"]) == (
+        ["tick", "agent_metrics"],
+        ["simulated == true"],
+    )
     await peer.events(8, 4)
     assert [len(await anext(subscription)) for _ in range(2)] == [1, 4]
-    assert [record.getMessage().partition(";")[0] for record in caplog.records if record.name.startswith("mev.")] == [
+    assert [
+        record.getMessage().partition(";")[0]
+        for record in caplog.records
+        if record.name.startswith("mev.")
+    ] == [
         "the connection ended: it broke off",
         f"connected to {stream._settings.url} again",
     ]
 
 
-async def test_a_subscription_without_an_answer_begins_again(server: Server, stream: Stream) -> None:
+async def test_a_subscription_without_an_answer_begins_again(
+    server: Server, stream: Stream
+) -> None:
     stream.subscribe(["tick"], from_="earliest")
     peer = await server.peer()
     first = await peer.heard()
@@ -51,7 +65,9 @@ async def test_a_subscription_without_an_answer_begins_again(server: Server, str
     assert await (await server.peer()).heard() == first
 
 
-async def test_the_word_of_a_server_that_closes_counts(server: Server, stream: Stream, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_word_of_a_server_that_closes_counts(
+    server: Server, stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pauses: list[float] = []
     sleep = asyncio.sleep
 
@@ -64,15 +80,27 @@ async def test_the_word_of_a_server_that_closes_counts(server: Server, stream: S
     stream.subscribe(["tick"])
     peer = await server.peer()
     await peer.begun(5)
-    await peer.say("closing", code="too_slow", detail="too slow", retry_after_s=3, log=LOG, cursors={"s1": {"tick": {"0": 90}}, "s7": {}})
+    await peer.say(
+        "closing",
+        code="too_slow",
+        detail="too slow",
+        retry_after_s=3,
+        log=LOG,
+        cursors={"s1": {"tick": {"0": 90}}, "s7": {}},
+    )
     await peer.close(1013)
     request = await (await server.peer()).heard()
     assert request["from"] == {"cursor": {"tick": {"0": 90}}, "log": LOG}
     assert pauses == [3.0]
 
 
-async def test_a_server_that_is_full_is_asked_again_when_it_says(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    answers: list[tuple[int, dict[str, str], bytes]] = [(503, {"Retry-After": "0"}, b'{"detail": "full"}'), (429, {}, b"no problem object")]
+async def test_a_server_that_is_full_is_asked_again_when_it_says(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers: list[tuple[int, dict[str, str], bytes]] = [
+        (503, {"Retry-After": "0"}, b'{"detail": "full"}'),
+        (429, {}, b"no problem object"),
+    ]
     server.refuse = lambda _request: answers.pop(0) if answers else None
     async with Stream(server.url, api_key=KEY) as stream:
         assert stream.connected
@@ -107,7 +135,9 @@ def test_pauses_grow_and_are_drawn_from_all_below(monkeypatch: pytest.MonkeyPatc
         (404, NotAServerError, "check the address"),
     ],
 )
-async def test_a_refused_handshake_says_the_remedy(server: Server, status: int, error: type[StreamError], remedy: str) -> None:
+async def test_a_refused_handshake_says_the_remedy(
+    server: Server, status: int, error: type[StreamError], remedy: str
+) -> None:
     server.refuse = lambda _request: (status, {}, b'{"detail": "not so"}')
     with pytest.raises(error, match=remedy):
         async with Stream(server.url, api_key=KEY):
@@ -118,13 +148,20 @@ async def test_a_refused_handshake_says_the_remedy(server: Server, status: int, 
 @pytest.mark.parametrize(
     ("code", "reason", "error", "words"),
     [
-        (4401, "this key was revoked", UnauthorizedError, "this key was revoked; start again with one that is"),
+        (
+            4401,
+            "this key was revoked",
+            UnauthorizedError,
+            "this key was revoked; start again with one that is",
+        ),
         (4403, "", DisconnectedError, "an operator ended this connection; ask them"),
         (1008, "", ForbiddenError, "not permitted; the stream needs a key"),
         (1009, "", MessageTooBigError, "shorter filters"),
     ],
 )
-async def test_some_ends_are_final(server: Server, stream: Stream, code: int, reason: str, error: type[StreamError], words: str) -> None:
+async def test_some_ends_are_final(
+    server: Server, stream: Stream, code: int, reason: str, error: type[StreamError], words: str
+) -> None:
     subscription, other = stream.subscribe(["tick"]), stream.subscribe(["tick"])
     peer = await server.peer()
     await peer.begun(5)
@@ -142,7 +179,9 @@ async def test_some_ends_are_final(server: Server, stream: Stream, code: int, re
 async def test_a_credential_that_can_be_renewed_is(server: Server) -> None:
     keys = iter(["first", "second"])
     restarting = iter([False, True, False])
-    async with Stream(server.url, api_key=lambda: _away("restarting") if next(restarting) else next(keys)) as stream:
+    async with Stream(
+        server.url, api_key=lambda: _away("restarting") if next(restarting) else next(keys)
+    ) as stream:
         stream.subscribe(["tick"])
         peer = await server.peer()
         assert peer.authorization == "Bearer first"
@@ -167,7 +206,9 @@ def _away(detail: str) -> str:
 
 async def test_nobody_there(unused_tcp_port: int) -> None:
     with pytest.raises(UnreachableError, match=r"does not answer: .*is the system running there"):
-        async with Stream(f"http://127.0.0.1:{unused_tcp_port}", api_key=KEY, connect_timeout_s=0.2):
+        async with Stream(
+            f"http://127.0.0.1:{unused_tcp_port}", api_key=KEY, connect_timeout_s=0.2
+        ):
             pass
 
 
@@ -184,7 +225,9 @@ def test_no_address(url: str) -> None:
         Stream(url, api_key=KEY)
 
 
-async def test_something_else_in_between_while_the_server_is_away(server: Server, stream: Stream) -> None:
+async def test_something_else_in_between_while_the_server_is_away(
+    server: Server, stream: Stream
+) -> None:
     stream.subscribe(["tick"])
     peer = await server.peer()
     await peer.begun(5)
@@ -212,7 +255,7 @@ async def test_a_socket_is_not_read_when_the_user_does_not(server: Server) -> No
             still = sent
             await asyncio.sleep(0.3)
         assert not sending.done()
-        assert sum(batch.size for batch in subscription._feed._waiting) <= 200_100
+        assert sum(batch.size for batch in subscription._state._waiting) <= 200_100
         async with asyncio.timeout(30):
             offsets = [next((await anext(subscription)).records()).offset for _ in range(all_of_it)]
         assert offsets == list(range(all_of_it))
@@ -271,12 +314,17 @@ async def test_a_message_above_the_limit(server: Server) -> None:
 
 
 @pytest.mark.parametrize("text", ["nonsense", "[]", '{"a": 1}'])
-async def test_nonsense_ends_the_connection_alone(server: Server, stream: Stream, text: str) -> None:
+async def test_nonsense_ends_the_connection_alone(
+    server: Server, stream: Stream, text: str
+) -> None:
     stream.subscribe(["tick"])
     peer = await server.peer()
     await peer.begun(5)
     await peer.say_anything(text)
-    assert (await (await server.peer()).heard())["from"] == {"cursor": {"tick": {"0": 5}}, "log": LOG}
+    assert (await (await server.peer()).heard())["from"] == {
+        "cursor": {"tick": {"0": 5}},
+        "log": LOG,
+    }
 
 
 async def test_leaving_without_a_connection(server: Server, stream: Stream) -> None:
@@ -294,7 +342,9 @@ async def test_leaving_without_a_connection(server: Server, stream: Stream) -> N
     await other.started()
 
 
-async def test_why_the_server_closes_is_said(server: Server, stream: Stream, caplog: pytest.LogCaptureFixture) -> None:
+async def test_why_the_server_closes_is_said(
+    server: Server, stream: Stream, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.WARNING)
     stream.subscribe(["tick"])
     peer = await server.peer()

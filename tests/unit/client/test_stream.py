@@ -6,7 +6,7 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
-from mev.client import Cursor, Gap, Record, Slot, Stream
+from mev.client import Cursor, Gap, Record, Resume, Slot, Stream
 from mev.client.cursor import Start
 from mev.client.errors import RefusedError, StreamError, UndecodableEventError
 from mev.wire.frames import Run
@@ -15,7 +15,9 @@ from tests.unit.client.server import KEY, LOG, Server, tick
 
 
 async def test_a_batch_gives_its_events_and_where_they_are(server: Server, stream: Stream) -> None:
-    subscription = stream.subscribe(["tick"], filter=["bid_price > 1"], on_slow="conflate", max_rate=7)
+    subscription = stream.subscribe(
+        ["tick"], filter=["bid_price > 1"], on_slow="conflate", max_rate=7
+    )
     peer = await server.peer()
     assert peer.authorization == f"Bearer {KEY}"
     assert await peer.begun(40) == {
@@ -28,7 +30,10 @@ async def test_a_batch_gives_its_events_and_where_they_are(server: Server, strea
         "from": "live",
     }
     offsets = [41, 42, 47]
-    runs = [Run("mev.tick.v1", 0, offsets, [tick(n).SerializeToString() for n in offsets]), Run("mev.tick.v1", 3, [5], [b""])]
+    runs = [
+        Run("mev.tick.v1", 0, offsets, [tick(n).SerializeToString() for n in offsets]),
+        Run("mev.tick.v1", 3, [5], [b""]),
+    ]
     await peer.frame(runs, dropped=6, queued=8, lag_ms=9)
     batch = await anext(subscription)
     assert list(batch) == [tick(41), tick(42), tick(47), Tick()]
@@ -41,20 +46,34 @@ async def test_a_batch_gives_its_events_and_where_they_are(server: Server, strea
     ]
     assert next(iter(batch.records())).value == tick(41).SerializeToString()
     assert next(iter(batch.records())).message == tick(41)
-    assert (len(batch), batch.dropped, batch.lost, batch.queued, batch.lag_ms, batch.sent_at_ns) == (4, 6, 6, 8, 9, 1)
+    assert (
+        len(batch),
+        batch.dropped,
+        batch.lost,
+        batch.queued,
+        batch.lag_ms,
+        batch.sent_at_ns,
+    ) == (4, 6, 6, 8, 9, 1)
     assert batch.cursor == subscription.cursor == Cursor({"tick": {0: 48, 3: 6}}, LOG)
     assert batch.subscription == "s1"
     assert subscription.topics == ("tick",)
     await peer.frame([Run("mev.tick.v1", 3, [60], [])])
-    assert (len(await anext(subscription)), subscription.cursor) == (0, Cursor({"tick": {0: 48, 3: 60}}, LOG))
+    assert (len(await anext(subscription)), subscription.cursor) == (
+        0,
+        Cursor({"tick": {0: 48, 3: 60}}, LOG),
+    )
 
 
 @pytest.mark.parametrize(
     ("start", "said"),
     [
         ("earliest", "earliest"),
-        (datetime(2026, 11, 22, 12, tzinfo=timezone(timedelta(hours=2))), {"time": "2026-11-22T10:00:00Z"}),
+        (
+            datetime(2026, 11, 22, 12, tzinfo=timezone(timedelta(hours=2))),
+            {"time": "2026-11-22T12:00:00+02:00"},
+        ),
         (Slot(254170887), {"slot": 254170887}),
+        (Resume("YWJj"), {"resume": "YWJj"}),
         (Cursor({"tick": {0: 4711}}), {"cursor": {"tick": {"0": 4711}}}),
         (Cursor({"tick": {0: 4711}}, "x"), {"cursor": {"tick": {"0": 4711}}, "log": "x"}),
     ],
@@ -62,6 +81,72 @@ async def test_a_batch_gives_its_events_and_where_they_are(server: Server, strea
 async def test_where_to_start(server: Server, stream: Stream, start: Start, said: object) -> None:
     stream.subscribe(["tick"], from_=start)
     assert (await (await server.peer()).heard())["from"] == said
+
+
+async def test_the_token_of_the_last_batch_taken_is_kept(server: Server, stream: Stream) -> None:
+    subscription = stream.subscribe(["tick"], from_=Resume("before"))
+    assert subscription.resume == "before"
+    peer = await server.peer()
+    await peer.begun(5, start="gap", gaps={"tick": {"0": {"from": 2, "to": 5}}}, resume="start")
+    await subscription.started()
+    assert subscription.resume == "start"
+    await peer.events(5, 1, resume="after-5")
+    await peer.events(6, 1, resume="after-6")
+    assert [(await anext(subscription)).resume for _ in range(2)] == ["start", "after-5"]
+    assert subscription.resume == "after-5"
+
+
+async def test_snapshot_comes_first_and_is_no_place_in_the_log(
+    server: Server, stream: Stream
+) -> None:
+    subscription = stream.subscribe(["tick"], snapshot=True)
+    peer = await server.peer()
+    request = await peer.heard()
+    assert request == {
+        "op": "subscribe",
+        "id": "s1",
+        "topics": ["tick"],
+        "on_slow": "drop_oldest",
+        "snapshot": True,
+    }
+    await peer.subscribed(request, 40, resume="at-40")
+    await peer.events(7, 2, snapshot_left=1)
+    await peer.events(30, 1, snapshot_left=0)
+    await peer.events(40, 1, resume="at-41")
+    batches = [await anext(subscription) for _ in range(3)]
+    assert [(list(batch), batch.snapshot_left, batch.resume) for batch in batches] == [
+        ([tick(7), tick(8)], 1, "at-40"),
+        ([tick(30)], 0, "at-40"),
+        ([tick(40)], None, "at-41"),
+    ]
+    assert [batch.cursor for batch in batches] == [
+        Cursor({"tick": {0: offset}}, LOG) for offset in (40, 40, 41)
+    ]
+    peer.drop()
+    again = await (await server.peer()).heard()
+    assert again["from"] == {"cursor": {"tick": {"0": 41}}, "log": LOG}
+    assert "snapshot" not in again
+
+
+async def test_snapshot_that_was_cut_off_is_asked_for_again(server: Server, stream: Stream) -> None:
+    subscription = stream.subscribe(["tick"], snapshot=True)
+    peer = await server.peer()
+    await peer.begun(40)
+    await peer.events(7, 2, snapshot_left=1)
+    await anext(subscription)
+    peer.drop()
+    peer = await server.peer()
+    request = await peer.begun(44)
+    assert request["snapshot"] is True
+    assert "from" not in request
+    await peer.frame([], snapshot_left=0)
+    batch = await anext(subscription)
+    assert (len(batch), batch.snapshot_left, batch.cursor) == (0, 0, Cursor({"tick": {0: 44}}, LOG))
+
+
+async def test_snapshot_of_the_past_is_refused(stream: Stream) -> None:
+    with pytest.raises(ValueError, match="a snapshot is of now"):
+        stream.subscribe(["tick"], snapshot=True, from_="earliest")
 
 
 async def test_what_cannot_be_said_is_refused_at_once(stream: Stream) -> None:
@@ -113,7 +198,11 @@ async def test_terms_change_while_events_wait(server: Server) -> None:
         for first in range(50):
             await peer.events(first, 1)
         assert len(await anext(subscription)) == 1
-        updating = asyncio.create_task(subscription.update(topics=["tick", "bundle"], filter=["simulated == true"], max_rate=None))
+        updating = asyncio.create_task(
+            subscription.update(
+                topics=["tick", "bundle"], filter=["simulated == true"], max_rate=None
+            )
+        )
         assert await peer.heard() == {
             "op": "update",
             "id": "s1",
@@ -121,13 +210,21 @@ async def test_terms_change_while_events_wait(server: Server) -> None:
             "filter": ["simulated == true"],
             "max_rate": None,
         }
-        await peer.say("updated", id="s1", topics=["bundle", "tick"], log=LOG, cursor={"tick": {"0": 60}, "bundle": {"0": 3}})
+        await peer.say(
+            "updated",
+            id="s1",
+            topics=["bundle", "tick"],
+            log=LOG,
+            cursor={"tick": {"0": 60}, "bundle": {"0": 3}},
+        )
         await updating  # although 49 batches were not taken
         for _ in range(49):
             await anext(subscription)
         assert subscription.cursor == Cursor({"tick": {0: 50}}, LOG)
         await peer.events(50, 1)
-        assert (await anext(subscription)).cursor == Cursor({"tick": {0: 51}, "bundle": {0: 3}}, LOG)
+        assert (await anext(subscription)).cursor == Cursor(
+            {"tick": {0: 51}, "bundle": {0: 3}}, LOG
+        )
         peer.drop()
         request = await (await server.peer()).heard()
         assert (request["topics"], request["filter"]) == (["bundle", "tick"], ["simulated == true"])
@@ -140,7 +237,9 @@ async def test_a_refused_change_leaves_the_terms(server: Server, stream: Stream)
     await peer.begun(0)
     updating = asyncio.create_task(subscription.update(filter=["nonsense"]))
     await peer.heard()
-    await peer.say("error", id="s1", code="bad_filter", detail="no field 'nonsense'", field="filter")
+    await peer.say(
+        "error", id="s1", code="bad_filter", detail="no field 'nonsense'", field="filter"
+    )
     with pytest.raises(RefusedError, match="no field 'nonsense'") as caught:
         await updating
     assert (caught.value.reason, caught.value.field) == ("bad_filter", "filter")
@@ -162,15 +261,25 @@ async def test_a_change_outlives_its_connection(server: Server, stream: Stream) 
     # The cursor names no partition of a bundle: with it they would start at their earliest event.
     assert request["topics"] == ["tick"]
     assert await peer.heard() == {"op": "update", "id": "s1", "topics": ["tick", "bundle"]}
-    await peer.say("updated", id="s1", topics=["tick", "bundle"], log=LOG, cursor={"tick": {"0": 3}, "bundle": {"0": 8}})
+    await peer.say(
+        "updated",
+        id="s1",
+        topics=["tick", "bundle"],
+        log=LOG,
+        cursor={"tick": {"0": 3}, "bundle": {"0": 8}},
+    )
     await updating
 
 
-async def test_a_refused_subscription_raises_and_the_others_go_on(server: Server, stream: Stream) -> None:
+async def test_a_refused_subscription_raises_and_the_others_go_on(
+    server: Server, stream: Stream
+) -> None:
     wrong, good = stream.subscribe(["tikc"]), stream.subscribe(["tick"])
     peer = await server.peer()
     await peer.heard()
-    await peer.say("error", id="s1", code="unknown_topic", detail="no event type 'tikc'", field="topics")
+    await peer.say(
+        "error", id="s1", code="unknown_topic", detail="no event type 'tikc'", field="topics"
+    )
     await peer.begun()
     await peer.events(0, 1)
     assert len(await anext(good)) == 1
@@ -185,7 +294,9 @@ async def test_a_replay_that_must_wait_is_asked_for_again(server: Server, stream
     subscription = stream.subscribe(["tick"], from_="earliest")
     peer = await server.peer()
     first = await peer.heard()
-    await peer.say("error", id="s1", code="too_many_replays", detail="others replay", retry_after_s=0.01)
+    await peer.say(
+        "error", id="s1", code="too_many_replays", detail="others replay", retry_after_s=0.01
+    )
     assert await peer.begun() == first
     await subscription.started()
 
@@ -210,20 +321,46 @@ async def test_gaps_and_resets_are_told(server: Server, stream: Stream) -> None:
     peer.drop()
     peer = await server.peer()
     request = await peer.heard()
-    assert request["from"] == {"cursor": {"tick": {"0": 9, "1": 12}}, "log": LOG}  # the dead cursor is not asked for again
-    await peer.say("subscribed", id="s1", topics=["tick"], start="reset", log="log-2", cursor={"tick": {"0": 0}})
+    assert request["from"] == {
+        "cursor": {"tick": {"0": 9, "1": 12}},
+        "log": LOG,
+    }  # the dead cursor is not asked for again
+    await peer.say(
+        "subscribed",
+        id="s1",
+        topics=["tick"],
+        start="reset",
+        log="log-2",
+        cursor={"tick": {"0": 0}},
+    )
     batch = await anext(subscription)
-    assert (batch.reset, batch.gaps, batch.lost, batch.cursor) == (True, (), 0, Cursor({"tick": {0: 0}}, "log-2"))
+    assert (batch.reset, batch.gaps, batch.lost, batch.cursor) == (
+        True,
+        (),
+        0,
+        Cursor({"tick": {0: 0}}, "log-2"),
+    )
     peer.drop()
     request = await (await server.peer()).heard()
     assert request["from"] == {"cursor": {"tick": {"0": 0}}, "log": "log-2"}
 
 
-async def test_an_event_that_cannot_be_decoded_says_where_it_is(server: Server, stream: Stream) -> None:
+async def test_an_event_that_cannot_be_decoded_says_where_it_is(
+    server: Server, stream: Stream
+) -> None:
     subscription = stream.subscribe(["tick", "newer"])
     peer = await server.peer()
     await peer.begun(topics=["tick", "newer"])
-    await peer.frame([Run("mev.tick.v1", 2, [7, 8, 9], [tick(7).SerializeToString(), b"\xff", tick(9).SerializeToString()])])
+    await peer.frame(
+        [
+            Run(
+                "mev.tick.v1",
+                2,
+                [7, 8, 9],
+                [tick(7).SerializeToString(), b"\xff", tick(9).SerializeToString()],
+            )
+        ]
+    )
     await peer.frame([Run("mev.newer.v1", 0, [1], [b"anything"])])
     batch, newer = await anext(subscription), await anext(subscription)
     events = iter(batch)
@@ -253,17 +390,30 @@ async def test_what_waits_can_be_taken_after_the_end(server: Server, stream: Str
 
 def test_a_cursor_is_text_and_back() -> None:
     cursor = Cursor({"tick": {0: 5, 11: 7}, "bundle": {}}, "log")
-    assert json.loads(str(cursor)) == {"cursor": {"tick": {"0": 5, "11": 7}, "bundle": {}}, "log": "log"}
+    assert json.loads(str(cursor)) == {
+        "cursor": {"tick": {"0": 5, "11": 7}, "bundle": {}},
+        "log": "log",
+    }
     assert Cursor.parse(str(cursor)) == cursor
     assert Cursor.parse('{"tick":{"0":5}}') == Cursor({"tick": {0: 5}})
     earlier, later = Cursor({"tick": {0: 5, 1: 9}}, "a"), Cursor({"tick": {0: 6, 1: 8, 2: 1}}, "a")
-    assert earlier.past(later) == Cursor({"tick": {0: 6, 1: 9, 2: 1}}, "a")
-    assert earlier.past(Cursor({"tick": {0: 1}}, "b")) == Cursor({"tick": {0: 1}}, "b")
+    assert earlier.merged(later) == Cursor({"tick": {0: 6, 1: 9, 2: 1}}, "a")
+    assert earlier.merged(Cursor({"tick": {0: 1}}, "b")) == Cursor({"tick": {0: 1}}, "b")
 
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[]", "7", '"x"', '{"tick": 5}', '{"tick": {"0": -1}}', '{"tick": {"x": 1}}', '{"cursor": {}, "log": 5}', '{"a":{"0":true}}'],
+    [
+        "",
+        "[]",
+        "7",
+        '"x"',
+        '{"tick": 5}',
+        '{"tick": {"0": -1}}',
+        '{"tick": {"x": 1}}',
+        '{"cursor": {}, "log": 5}',
+        '{"a":{"0":true}}',
+    ],
 )
 def test_no_cursor(text: str) -> None:
     with pytest.raises(Exception, match="not a cursor"):

@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mev.control.errors import JournalError
-from mev.control.journal import Journal
+from mev.control.journal import EnvelopeJournal
 
 
 def written(path: Path, *envelopes: bytes) -> Path:
-    journal = Journal(path)
+    journal = EnvelopeJournal(path)
     for envelope in envelopes:
         journal.append(envelope)
     journal.close()
@@ -20,7 +20,7 @@ def written(path: Path, *envelopes: bytes) -> Path:
 
 
 def read(path: Path) -> list[bytes]:
-    journal = Journal(path)
+    journal = EnvelopeJournal(path)
     try:
         return list(journal.read())
     finally:
@@ -54,7 +54,7 @@ def test_damage_before_the_end_is_named_and_nothing_is_cut(tmp_path: Path) -> No
 
 def test_a_full_disk_refuses_the_record_and_leaves_nothing_of_it(tmp_path: Path) -> None:
     path = written(tmp_path / "journal", b"kept")
-    journal = Journal(path)
+    journal = EnvelopeJournal(path)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 4, hard))
     try:
@@ -69,7 +69,7 @@ def test_a_full_disk_refuses_the_record_and_leaves_nothing_of_it(tmp_path: Path)
 
 def test_a_rewrite_replaces_everything(tmp_path: Path) -> None:
     path = written(tmp_path / "journal", b"old", b"older")
-    journal = Journal(path)
+    journal = EnvelopeJournal(path)
     journal.rewrite([b"kept"])
     journal.append(b"new")
     journal.close()

@@ -18,17 +18,24 @@ NOW_NS = 5
 
 def store(threshold: int = 1) -> TrustStore:
     keys = [key.trusted_for("command") for key in KEYS]
-    return TrustStore(KeySet(epoch=1, keys=keys, thresholds=[Threshold(role="command", signatures=threshold)]))
+    return TrustStore(
+        KeySet(epoch=1, keys=keys, thresholds=[Threshold(role="command", signatures=threshold)])
+    )
 
 
 def test_the_encoding_is_the_one_dsse_publishes() -> None:
-    assert pae("http://example.com/HelloWorld", b"hello world") == b"DSSEv1 29 http://example.com/HelloWorld 11 hello world"
+    assert (
+        pae("http://example.com/HelloWorld", b"hello world")
+        == b"DSSEv1 29 http://example.com/HelloWorld 11 hello world"
+    )
     assert pae("é", b"") == "DSSEv1 2 é 0 ".encode()  # lengths count bytes
 
 
 def test_signatures_are_those_of_rfc_8032() -> None:
     key = SigningKey.from_hex("9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60")
-    assert key.public_key.hex() == "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a"
+    assert (
+        key.public_key.hex() == "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a"
+    )
     assert key.key_id == "21fe31dfa154a261"
 
 
@@ -78,11 +85,20 @@ def test_arbitrary_bytes_raise_nothing_else(data: bytes) -> None:
         store().rotate(data, NOW_NS)
 
 
-@given(kind=st.text(max_size=40), payload=st.binary(max_size=40), key_id=st.text(max_size=20), sig=st.binary(max_size=70))
-def test_arbitrary_envelopes_raise_nothing_else(kind: str, payload: bytes, key_id: str, sig: bytes) -> None:
+@given(
+    kind=st.text(max_size=40),
+    payload=st.binary(max_size=40),
+    key_id=st.text(max_size=20),
+    sig=st.binary(max_size=70),
+)
+def test_arbitrary_envelopes_raise_nothing_else(
+    kind: str, payload: bytes, key_id: str, sig: bytes
+) -> None:
     for name in (key_id, "key-0"):
         for carried in (kind, payload_type(Lease)):
-            envelope = Envelope(payload_type=carried, payload=payload, signatures=[{"key_id": name, "sig": sig}])
+            envelope = Envelope(
+                payload_type=carried, payload=payload, signatures=[{"key_id": name, "sig": sig}]
+            )
             with pytest.raises(EnvelopeError):
                 store().open(envelope, Lease, "command", NOW_NS)
 
@@ -90,7 +106,9 @@ def test_arbitrary_envelopes_raise_nothing_else(kind: str, payload: bytes, key_i
 @given(payload=st.binary(max_size=100))
 def test_a_signed_payload_that_is_no_message_is_malformed(payload: bytes) -> None:
     kind = payload_type(Lease)
-    envelope = Envelope(payload_type=kind, payload=payload, signatures=[KEYS[0].sign(kind, payload)])
+    envelope = Envelope(
+        payload_type=kind, payload=payload, signatures=[KEYS[0].sign(kind, payload)]
+    )
     with contextlib.suppress(MalformedEnvelopeError):
         store().open(envelope, Lease, "command", NOW_NS)
 

@@ -10,7 +10,11 @@ def test_a_key_is_made_once_and_kept_from_others(tmp_path: Path) -> None:
     path = tmp_path / "key"
     made = load_or_create(path, "mine")
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert load_or_create(path).public_key == made.public_key == SigningKey.from_hex(path.read_text()).public_key
+    assert (
+        load_or_create(path).public_key
+        == made.public_key
+        == SigningKey.from_hex(path.read_text()).public_key
+    )
     assert made.key_id == "mine"
     assert load_or_create(path).key_id == default_key_id(made.public_key)
 

@@ -4,8 +4,8 @@ from hypothesis import strategies as st
 
 from mev.crypto.merkle import (
     EMPTY_ROOT,
+    MerkleTree,
     NoSuchTreeError,
-    Tree,
     leaf_hash,
     verify_consistency,
     verify_inclusion,
@@ -23,13 +23,22 @@ ROOTS = {
     7: "ddb89be403809e325750d3d263cd78929c2942b7942a34b77e122c9594a74c8c",
     8: "5dc9da79a70659a9ad559cb701ded9a2ab9d823aad2f4960cfe370eff4604328",
 }
-LEAVES = ["", "00", "10", "2021", "3031", "40414243", "5051525354555657", "606162636465666768696a6b6c6d6e6f"]
-TREE = Tree(leaf_hash(b"%d" % number) for number in range(70))
+LEAVES = [
+    "",
+    "00",
+    "10",
+    "2021",
+    "3031",
+    "40414243",
+    "5051525354555657",
+    "606162636465666768696a6b6c6d6e6f",
+]
+TREE = MerkleTree(leaf_hash(b"%d" % number) for number in range(70))
 SIZES = st.integers(1, TREE.size)
 
 
 def test_roots_are_those_of_certificate_transparency() -> None:
-    tree = Tree()
+    tree = MerkleTree()
     assert tree.root() == EMPTY_ROOT
     for number, leaf in enumerate(LEAVES):
         assert tree.append(leaf_hash(bytes.fromhex(leaf))) == number
@@ -45,12 +54,19 @@ def test_a_leaf_is_proved_at_its_place_and_nowhere_else(size: int, data: st.Data
     if other != index:
         assert not verify_inclusion(TREE.leaf(index), other, size, proof, TREE.root(size))
     assert not verify_inclusion(leaf_hash(b"x"), index, size, proof, TREE.root(size))
-    assert not verify_inclusion(TREE.leaf(index), index, size, [*proof, b"\x00" * 32], TREE.root(size))
-    assert not verify_inclusion(TREE.leaf(index), index, size, proof[:-1], TREE.root(size)) or not proof
+    assert not verify_inclusion(
+        TREE.leaf(index), index, size, [*proof, b"\x00" * 32], TREE.root(size)
+    )
+    assert (
+        not verify_inclusion(TREE.leaf(index), index, size, proof[:-1], TREE.root(size))
+        or not proof
+    )
 
 
 @given(one=SIZES, two=SIZES, data=st.data())
-def test_a_longer_tree_is_proved_to_go_on_from_a_shorter_one(one: int, two: int, data: st.DataObject) -> None:
+def test_a_longer_tree_is_proved_to_go_on_from_a_shorter_one(
+    one: int, two: int, data: st.DataObject
+) -> None:
     old, new = sorted((one, two))
     proof = TREE.consistency(old, new)
     assert verify_consistency(old, new, proof, TREE.root(old), TREE.root(new))
@@ -59,14 +75,18 @@ def test_a_longer_tree_is_proved_to_go_on_from_a_shorter_one(one: int, two: int,
     assert not verify_consistency(old, new, [*proof, b"\x00" * 32], TREE.root(old), TREE.root(new))
     if proof:
         place = data.draw(st.integers(0, len(proof) - 1))
-        changed = [bytes([step[0] ^ (number == place), *step[1:]]) for number, step in enumerate(proof)]
+        changed = [
+            bytes([step[0] ^ (number == place), *step[1:]]) for number, step in enumerate(proof)
+        ]
         assert not verify_consistency(old, new, changed, TREE.root(old), TREE.root(new))
         assert not verify_consistency(old, new, proof[:-1], TREE.root(old), TREE.root(new))
 
 
 @given(size=SIZES, place=st.integers(0, 69))
 def test_a_changed_leaf_changes_every_root_from_there_on(size: int, place: int) -> None:
-    changed = Tree(leaf_hash(b"changed" if number == place else b"%d" % number) for number in range(70))
+    changed = MerkleTree(
+        leaf_hash(b"changed" if number == place else b"%d" % number) for number in range(70)
+    )
     assert (changed.root(size) == TREE.root(size)) == (place >= size)
 
 

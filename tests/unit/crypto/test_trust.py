@@ -1,7 +1,13 @@
 import pytest
 
 from mev.crypto.envelope import seal
-from mev.crypto.errors import BadSignatureError, InvalidKeySetError, KeyExpiredError, KeyNotYetValidError, KeyWithoutRoleError
+from mev.crypto.errors import (
+    BadSignatureError,
+    InvalidKeySetError,
+    KeyExpiredError,
+    KeyNotYetValidError,
+    KeyWithoutRoleError,
+)
 from mev.crypto.keys import SigningKey
 from mev.crypto.trust import TrustStore
 from mev.wire.pb.control_pb2 import Lease
@@ -55,12 +61,40 @@ def test_a_rotation_is_kept_before_it_takes_effect() -> None:
     [
         (KeySet(keys=[TrustedKey(key_id="a", public_key=b"\x01" * 31)]), "'a' of 31 bytes"),
         (KeySet(keys=[TrustedKey(public_key=b"\x01" * 32)]), "a name and 32 bytes"),
-        (KeySet(keys=[KEY.trusted_for("root"), SigningKey("a", b"\x03" * 32).trusted_for("root")]), "key_id 'a' comes 2 times"),
-        (KeySet(keys=[KEY.trusted_for("root"), SigningKey("c", b"\x01" * 32).trusted_for("root")]), "public_key .* comes 2 times"),
-        (KeySet(keys=[KEY.trusted_for("root")], thresholds=[Threshold(role="root")]), "needs 0 signatures"),
-        (KeySet(keys=[KEY.trusted_for("root", "root")], thresholds=[Threshold(role="root", signatures=2)]), "1 keys have it"),
-        (KeySet(keys=[KEY.trusted_for("root")], thresholds=[Threshold(role="root", signatures=1)] * 2), "two thresholds"),
-        (KeySet(keys=[TrustedKey(key_id=str(n), public_key=n.to_bytes(32)) for n in range(257)]), "257 keys; 256"),
+        (
+            KeySet(
+                keys=[KEY.trusted_for("root"), SigningKey("a", b"\x03" * 32).trusted_for("root")]
+            ),
+            "key_id 'a' comes 2 times",
+        ),
+        (
+            KeySet(
+                keys=[KEY.trusted_for("root"), SigningKey("c", b"\x01" * 32).trusted_for("root")]
+            ),
+            "public_key .* comes 2 times",
+        ),
+        (
+            KeySet(keys=[KEY.trusted_for("root")], thresholds=[Threshold(role="root")]),
+            "needs 0 signatures",
+        ),
+        (
+            KeySet(
+                keys=[KEY.trusted_for("root", "root")],
+                thresholds=[Threshold(role="root", signatures=2)],
+            ),
+            "1 keys have it",
+        ),
+        (
+            KeySet(
+                keys=[KEY.trusted_for("root")],
+                thresholds=[Threshold(role="root", signatures=1)] * 2,
+            ),
+            "two thresholds",
+        ),
+        (
+            KeySet(keys=[TrustedKey(key_id=str(n), public_key=n.to_bytes(32)) for n in range(257)]),
+            "257 keys; 256",
+        ),
     ],
 )
 def test_a_key_set_that_contradicts_itself_is_refused(key_set: KeySet, reason: str) -> None:

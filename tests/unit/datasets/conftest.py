@@ -14,6 +14,9 @@ from mev.store.clickhouse import Address, ClickHouse
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClickHouse]:
     """Give an engine with empty tables."""
     path = tmp_path_factory.mktemp("engine")
-    with contextlib.chdir(path), closing(ClickHouse(Address(database="mev", path=path / "data"))) as store:
+    with (
+        contextlib.chdir(path),
+        closing(ClickHouse(Address(database="mev", path=path / "data"))) as store,
+    ):
         Writer(store, lambda _: None, "cluster").prepare()
         yield store

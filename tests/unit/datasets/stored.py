@@ -1,4 +1,4 @@
-"""Events put into the tables as the sink puts them there, and exports run as their jobs run them."""
+"""Events stored as the sink stores them, and exports run as their jobs run them."""
 
 import json
 import logging
@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from google.protobuf.message import Message
 
 from mev.datasets import manifest
-from mev.datasets.export import Limits, make_export
+from mev.datasets.export import ExportLimits, make_export
 from mev.datasets.query import Query
 from mev.jobs.context import Context
 from mev.sink.block import join
@@ -27,7 +27,14 @@ def put(store: ClickHouse, name: str, messages: Sequence[Message]) -> None:
     block = join([message.SerializeToString() for message in messages])
     columns = [field.name for field in event.fields]
     token = f"block-{next(_TOKENS)}"
-    store.insert_protobuf(event.table, columns, block, schema=event.proto_schema, message=event.descriptor.name, token=token)
+    store.insert_protobuf(
+        event.table,
+        columns,
+        block,
+        schema=event.proto_schema,
+        message=event.descriptor.name,
+        token=token,
+    )
 
 
 def empty(store: ClickHouse) -> None:
@@ -36,13 +43,20 @@ def empty(store: ClickHouse) -> None:
 
 
 def export(
-    store: ClickHouse, folder: Path, query: Query, *, cancelled: Callable[[], bool] = lambda: False, limits: Limits | None = None
+    store: ClickHouse,
+    folder: Path,
+    query: Query,
+    *,
+    cancelled: Callable[[], bool] = lambda: False,
+    limits: ExportLimits | None = None,
 ) -> dict[str, Any]:
     """Run an export and return its manifest; its files are in ``output`` below `folder`."""
     output = folder / "output"
     output.mkdir(parents=True, exist_ok=True)
     spec = json.loads(json.dumps(query.as_json()))
-    make_export(store, limits or Limits())(Context(spec, folder, output, logging.getLogger("test"), cancelled))
+    make_export(store, limits or ExportLimits())(
+        Context(spec, folder, output, logging.getLogger("test"), cancelled)
+    )
     return dict(manifest.read(output))
 
 

@@ -1,4 +1,4 @@
-"""Conditions mean the same in a query as in the stream: the engine's answer against the filter itself, on the same events."""
+"""Tests that conditions mean the same in a query as in the stream's filter."""
 
 import math
 from collections.abc import Sequence
@@ -18,11 +18,34 @@ EVENTS: dict[str, list[Message]] = {
     "opportunity": [
         Opportunity(id="none", slot=1),
         Opportunity(
-            id="orca", slot=2, route=[RouteStep(dex="orca", amount_in=5)], probability=0.1, features=[0.1, math.nan], simulated=True
+            id="orca",
+            slot=2,
+            route=[RouteStep(dex="orca", amount_in=5)],
+            probability=0.1,
+            features=[0.1, math.nan],
+            simulated=True,
         ),
-        Opportunity(id="two", slot=2**64 - 1, route=[RouteStep(dex="orca"), RouteStep(dex=ODD, amount_in=2**64 - 1)], probability=0.3),
-        Opportunity(id=ODD, slot=3, kind=ODD, expected_profit_lamports=-(2**63), probability=math.nan, features=[-0.0, 1e30]),
-        Opportunity(id="\U0001f40d", slot=4, kind="\uffee", expected_profit_lamports=2**63 - 1, probability=0.1 + 0.2),
+        Opportunity(
+            id="two",
+            slot=2**64 - 1,
+            route=[RouteStep(dex="orca"), RouteStep(dex=ODD, amount_in=2**64 - 1)],
+            probability=0.3,
+        ),
+        Opportunity(
+            id=ODD,
+            slot=3,
+            kind=ODD,
+            expected_profit_lamports=-(2**63),
+            probability=math.nan,
+            features=[-0.0, 1e30],
+        ),
+        Opportunity(
+            id="\U0001f40d",
+            slot=4,
+            kind="\uffee",
+            expected_profit_lamports=2**63 - 1,
+            probability=0.1 + 0.2,
+        ),
     ],
     "sandwich": [
         Sandwich(signature="a", slot=1, victims=["x", "y"]),
@@ -30,11 +53,16 @@ EVENTS: dict[str, list[Message]] = {
         Sandwich(signature="c", victims=["z"]),
     ],
     "agent_metrics": [
-        AgentMetrics(agent_id="a", timestamp_ns=1, gauges={"cpu": 0.5, ODD: 0.0}, counters={"n": 2**64 - 1}),
+        AgentMetrics(
+            agent_id="a", timestamp_ns=1, gauges={"cpu": 0.5, ODD: 0.0}, counters={"n": 2**64 - 1}
+        ),
         AgentMetrics(agent_id="b", timestamp_ns=1, gauges={"cpu": math.nan}),
         AgentMetrics(agent_id="c", timestamp_ns=1),
     ],
-    "tick": [Tick(market_id="m", timestamp_ns=-5, bid_price=-0.0), Tick(market_id="n", timestamp_ns=5, bid_price=5e-324)],
+    "tick": [
+        Tick(market_id="m", timestamp_ns=-5, bid_price=-0.0),
+        Tick(market_id="n", timestamp_ns=5, bid_price=5e-324),
+    ],
 }
 CONDITIONS = {
     "opportunity": [
@@ -69,7 +97,12 @@ CONDITIONS = {
         'id <= "orca"',
         'id in ["two", "\U0001f40d", "a\'b"]',
     ],
-    "sandwich": ['victims == "x"', 'victims != "x"', 'victims not in ["x", "y"]', 'victims in ["y", "z"]'],
+    "sandwich": [
+        'victims == "x"',
+        'victims != "x"',
+        'victims not in ["x", "y"]',
+        'victims in ["y", "z"]',
+    ],
     "agent_metrics": [
         "gauges.cpu > 0.4",
         "gauges.cpu != 0.5",
@@ -93,13 +126,17 @@ def filled(store: ClickHouse) -> ClickHouse:
 
 def by_query(store: ClickHouse, name: str, conditions: Sequence[str]) -> list[str]:
     key = EVENT_TYPES[name].key
-    statement = Statements(checked(name, columns=[key], filter=conditions), store.database).part(None, _end(name), 100)
+    statement = Statements(checked(name, columns=[key], filter=conditions), store.database).part(
+        None, _end(name), 100
+    )
     return sorted(row[0] for row in store.rows(statement.sql, statement.values))
 
 
 def by_filter(name: str, conditions: Sequence[str]) -> list[str]:
     event, messages = EVENT_TYPES[name], EVENTS[name]
-    rows = parse(list(conditions), [event]).select(Columns(event, [message.SerializeToString() for message in messages]))
+    rows = parse(list(conditions), [event]).select(
+        Columns(event, [message.SerializeToString() for message in messages])
+    )
     keys = [getattr(message, event.key) for message in messages]
     return sorted(keys if rows is None else [keys[row] for row in rows])
 
@@ -109,19 +146,31 @@ def _end(name: str) -> list[object]:
     return [2**64 - 1 if first == "slot" else 2**63 - 1, "\U0010ffff"]
 
 
-@pytest.mark.parametrize(("name", "condition"), [(name, condition) for name, all_ in CONDITIONS.items() for condition in all_])
-def test_a_condition_selects_what_it_selects_in_the_stream(filled: ClickHouse, name: str, condition: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "condition"),
+    [(name, condition) for name, all_ in CONDITIONS.items() for condition in all_],
+)
+def test_a_condition_selects_what_it_selects_in_the_stream(
+    filled: ClickHouse, name: str, condition: str
+) -> None:
     assert by_query(filled, name, [condition]) == by_filter(name, [condition])
 
 
 def test_the_conditions_tell_events_apart() -> None:
     for name, conditions in CONDITIONS.items():
-        assert {len(by_filter(name, [condition])) for condition in conditions} - {0, len(EVENTS[name])}
+        assert {len(by_filter(name, [condition])) for condition in conditions} - {
+            0,
+            len(EVENTS[name]),
+        }
 
 
 def test_conditions_hold_together(filled: ClickHouse) -> None:
     conditions = ["slot >= 2", 'route.dex == "orca"', "simulated == false"]
-    assert by_query(filled, "opportunity", conditions) == ["two"] == by_filter("opportunity", conditions)
+    assert (
+        by_query(filled, "opportunity", conditions)
+        == ["two"]
+        == by_filter("opportunity", conditions)
+    )
 
 
 def test_long_lists_are_bound_whole(filled: ClickHouse) -> None:

@@ -14,7 +14,14 @@ MOST_BYTES = 64 << 20
 
 @pytest.mark.timeout(180)  # of a process of its own, for which no other test has to answer
 def test_twenty_parts_take_no_more_memory_than_one(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tests.unit.datasets.memory", str(tmp_path), str(ROWS), str(PART_ROWS)]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.unit.datasets.memory",
+        str(tmp_path),
+        str(ROWS),
+        str(PART_ROWS),
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     found = json.loads(done.stdout)
     assert (found["rows"], found["parts"]) == (ROWS, ROWS // PART_ROWS)

@@ -1,4 +1,4 @@
-"""What the jobs of these tests do: each ends when a file appears, so that a test decides when."""
+"""Work of the test jobs: each ends when a file appears, so that a test decides when."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ class NoSheepError(InvalidInputError):
 
 
 def count(context: Context) -> None:
-    """Count to `to`, one sheep a file; begin where an earlier attempt has ended, wait at `wait_at` for the file `gate`."""
+    """Count to `to`, resuming from an earlier attempt; at `wait_at`, wait for the file `gate`."""
     first = len(list(context.output.glob("sheep-*")))
     context.log.info("counting from %d", first)
     for number in range(first, context.spec["to"]):
@@ -57,3 +57,10 @@ def stumble(context: Context) -> None:
 
 def die(context: Context) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fill(context: Context) -> None:
+    """Write until the disk is full."""
+    with (context.output / "sheep").open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))

@@ -28,7 +28,9 @@ def forwarded(*values: str) -> list[tuple[bytes, bytes]]:
         ("::1", forwarded("2001:db8::1"), "2001:db8::/64"),
     ],
 )
-def test_who_a_request_counts_for(peer: str, headers: list[tuple[bytes, bytes]], client: str) -> None:
+def test_who_a_request_counts_for(
+    peer: str, headers: list[tuple[bytes, bytes]], client: str
+) -> None:
     assert PROXIES.client(peer, headers) == client
 
 

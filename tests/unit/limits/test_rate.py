@@ -1,12 +1,12 @@
-"""Rates over a real Valkey; the time is that of the server, so rates are chosen so low that no token returns during a test."""
+"""Tests of rate limits on a real Valkey, with rates so low that no token returns meanwhile."""
 
 import asyncio
 from pathlib import Path
 
 import pytest
 
-from mev.limits.bucket import Buckets, Rate
-from mev.limits.rate import Decision, RateLimiter
+from mev.core.token_bucket import TokenBucket
+from mev.limits.rate import Buckets, Rate, RateDecision, RateLimiter
 from mev.store.redis import Redis
 
 SLOW = Rate(per_s=0.01, burst=5)
@@ -22,7 +22,7 @@ class Clock:
         return self.now
 
 
-async def ask(limiter: RateLimiter, name: str = "a") -> Decision:
+async def ask(limiter: RateLimiter, name: str = "a") -> RateDecision:
     return limiter.take_now(name) or await limiter.take(name)
 
 
@@ -37,7 +37,12 @@ async def test_a_burst_goes_on_and_what_follows_waits(redis: Redis) -> None:
 
 async def test_each_name_has_its_own(redis: Redis) -> None:
     limiter = RateLimiter(redis, Rate(0.01, 1))
-    assert [(await ask(limiter, name)).allowed for name in ("a", "b", "a", "b")] == [True, True, False, False]
+    assert [(await ask(limiter, name)).allowed for name in ("a", "b", "a", "b")] == [
+        True,
+        True,
+        False,
+        False,
+    ]
 
 
 async def test_processes_share_one_bucket(redis: Redis) -> None:
@@ -97,35 +102,54 @@ async def test_without_redis_a_process_counts_for_itself(tmp_path: Path, redis: 
 
 
 def test_a_bucket_fills_at_its_rate() -> None:
-    buckets = Buckets(Rate(2, 4))
-    assert [buckets.take("a", 0) for _ in range(5)] == [0, 0, 0, 0, 0.5]
-    assert buckets.take("a", 0.25) == 0.25
-    assert buckets.take("a", 0.5) == 0
-    assert buckets.take("a", 100) == 0
-    assert buckets.level("a", 100) == 3
-    assert buckets.level("a", 50) == 3
-    assert buckets.take("b", 0, cost=5) == 0.5
+    clock = Clock()
+    buckets = Buckets(Rate(2, 4), clock=clock)
+    start = clock.now
+    assert [buckets.take("a") for _ in range(5)] == [0, 0, 0, 0, 0.5]
+    clock.now = start + 0.25
+    assert buckets.take("a") == 0.25
+    clock.now = start + 0.5
+    assert buckets.take("a") == 0
+    clock.now = start + 100
+    assert buckets.take("a") == 0
+    assert buckets.level("a") == 3
+    clock.now = start + 50
+    assert buckets.level("a") == 3, "a clock that goes back takes nothing away"
+    assert buckets.take("b", cost=5) == 0.5
 
 
 def test_what_did_not_count_is_given_back() -> None:
-    buckets = Buckets(Rate(1, 1))
-    assert buckets.take("a", 0) == 0
-    buckets.give("a", 0)
-    buckets.give("a", 0)
-    buckets.give("unknown", 0)
-    assert [buckets.take("a", 0), buckets.take("a", 0)] == [0, 1]
+    buckets = Buckets(Rate(1, 1), clock=Clock())
+    assert buckets.take("a") == 0
+    buckets.give("a")
+    buckets.give("a")
+    buckets.give("unknown")
+    assert [buckets.take("a"), buckets.take("a")] == [0, 1]
 
 
 def test_the_least_recently_used_bucket_goes() -> None:
-    buckets = Buckets(Rate(1, 1), capacity=2)
+    buckets = Buckets(Rate(1, 1), capacity=2, clock=Clock())
     for name in ("a", "b", "a", "c"):
-        buckets.take(name, 0)
-    assert [buckets.level(name, 0) for name in ("a", "b", "c")] == [0, 1, 0]
+        buckets.take(name)
+    assert [buckets.level(name) for name in ("a", "b", "c")] == [0, 1, 0]
 
 
 @pytest.mark.parametrize("cost", [0.5, 1, 2.5])
 def test_a_bucket_never_goes_below_empty(cost: float) -> None:
-    buckets = Buckets(Rate(1, 5))
-    for step in range(50):
-        buckets.take("a", step * 0.1, cost)
-        assert 0 <= buckets.level("a", step * 0.1) <= 5
+    clock = Clock()
+    buckets = Buckets(Rate(1, 5), clock=clock)
+    for _ in range(50):
+        buckets.take("a", cost)
+        assert 0 <= buckets.level("a") <= 5
+        clock.now += 0.1
+
+
+def test_an_overspent_bucket_refills_before_it_is_above_empty() -> None:
+    clock = Clock()
+    bucket = TokenBucket(2, 2, clock)
+    bucket.spend(6)
+    assert bucket.level() == -4
+    assert bucket.take() == 2.5
+    clock.now += 2.5
+    assert bucket.take() == 0
+    assert bucket.level() == 0

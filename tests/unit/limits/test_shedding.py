@@ -3,8 +3,8 @@ import time
 
 import pytest
 
-from mev.limits.errors import OverloadedError
-from mev.limits.shedding import LoadShedder
+from mev.limits import shedding
+from mev.limits.shedding import LoadShedder, OverloadedError
 
 
 def test_work_is_refused_while_the_loop_is_late_and_a_little_after() -> None:
@@ -28,6 +28,24 @@ def test_events_are_refused_while_the_queue_is_full() -> None:
         shedder.check_queue()
     assert caught.value.retry_after_s == 1
     shedder.check()
+
+
+async def test_loop_held_up_after_idle_time_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shedding, "_PERIOD_S", 0.001)
+    shedder = LoadShedder(max_lag_s=0.2, max_fullness=1, fullness=lambda: 0)
+    watching = asyncio.create_task(shedder.watch())
+    await asyncio.sleep(0.3)
+    shedder.lag_s = -1.0
+    await asyncio.sleep(0.1)
+    assert shedder.lag_s == -1.0  # idle: nothing is measured
+    shedder.check()
+    await asyncio.sleep(0.01)
+    time.sleep(0.5)  # noqa: ASYNC251 - what the shedder is for
+    while shedder.lag_s <= 0.2:  # noqa: ASYNC110 - it has no event to wait for
+        await asyncio.sleep(0)
+    with pytest.raises(OverloadedError):
+        shedder.check()
+    watching.cancel()
 
 
 async def test_a_loop_that_is_held_up_is_noticed() -> None:

@@ -9,7 +9,7 @@ _TURNS = 8
 
 
 class Clock:
-    """The running loop's time: it stands still until it is moved forward."""
+    """A manual clock for the running loop."""
 
     def __init__(self) -> None:
         self.now = 1000.0

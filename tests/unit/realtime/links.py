@@ -6,9 +6,9 @@ from typing import cast
 
 import orjson
 
-from mev.realtime import websocket
-from mev.realtime.link import EncodedFrame
-from mev.realtime.websocket import Opcode
+from mev.realtime.batch import EncodedFrame
+from mev.realtime.websocket import protocol
+from mev.realtime.websocket.protocol import Opcode
 from mev.wire.pb.stream_pb2 import Frame
 
 
@@ -33,7 +33,9 @@ class Sent:
 class MemoryLink:
     """A link whose peer reads when it is told to."""
 
-    def __init__(self, *, reading: bool = True, transport: str = "websocket", datagram_bytes: int = 0) -> None:
+    def __init__(
+        self, *, reading: bool = True, transport: str = "websocket", datagram_bytes: int = 0
+    ) -> None:
         self.reading = reading
         self.transport = transport
         self.datagrams: list[bytes] = []
@@ -44,15 +46,18 @@ class MemoryLink:
         self.pings = 0
         self.closed: tuple[int, str] | None = None
         self.aborted = False
+        self.aborted_for: tuple[int, str] | None = None
 
-    def send_text(self, text: bytes) -> None:
+    def send_text(self, text: bytes, resume: str = "") -> None:
         """Keep a text message until the peer reads."""
-        self._write(websocket.frame(Opcode.TEXT, text))
+        del resume  # it is in the text
+        self._write(protocol.frame(Opcode.TEXT, text))
 
     def send_frame(self, frame: EncodedFrame, tail: bytes, *, stale: bool) -> None:
         """Keep a frame until the peer reads."""
         self.stale.append(stale)
-        self._write(websocket.frame(Opcode.BINARY, frame.payload + tail) if tail else frame.message)
+        whole = protocol.frame(Opcode.BINARY, frame.payload + tail)
+        self._write(whole if tail else protocol.binary_message(frame))
 
     def send_datagram(self, payload: bytes) -> None:
         """Deliver a datagram at once."""
@@ -83,9 +88,10 @@ class MemoryLink:
         """Note a close."""
         self.closed = (code, reason)
 
-    def abort(self) -> None:
+    def abort(self, code: int, reason: str) -> None:
         """Note an abort."""
         self.aborted = True
+        self.aborted_for = (code, reason)
 
     def read(self, size: int) -> None:
         """Let the peer read `size` bytes."""
@@ -98,7 +104,7 @@ class MemoryLink:
 
 
 def parse_server_frames(data: bytes) -> Iterator[Sent]:
-    """Yield the unmasked, unfragmented frames in `data`; an unfinished one at the end is left out."""
+    """Yield the unmasked, unfragmented frames in `data`, without an incomplete one at the end."""
     position = 0
     while position + 2 <= len(data):
         length, start = data[position + 1], position + 2
@@ -112,7 +118,14 @@ def parse_server_frames(data: bytes) -> Iterator[Sent]:
         position = start + length
 
 
-def client_frame(opcode: int, payload: bytes, *, final: bool = True, mask: bytes = b"\x01\x02\x03\x04", reserved: int = 0) -> bytes:
+def client_frame(
+    opcode: int,
+    payload: bytes,
+    *,
+    final: bool = True,
+    mask: bytes = b"\x01\x02\x03\x04",
+    reserved: int = 0,
+) -> bytes:
     """Return a frame as a client sends it."""
     size = len(payload)
     if size <= 125:

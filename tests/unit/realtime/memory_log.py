@@ -1,20 +1,23 @@
-"""A log in memory, for tests of a hub whose clients read the past: where the tail is, the test says."""
+"""A log in memory for tests of replay; the test sets its tail."""
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
 
-from mev.bus.batch import Batch
+from mev.bus.batch import PartitionBatch
 from mev.bus.kafka import Position
-from mev.bus.replay import Bounds
-from mev.realtime import start as starts
+from mev.bus.replay import OffsetRange
 from mev.realtime.hub import Hub
-from mev.realtime.start import Beginning, Past
+from mev.realtime.options import Past
+from mev.realtime.positions import Beginning, find_start
+from mev.realtime.replay_pool import Progress
 from mev.wire.pb.events_pb2 import Bundle, Tick
 from mev.wire.registry import BY_TOPIC, EVENT_TYPES, EventType
 
 TYPES = ("tick", "bundle")
 PARTITIONS = 2
-PLACES: list[Position] = [(EVENT_TYPES[name].topic, partition) for name in TYPES for partition in range(PARTITIONS)]
+PLACES: list[Position] = [
+    (EVENT_TYPES[name].topic, partition) for name in TYPES for partition in range(PARTITIONS)
+]
 MARKETS = ("x", "y", "z")
 _OFFSETS = 1_000_000
 
@@ -35,7 +38,7 @@ def key_of(offset: int) -> str:
 
 
 class MemoryLog:
-    """Partitions of events, each of which says where it is; what the hub has not got yet can be read by readers of the past."""
+    """Partitions of events with their offsets; replays can read what the hub has not read yet."""
 
     def __init__(self) -> None:
         self.ends = dict.fromkeys(PLACES, 0)
@@ -49,32 +52,40 @@ class MemoryLog:
                 self._delivered[at] = min(end, first + most)
                 hub.push(self.read(at, first, self._delivered[at]))
 
-    def read(self, at: Position, first: int, end: int) -> Batch:
+    def read(self, at: Position, first: int, end: int) -> PartitionBatch:
         """Return the messages [first, end) of a partition."""
         topic, partition = at
         offsets = list(range(first, end))
         keys = [key_of(offset) for offset in offsets]
         if topic == EVENT_TYPES["tick"].topic:
             values = [
-                Tick(market_id=key, timestamp_ns=number(partition, offset), simulated=offset % 2 == 0).SerializeToString()
+                Tick(
+                    market_id=key, timestamp_ns=number(partition, offset), simulated=offset % 2 == 0
+                ).SerializeToString()
                 for key, offset in zip(keys, offsets, strict=True)
             ]
         else:
             values = [
-                Bundle(bundle_id=key, slot=number(partition, offset), simulated=offset % 2 == 0).SerializeToString()
+                Bundle(
+                    bundle_id=key, slot=number(partition, offset), simulated=offset % 2 == 0
+                ).SerializeToString()
                 for key, offset in zip(keys, offsets, strict=True)
             ]
-        return Batch(topic, partition, offsets, [key.encode() for key in keys], values)
+        return PartitionBatch(topic, partition, offsets, [key.encode() for key in keys], values)
 
-    def bounds(self, topics: Iterable[str]) -> dict[Position, Bounds]:
+    def bounds(self, topics: Iterable[str]) -> dict[Position, OffsetRange]:
         """Return what the partitions of `topics` hold."""
         wanted = set(topics)
-        return {at: Bounds(0, end) for at, end in self.ends.items() if at[0] in wanted}
+        return {at: OffsetRange(0, end) for at, end in self.ends.items() if at[0] in wanted}
 
-    def first_where(self, at: Position, bounds: Bounds, late_enough: Callable[[int, bytes], bool]) -> int:
+    def first_where(
+        self, at: Position, bounds: OffsetRange, late_enough: Callable[[int, bytes], bool]
+    ) -> int:
         """Return the first offset whose value is `late_enough`."""
         values = self.read(at, bounds.earliest, bounds.latest).values
-        return next((offset for offset, value in enumerate(values) if late_enough(0, value)), bounds.latest)
+        return next(
+            (offset for offset, value in enumerate(values) if late_enough(0, value)), bounds.latest
+        )
 
 
 class MemoryPool:
@@ -103,14 +114,15 @@ class MemoryReader:
         self._log = log
         self._chunk = chunk
         self._next: dict[Position, int] = {}
+        self.progress = Progress(0.0)
 
     async def begin(self, start: Past, types: Iterable[EventType], log: str) -> Beginning:
         """Find where `start` is."""
-        beginning = starts.find(start, types, self._log, log)  # type: ignore[arg-type]
+        beginning = find_start(start, types, self._log, log)  # type: ignore[arg-type]
         await self.seek(beginning.positions)
         return beginning
 
-    async def read(self) -> list[Batch]:
+    async def read(self) -> list[PartitionBatch]:
         """Return the next messages."""
         await asyncio.sleep(0)
         found = []
@@ -128,7 +140,7 @@ class MemoryReader:
         await asyncio.sleep(0)
         self._next = dict(positions)
 
-    async def bounds(self, topics: Iterable[str]) -> dict[Position, Bounds]:
+    async def bounds(self, topics: Iterable[str]) -> dict[Position, OffsetRange]:
         """Return what every partition of `topics` holds now."""
         await asyncio.sleep(0)
         return self._log.bounds(topics)
@@ -144,7 +156,11 @@ class MemoryReader:
 
 def positions(cursor: Mapping[str, Mapping[str, int]]) -> dict[Position, int]:
     """Return a cursor of the protocol as positions."""
-    return {(EVENT_TYPES[name].topic, int(partition)): offset for name, of_type in cursor.items() for partition, offset in of_type.items()}
+    return {
+        (EVENT_TYPES[name].topic, int(partition)): offset
+        for name, of_type in cursor.items()
+        for partition, offset in of_type.items()
+    }
 
 
 def cursor(of: Mapping[Position, int]) -> dict[str, dict[str, int]]:

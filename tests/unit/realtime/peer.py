@@ -9,13 +9,14 @@ import orjson
 
 from mev.auth.model import MASTER
 from mev.bus.kafka import Position
+from mev.realtime.access import StreamAccess
+from mev.realtime.batch import Encoding
 from mev.realtime.client import Client
-from mev.realtime.guard import Guard
 from mev.realtime.hub import Hub
-from mev.realtime.session import Session
-from mev.realtime.tally import Encoding
+from mev.realtime.requests import RequestHandler
 from mev.wire.frames import offsets_of
 from mev.wire.registry import EVENT_TYPES
+from mev.wire.resume import decode, fingerprint
 from tests.unit.realtime.links import TEXT, MemoryLink, Sent
 from tests.unit.realtime.memory_log import cursor, key_of, place, positions
 
@@ -39,13 +40,18 @@ class Account:
     max_rate: int | None
     start: object
     cursor: dict[Position, int] | None = None
+    resume: str | None = None
+    """The token of the last message; with one it comes back by this, without by its cursor."""
     periods: list[tuple[dict[Position, int], Conditions]] = field(default_factory=list)
     received: dict[Position, list[int]] = field(default_factory=lambda: defaultdict(list))
     told: int = 0
     lossless: bool = True
     conflated: bool = False
     repaid: bool = False
-    """Whether what was told as lost may have come after all: a connection ended without a word, or from between conflated events."""
+    """Whether events reported as lost may have arrived.
+
+    A connection ended without notice, or within conflated events.
+    """
     ended: bool = False
     wanted: list[tuple[dict[str, Any], dict[Position, int]]] = field(default_factory=list)
     """Changes that were asked for, each with where the hub was then."""
@@ -53,13 +59,23 @@ class Account:
     def subscribe(self) -> dict[str, Any]:
         """Return the message that begins or resumes it."""
         start = self.start if self.cursor is None else {"cursor": cursor(self.cursor), "log": "log"}
-        fields = {"topics": self.topics, "filter": self.conditions, "on_slow": self.on_slow, "max_rate": self.max_rate}
+        if self.resume:
+            start = {"resume": self.resume}
+        fields = {
+            "topics": self.topics,
+            "filter": self.conditions,
+            "on_slow": self.on_slow,
+            "max_rate": self.max_rate,
+        }
         return {"op": "subscribe", "id": self.id, "from": start, **fields}
 
     def owed(self, ends: Mapping[Position, int]) -> dict[Position, list[int]]:
         """Return what was published to it since its start, up to `ends`."""
         first = self.periods[0][0]
-        return {at: [offset for offset in range(start, ends[at]) if self._passes(at, offset)] for at, start in first.items()}
+        return {
+            at: [offset for offset in range(start, ends[at]) if self._passes(at, offset)]
+            for at, start in first.items()
+        }
 
     def check(self, ends: Mapping[Position, int], *, final: bool) -> None:
         """Compare what it is owed with what it got; in the end nothing may be outstanding."""
@@ -74,18 +90,22 @@ class Account:
             assert got + self.told <= due
         if final:
             if self.lossless:
-                assert {at: offsets for at, offsets in owed.items() if offsets} == {at: o for at, o in self.received.items() if o}
+                assert {at: offsets for at, offsets in owed.items() if offsets} == {
+                    at: o for at, o in self.received.items() if o
+                }
             assert got + self.told >= due, f"{self.id}: {got} + {self.told} of {due}"
 
     def _passes(self, at: Position, offset: int) -> bool:
-        conditions = next(conditions for start, conditions in reversed(self.periods) if start.get(at, 0) <= offset)
+        conditions = next(
+            conditions for start, conditions in reversed(self.periods) if start.get(at, 0) <= offset
+        )
         return PASSES[conditions](offset)
 
 
 class Peer:
     """Connects, asks, reads as slowly as it is told to, and comes back from its cursors."""
 
-    def __init__(self, hub: Hub, guard: Guard, encoding: Encoding) -> None:
+    def __init__(self, hub: Hub, guard: StreamAccess, encoding: Encoding) -> None:
         self.accounts: dict[str, Account] = {}
         self.client: Client
         self._hub = hub
@@ -97,7 +117,8 @@ class Peer:
         """Open a connection, and take up every subscription."""
         self._link = MemoryLink(reading=False)
         self.client = self._hub.admit(self._link, self._encoding, "peer")
-        self._session = Session(self._hub, self.client, self._guard, None, MASTER)  # type: ignore[arg-type]
+        absent: Any = None
+        self._session = RequestHandler(self._hub, self.client, self._guard, absent, MASTER)
         self._seen = 0
         for account in self.accounts.values():
             account.wanted.clear()
@@ -156,7 +177,7 @@ class Peer:
 
     async def end_politely(self) -> None:
         """Have the server end the connection, and come back from where it says."""
-        self._hub.dismiss(self.client, 1001, "bye", resume="going_away")
+        self._hub.disconnect(self.client, 1001, "bye", resume="going_away")
         await self._part()
 
     async def _part(self) -> None:
@@ -169,14 +190,14 @@ class Peer:
         account.conflated |= on_slow == "conflate"
 
     def _leave(self) -> None:
-        self._guard.leave(self.client)
+        self._guard.unregister(self.client)
         self._hub.release(self.client)
 
     def _take_text(self, message: Sent) -> None:
         fields: dict[str, Any] = message.json
         if fields["op"] == "closing":
             for name, document in fields["cursors"].items():
-                self._farewell(self.accounts[name], positions(document))
+                self._farewell(self.accounts[name], positions(document), fields["resume"][name])
             return
         account = self.accounts[fields["id"]]
         assert not account.ended, f"{fields} after the end of {account.id}"
@@ -197,8 +218,8 @@ class Peer:
                     partition, offset = place(int(event.get("timestamp_ns", event.get("slot", 0))))
                     account.received[EVENT_TYPES[event["type"]].topic, partition].append(offset)
                 account.told += fields["dropped"]
-                if fields["cursor"]:
-                    account.cursor = positions(fields["cursor"])
+                account.cursor = positions(fields["cursor"])
+                self._note_token(account, fields["resume"])
             case other:
                 raise AssertionError(f"{other}: {fields}")
 
@@ -210,25 +231,34 @@ class Peer:
         if account.start != "live" or account.cursor is not None:
             assert fields["positions"].keys() == set(account.topics)
         account.cursor = dict(start)
+        self._note_token(account, fields["resume"])
         account.periods.append((start, account.conditions))
 
-    def _farewell(self, account: Account, at_last: dict[Position, int]) -> None:
+    def _note_token(self, account: Account, token: str) -> None:
+        """Keep the token, except where one of JSON comes back by its cursor; both say the same."""
+        log, said = decode(token, EVENT_TYPES)
+        assert log == fingerprint("log")
+        if self._encoding is Encoding.PROTOBUF:
+            account.cursor = said
+        assert said == account.cursor
+        account.resume = token if self._encoding is Encoding.PROTOBUF or len(token) % 2 else None
+
+    def _farewell(self, account: Account, at_last: dict[Position, int], token: str) -> None:
         assert account.cursor is not None
         for at, offsets in account.received.items():
             if offsets and self._encoding is Encoding.PROTOBUF:
                 assert at_last[at] > offsets[-1], f"the cursor of {account.id} repeats {at}"
         account.cursor = at_last
+        self._note_token(account, token)
         account.repaid |= account.conflated
 
     def _take_frame(self, message: Sent) -> None:
         frame = message.frame
-        name = frame.subscription or next(account.id for account in self.accounts.values() if not account.ended)
-        account = self.accounts[name]
+        account = self.accounts[frame.subscription]
         assert not account.ended
         assert account.cursor is not None
         account.told += frame.dropped
         for part in frame.slices:
             at = part.topic, part.partition
-            offsets = offsets_of(part)
-            account.received[at] += offsets
-            account.cursor[at] = max(account.cursor[at], offsets[-1] + 1 if part.events else part.first_offset)
+            account.received[at] += offsets_of(part)
+        self._note_token(account, frame.resume)

@@ -1,4 +1,4 @@
-"""Whatever happens in whatever order: what a client got and what it was told it lost is what was published to its filter."""
+"""Tests of arbitrary interleavings: received and reported-lost events make up all published."""
 
 import asyncio
 from itertools import count
@@ -7,10 +7,10 @@ from typing import Any
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mev.realtime.guard import Guard
+from mev.realtime.access import StreamAccess
+from mev.realtime.batch import Encoding
 from mev.realtime.hub import Hub
-from mev.realtime.limits import Limits
-from mev.realtime.tally import Encoding
+from mev.realtime.limits import HubLimits
 from mev.wire.registry import EVENT_TYPES
 from tests.unit.realtime.clock import Clock
 from tests.unit.realtime.memory_log import PLACES, TYPES, MemoryLog, MemoryPool
@@ -28,7 +28,13 @@ actions = st.one_of(
     st.tuples(st.just("wait"), st.sampled_from([0.0, 0.0, 0.01, 0.5])),
     st.tuples(st.just("read"), which, st.integers(1, 600)),
     st.tuples(
-        st.just("subscribe"), which, topics, st.sampled_from(sorted(PASSES)), policies, st.sampled_from([None, None, 5]), st.integers(0, 3)
+        st.just("subscribe"),
+        which,
+        topics,
+        st.sampled_from(sorted(PASSES)),
+        policies,
+        st.sampled_from([None, None, 5]),
+        st.integers(0, 3),
     ),
     st.tuples(st.just("update_filter"), which, st.sampled_from(sorted(PASSES))),
     st.tuples(st.just("update_policy"), which, policies),
@@ -37,7 +43,7 @@ actions = st.one_of(
     st.tuples(st.just("end_politely"), which),
 )
 limits = st.builds(
-    Limits,
+    HubLimits,
     batch_max_size=st.integers(1, 8),
     soft_buffer_bytes=st.integers(0, 300),
     queue_bytes=st.integers(1000, 3000),
@@ -60,18 +66,19 @@ LATE_HUB: list[tuple[Any, ...]] = [
 class World:
     """A log, a hub, and two clients of each encoding."""
 
-    def __init__(self, bounds: Limits, chunk: int) -> None:
+    def __init__(self, bounds: HubLimits, chunk: int) -> None:
         self.clock = Clock()
         self.log = MemoryLog()
-        self.past = MemoryPool(self.log, chunk)
-        self.hub = Hub(EVENT_TYPES, bounds, log="log", past=self.past)  # type: ignore[arg-type]
+        self.replay_pool = MemoryPool(self.log, chunk)
+        pool: Any = self.replay_pool
+        self.hub = Hub(EVENT_TYPES, bounds, log="log", replay_pool=pool)
         self.hub.begin(self.log.ends)
-        guard = Guard(self.hub, None)  # type: ignore[arg-type]
+        guard = StreamAccess(self.hub, None)  # type: ignore[arg-type]
         self.peers = [Peer(self.hub, guard, encoding) for encoding in Encoding for _ in range(2)]
         self._ids = count(1)
 
     async def run(self, script: list[tuple[Any, ...]]) -> None:
-        """Do what `script` says, then let everybody come to the end, and settle the accounts."""
+        """Run `script`, let all clients finish, and check their accounts."""
         for peer in self.peers:
             await peer.connect()
         for name, *arguments in script:
@@ -95,11 +102,17 @@ class World:
         self.hub.close()
         await self.clock.forward()
         assert self.hub._budget.used_bytes == 0
-        assert self.past.open == 0
+        assert self.replay_pool.open == 0
 
     def _is_settled(self) -> bool:
-        subscriptions = [subscription for client in self.hub.clients.values() for subscription in client.subscriptions.values()]
-        return all(not subscription.behind and not subscription.outbox for subscription in subscriptions)
+        subscriptions = [
+            subscription
+            for client in self.hub.clients.values()
+            for subscription in client.subscriptions.values()
+        ]
+        return all(
+            not subscription.behind and not subscription.queued for subscription in subscriptions
+        )
 
     async def _publish(self, at: tuple[str, int], number: int) -> None:
         self.log.ends[at] += number
@@ -118,13 +131,22 @@ class World:
         self._peer(peer).read(size)
 
     async def _subscribe(
-        self, peer: int, types: tuple[str, ...], conditions: tuple[str, ...], on_slow: str, max_rate: int | None, start: int
+        self,
+        peer: int,
+        types: tuple[str, ...],
+        conditions: tuple[str, ...],
+        on_slow: str,
+        max_rate: int | None,
+        start: int,
     ) -> None:
         if any("market_id" in condition for condition in conditions):
             types = ("tick",)
-        begin: object = ("live", "live", "earliest", {"cursor": {types[0]: {"0": self.log.ends[EVENT_TYPES[types[0]].topic, 0] // 2}}})[
-            start
-        ]
+        begin: object = (
+            "live",
+            "live",
+            "earliest",
+            {"cursor": {types[0]: {"0": self.log.ends[EVENT_TYPES[types[0]].topic, 0] // 2}}},
+        )[start]
         account = Account(f"s{next(self._ids)}", types, conditions, on_slow, max_rate, begin)
         if len(self._peer(peer).accounts) < 3:
             await self._peer(peer).subscribe(account)
@@ -132,7 +154,9 @@ class World:
     async def _update_filter(self, peer: int, conditions: tuple[str, ...]) -> None:
         for account in self._accounts(peer):
             # While it catches up nobody can say which event goes by which terms.
-            if self._peer(peer).is_live(account) and (account.topics == ("tick",) or not any("market_id" in one for one in conditions)):
+            if self._peer(peer).is_live(account) and (
+                account.topics == ("tick",) or not any("market_id" in one for one in conditions)
+            ):
                 await self._peer(peer).update(account, {"filter": list(conditions)})
 
     async def _update_policy(self, peer: int, on_slow: str) -> None:
@@ -163,8 +187,10 @@ class World:
 
 @settings(max_examples=300)
 @given(st.lists(actions, min_size=20, max_size=80), limits, st.integers(1, 6))
-@example(LATE_HUB, Limits(batch_max_size=2, stall_timeout_s=LONG_S, ping_interval_s=LONG_S), 1)
-def test_received_and_lost_make_what_was_published(script: list[tuple[Any, ...]], bounds: Limits, chunk: int) -> None:
+@example(LATE_HUB, HubLimits(batch_max_size=2, stall_timeout_s=LONG_S, ping_interval_s=LONG_S), 1)
+def test_received_and_lost_make_what_was_published(
+    script: list[tuple[Any, ...]], bounds: HubLimits, chunk: int
+) -> None:
     async def live() -> None:
         world = World(bounds, chunk)
         with world.clock.installed():

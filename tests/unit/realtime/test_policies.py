@@ -1,27 +1,29 @@
-"""What happens to the events of a client that is behind, counted exactly."""
+"""Tests of the policies for slow clients, with exact counts."""
 
-from collections.abc import AsyncIterator
 from itertools import pairwise
 
 import pytest
 
 from mev.auth.model import MASTER
+from mev.realtime.access import PrincipalQuota, StreamAccess
+from mev.realtime.batch import EncodedFrame, Encoding
 from mev.realtime.client import Client
-from mev.realtime.guard import Guard, Quota
 from mev.realtime.hub import Hub
-from mev.realtime.limits import Limits
-from mev.realtime.link import EncodedFrame
-from mev.realtime.tally import Encoding
-from mev.realtime.terms import OnSlow
-from mev.realtime.websocket import Close
+from mev.realtime.limits import HubLimits
+from mev.realtime.link import CloseCode
+from mev.realtime.options import OnSlow
 from mev.wire.frames import Run, encode_frame, offsets_of
 from mev.wire.registry import EVENT_TYPES
+from mev.wire.resume import encode
 from tests.unit.realtime.clock import Clock
-from tests.unit.realtime.events import batch, terms, tick, ticks
+from tests.unit.realtime.events import batch, options, tick, ticks
 from tests.unit.realtime.links import TEXT, MemoryLink, Sent
 
 FIRST = 1000  # from here to 16383 every tick is of one size
-FRAME_BYTES = len(encode_frame([Run("mev.tick.v1", 0, [FIRST, FIRST + 1], [tick(FIRST)] * 2)], 1))
+TOKEN = encode("log", {("mev.tick.v1", 0): FIRST + 2}, ["mev.tick.v1"])
+FRAME_BYTES = len(
+    encode_frame([Run("mev.tick.v1", 0, [FIRST, FIRST + 1], [tick(FIRST)] * 2)], 1, TOKEN)
+)
 
 
 class Recorder(MemoryLink):
@@ -42,13 +44,6 @@ class Nobody:
     known = identify = renew = count_stranger = None
 
 
-@pytest.fixture
-async def clock() -> AsyncIterator[Clock]:
-    clock = Clock()
-    with clock.installed():
-        yield clock
-
-
 def make_hub(**limits: float) -> Hub:
     usual: dict[str, float] = {
         "batch_max_size": 2,
@@ -57,10 +52,12 @@ def make_hub(**limits: float) -> Hub:
         "stall_timeout_s": 1e9,
         "ping_interval_s": 1e9,
     }
-    return Hub(EVENT_TYPES, Limits(**{**usual, **limits}), log="log")  # type: ignore[arg-type]
+    return Hub(EVENT_TYPES, HubLimits(**{**usual, **limits}), log="log")  # type: ignore[arg-type]
 
 
-def connect(hub: Hub, encoding: Encoding = Encoding.PROTOBUF, *, reading: bool = False) -> tuple[Client, Recorder]:
+def connect(
+    hub: Hub, encoding: Encoding = Encoding.PROTOBUF, *, reading: bool = False
+) -> tuple[Client, Recorder]:
     link = Recorder(reading=reading)
     client = hub.admit(link, encoding, "test")
     client.principal = "test"
@@ -88,13 +85,18 @@ def offsets(messages: list[Sent]) -> list[int]:
             assert isinstance(events, list)
             found += [event["timestamp_ns"] - FIRST for event in events]
         else:
-            found += [offset - FIRST for part in message.frame.slices for offset in offsets_of(part)]
+            found += [
+                offset - FIRST for part in message.frame.slices for offset in offsets_of(part)
+            ]
     return found
 
 
 def told(messages: list[Sent]) -> int:
     """Return the sum of all losses that were reported."""
-    values = [message.json.get("dropped", 0) if message.opcode == TEXT else message.frame.dropped for message in messages]
+    values = [
+        message.json.get("dropped", 0) if message.opcode == TEXT else message.frame.dropped
+        for message in messages
+    ]
     return sum(value for value in values if isinstance(value, int))
 
 
@@ -113,27 +115,38 @@ def used(hub: Hub) -> int:
 async def test_drop_oldest_keeps_the_newest_that_fit(clock: Clock) -> None:
     hub = make_hub(queue_bytes=3 * FRAME_BYTES)
     client, link = connect(hub)
-    hub.subscribe(client, "a", terms("tick"))
+    hub.subscribe(client, "a", options("tick"))
     push(hub, 40)
-    assert (client.dropped, client.waiting_bytes(), used(hub)) == (32, 3 * FRAME_BYTES, 3 * FRAME_BYTES)
+    assert (client.dropped, client.queued_bytes(), used(hub)) == (
+        32,
+        3 * FRAME_BYTES,
+        3 * FRAME_BYTES,
+    )
     catch_up(client, link)
     assert offsets(link.messages()) == [0, 1, 34, 35, 36, 37, 38, 39]
-    assert [(m.frame.dropped, m.frame.queued) for m in link.messages()] == [(0, 0), (32, 4), (0, 2), (0, 0)]
+    assert [(m.frame.dropped, m.frame.queued) for m in link.messages()] == [
+        (0, 0),
+        (32, 4),
+        (0, 2),
+        (0, 0),
+    ]
     assert (client.sent, client.dropped, used(hub)) == (8, 32, 0)
     hub.close()
 
 
 @pytest.mark.parametrize("encoding", Encoding)
-async def test_conflate_keeps_the_newest_of_each_key_in_the_order_of_offsets(encoding: Encoding, clock: Clock) -> None:
+async def test_conflate_keeps_the_newest_of_each_key_in_the_order_of_offsets(
+    encoding: Encoding, clock: Clock
+) -> None:
     hub = make_hub()
     client, link = connect(hub, encoding)
-    hub.subscribe(client, "a", terms("tick", on_slow=OnSlow.CONFLATE))
+    hub.subscribe(client, "a", options("tick", on_slow=OnSlow.CONFLATE))
     push(hub, 2)
     for market in ("x", "y", "x", "z", "y"):
         push(hub, 2, market=market)
     # Sent: 0, 1. Of x there are 2, 3, 6, 7; of y 4, 5, 10, 11; of z 8, 9.
     assert client.dropped == 7
-    assert used(hub) == client.waiting_bytes() > 0
+    assert used(hub) == client.queued_bytes() > 0
     catch_up(client, link)
     assert offsets(link.messages()) == [0, 1, 7, 9, 11]
     assert (told(link.messages()), client.sent, used(hub)) == (7, 5, 0)
@@ -145,22 +158,28 @@ async def test_conflate_keeps_the_newest_of_each_key_in_the_order_of_offsets(enc
 async def test_keys_of_different_event_types_are_different_keys(clock: Clock) -> None:
     hub = make_hub()
     client, link = connect(hub)
-    hub.subscribe(client, "a", terms("tick", "bundle", on_slow=OnSlow.CONFLATE))
+    hub.subscribe(client, "a", options("tick", "bundle", on_slow=OnSlow.CONFLATE))
     push(hub, 2)
     hub.push(batch("tick", 1, [7], [tick(7)], [b"same"]))
     hub.push(batch("bundle", 1, [7], [b""], [b"same"]))
     await clock.forward(1)
     catch_up(client, link)
-    assert [len(part.events) for message in link.messages() for part in message.frame.slices] == [2, 1, 1]
+    assert [len(part.events) for message in link.messages() for part in message.frame.slices] == [
+        2,
+        1,
+        1,
+    ]
     assert client.dropped == 0
     hub.close()
 
 
 @pytest.mark.parametrize("encoding", Encoding)
-async def test_lossless_closes_with_the_first_event_that_was_not_sent(encoding: Encoding, clock: Clock) -> None:
+async def test_lossless_closes_with_the_first_event_that_was_not_sent(
+    encoding: Encoding, clock: Clock
+) -> None:
     hub = make_hub(queue_bytes=3 * FRAME_BYTES)
     client, link = connect(hub, encoding)
-    hub.subscribe(client, "a", terms("tick", on_slow=OnSlow.LOSSLESS))
+    hub.subscribe(client, "a", options("tick", on_slow=OnSlow.LOSSLESS))
     push(hub, 3, partition=1)
     push(hub, 30)
     push(hub, 30)
@@ -173,18 +192,24 @@ async def test_lossless_closes_with_the_first_event_that_was_not_sent(encoding: 
     assert (message["code"], message["log"], message["retry_after_s"]) == ("too_slow", "log", 1)
     assert message["cursors"] == {"a": {"tick": {"0": FIRST, "1": FIRST + 2}}}
     assert link.closed is not None
-    assert link.closed[0] == Close.TRY_AGAIN_LATER
+    assert link.closed[0] == CloseCode.TRY_AGAIN_LATER
     assert (client.sent, client.dropped, used(hub)) == (2, 0, 0)
     hub.close()
 
 
-async def test_the_cursor_of_a_closed_client_is_exact_for_all_its_subscriptions(clock: Clock) -> None:
+async def test_the_cursor_of_a_closed_client_is_exact_for_all_its_subscriptions(
+    clock: Clock,
+) -> None:
     hub = make_hub(batch_max_size=4, queue_bytes=400)
     client, link = connect(hub)
-    hub.subscribe(client, "same", terms("tick", on_slow=OnSlow.LOSSLESS))
-    hub.subscribe(client, "twin", terms("tick", on_slow=OnSlow.LOSSLESS))
-    hub.subscribe(client, "other", terms("tick", conditions=["timestamp_ns >= 0"], on_slow=OnSlow.LOSSLESS))
-    hub.subscribe(client, "none", terms("tick", conditions=["timestamp_ns < 0"], on_slow=OnSlow.LOSSLESS))
+    hub.subscribe(client, "same", options("tick", on_slow=OnSlow.LOSSLESS))
+    hub.subscribe(client, "twin", options("tick", on_slow=OnSlow.LOSSLESS))
+    hub.subscribe(
+        client, "other", options("tick", conditions=["timestamp_ns >= 0"], on_slow=OnSlow.LOSSLESS)
+    )
+    hub.subscribe(
+        client, "none", options("tick", conditions=["timestamp_ns < 0"], on_slow=OnSlow.LOSSLESS)
+    )
     push(hub, 4)
     push(hub, 4)
     push(hub, 100)
@@ -194,9 +219,13 @@ async def test_the_cursor_of_a_closed_client_is_exact_for_all_its_subscriptions(
     received: dict[str, int] = {}
     for message in link.messages():
         if message.opcode != TEXT:
-            received[message.frame.subscription] = received.get(message.frame.subscription, FIRST) + len(offsets([message]))
+            received[message.frame.subscription] = received.get(
+                message.frame.subscription, FIRST
+            ) + len(offsets([message]))
     assert received["same"] == FIRST + 4
-    expected = {name: {"tick": {"0": received.get(name, FIRST)}} for name in ("same", "twin", "other")}
+    expected = {
+        name: {"tick": {"0": received.get(name, FIRST)}} for name in ("same", "twin", "other")
+    }
     assert cursors == {**expected, "none": {"tick": {"0": FIRST + 108}}}
     hub.close()
 
@@ -204,7 +233,7 @@ async def test_the_cursor_of_a_closed_client_is_exact_for_all_its_subscriptions(
 async def test_losses_are_told_before_a_connection_is_closed(clock: Clock) -> None:
     hub = make_hub(queue_bytes=3 * FRAME_BYTES)
     client, link = connect(hub)
-    hub.subscribe(client, "a", terms("tick"))
+    hub.subscribe(client, "a", options("tick"))
     push(hub, 40)
     hub.close()
     link.read(len(link.waiting))
@@ -216,7 +245,7 @@ async def test_losses_are_told_before_a_connection_is_closed(clock: Clock) -> No
 async def test_max_rate_drops_the_oldest_of_what_is_too_much(clock: Clock) -> None:
     hub = make_hub(batch_max_size=100)
     client, link = connect(hub, reading=True)
-    hub.subscribe(client, "a", terms("tick", max_rate=10))
+    hub.subscribe(client, "a", options("tick", max_rate=10))
     push(hub, 25)
     await clock.forward(0.5)
     push(hub, 25)
@@ -233,7 +262,7 @@ async def test_max_rate_drops_the_oldest_of_what_is_too_much(clock: Clock) -> No
 async def test_max_rate_lets_wait_what_may_not_be_lost(clock: Clock) -> None:
     hub = make_hub(batch_max_size=5)
     client, link = connect(hub, reading=True)
-    hub.subscribe(client, "a", terms("tick", max_rate=10, on_slow=OnSlow.LOSSLESS))
+    hub.subscribe(client, "a", options("tick", max_rate=10, on_slow=OnSlow.LOSSLESS))
     push(hub, 25)
     seen = []
     for _ in range(4):
@@ -248,7 +277,7 @@ async def test_max_rate_lets_wait_what_may_not_be_lost(clock: Clock) -> None:
 async def test_max_rate_conflates_what_is_too_much(clock: Clock) -> None:
     hub = make_hub(batch_max_size=5)
     client, link = connect(hub, reading=True)
-    hub.subscribe(client, "a", terms("tick", max_rate=10, on_slow=OnSlow.CONFLATE))
+    hub.subscribe(client, "a", options("tick", max_rate=10, on_slow=OnSlow.CONFLATE))
     for market in ("x", "y", "x", "y", "z"):
         push(hub, 5, market=market)
     assert offsets(link.messages()) == [*range(10)]
@@ -260,17 +289,25 @@ async def test_max_rate_conflates_what_is_too_much(clock: Clock) -> None:
 
 async def test_beyond_the_budget_who_holds_most_gives_up_what_it_holds(clock: Clock) -> None:
     hub = make_hub(budget_bytes=20 * FRAME_BYTES)
-    (most, most_link), (less, less_link), (reader, reader_link) = connect(hub), connect(hub), connect(hub, reading=True)
-    for client, conditions in ((most, []), (less, ["timestamp_ns >= 1060"]), (reader, ["timestamp_ns >= 0"])):
-        hub.subscribe(client, "a", terms("tick", conditions=conditions))
+    (most, most_link), (less, less_link), (reader, reader_link) = (
+        connect(hub),
+        connect(hub),
+        connect(hub, reading=True),
+    )
+    for client, conditions in (
+        (most, []),
+        (less, ["timestamp_ns >= 1060"]),
+        (reader, ["timestamp_ns >= 0"]),
+    ):
+        hub.subscribe(client, "a", options("tick", conditions=conditions))
     push(hub, 62)
     await clock.forward()
-    assert (most.dropped, most.waiting_bytes()) == (60, 0)
+    assert (most.dropped, most.queued_bytes()) == (60, 0)
     push(hub, 10)
     await clock.forward()
     for client, link in ((most, most_link), (less, less_link)):
         catch_up(client, link)
-        client.tell()
+        client.report()
     assert offsets(most_link.messages()) == [0, 1, *range(62, 72)]
     assert told(most_link.messages()) == 60
     assert offsets(less_link.messages()) == [*range(60, 72)]
@@ -279,11 +316,13 @@ async def test_beyond_the_budget_who_holds_most_gives_up_what_it_holds(clock: Cl
     hub.close()
 
 
-async def test_beyond_the_budget_a_lossless_client_is_closed_and_nobody_else_suffers(clock: Clock) -> None:
+async def test_beyond_the_budget_a_lossless_client_is_closed_and_nobody_else_suffers(
+    clock: Clock,
+) -> None:
     hub = make_hub(budget_bytes=20 * FRAME_BYTES)
     (most, most_link), (less, less_link) = connect(hub), connect(hub)
-    hub.subscribe(most, "a", terms("tick", on_slow=OnSlow.LOSSLESS))
-    hub.subscribe(less, "a", terms("tick", conditions=["timestamp_ns >= 1060"]))
+    hub.subscribe(most, "a", options("tick", on_slow=OnSlow.LOSSLESS))
+    hub.subscribe(less, "a", options("tick", conditions=["timestamp_ns >= 1060"]))
     push(hub, 62)
     await clock.forward()
     most_link.read(len(most_link.waiting))
@@ -300,10 +339,10 @@ async def test_a_frame_that_waits_for_many_counts_once_and_is_never_copied(clock
     hub = make_hub()
     slow = [connect(hub) for _ in range(5)]
     for client, _ in slow:
-        hub.subscribe(client, "a", terms("tick"))
+        hub.subscribe(client, "a", options("tick"))
     push(hub, 20)
     assert used(hub) == 9 * FRAME_BYTES
-    assert sum(client.waiting_bytes() for client, _ in slow) == 5 * 9 * FRAME_BYTES
+    assert sum(client.queued_bytes() for client, _ in slow) == 5 * 9 * FRAME_BYTES
     left = used(hub)
     for client, link in slow:
         assert used(hub) == left
@@ -319,13 +358,14 @@ async def test_a_frame_that_waits_for_many_counts_once_and_is_never_copied(clock
 
 async def test_a_principal_is_sent_so_many_bytes_over_all_its_connections(clock: Clock) -> None:
     hub = make_hub()
-    guard = Guard(hub, Nobody(), quota=Quota(bytes_per_s=10 * FRAME_BYTES))  # type: ignore[arg-type]
+    quota = PrincipalQuota(bytes_per_s=10 * FRAME_BYTES)
+    guard = StreamAccess(hub, Nobody(), quota=quota)  # type: ignore[arg-type]
     mine = [connect(hub, reading=True) for _ in range(2)]
     for client, _ in mine:
-        guard.let_in(client, MASTER)
-        hub.subscribe(client, "a", terms("tick", on_slow=OnSlow.LOSSLESS))
+        guard.register(client, MASTER)
+        hub.subscribe(client, "a", options("tick", on_slow=OnSlow.LOSSLESS))
     free, free_link = connect(hub, reading=True)
-    hub.subscribe(free, "a", terms("tick"))
+    hub.subscribe(free, "a", options("tick"))
     push(hub, 60)
     assert offsets(free_link.messages()) == [*range(60)]
     sent = []
@@ -338,46 +378,48 @@ async def test_a_principal_is_sent_so_many_bytes_over_all_its_connections(clock:
     assert sent[-1] == 60
     for client, link in mine:
         assert offsets(link.messages()) == [*range(60)]
-        guard.leave(client)
+        guard.unregister(client)
     assert used(hub) == 0
     hub.close()
 
 
 @pytest.mark.parametrize("policy", OnSlow)
-@pytest.mark.parametrize("end", ["drained", "unsubscribed", "released", "dismissed", "closed"])
+@pytest.mark.parametrize("end", ["drained", "unsubscribed", "released", "disconnected", "closed"])
 async def test_nothing_is_held_for_those_who_left(policy: OnSlow, end: str, clock: Clock) -> None:
     hub = make_hub()
     client, link = connect(hub)
-    hub.subscribe(client, "a", terms("tick", on_slow=policy))
+    hub.subscribe(client, "a", options("tick", on_slow=policy))
     push(hub, 20)
     push(hub, 20, market="x")
-    waiting = client.subscriptions["a"].outbox.events
+    waiting = client.subscriptions["a"].queued
     assert waiting
-    assert used(hub) == client.waiting_bytes() > 0
+    assert used(hub) == client.queued_bytes() > 0
     match end:
         case "drained":
             catch_up(client, link)
             assert client.sent + client.dropped == 40
         case "unsubscribed":
-            assert hub.unsubscribe(client, "a") == 38
+            assert hub.unsubscribe(client, "a").lost == 38
         case "released":
             hub.release(client)
-        case "dismissed":
-            hub.dismiss(client, Close.NORMAL, "")
+        case "disconnected":
+            hub.disconnect(client, CloseCode.NORMAL, "")
         case _:
             hub.close()
-    assert (used(hub), client.waiting_bytes(), client.is_behind) == (0, 0, False)
+    assert (used(hub), client.queued_bytes(), client.is_behind) == (0, 0, False)
     hub.close()
 
 
-async def test_another_policy_holds_from_now_on_and_what_waits_keeps_its_place(clock: Clock) -> None:
+async def test_another_policy_holds_from_now_on_and_what_waits_keeps_its_place(
+    clock: Clock,
+) -> None:
     hub = make_hub(queue_bytes=10 * FRAME_BYTES)
     client, link = connect(hub)
-    hub.subscribe(client, "a", terms("tick", on_slow=OnSlow.CONFLATE))
+    hub.subscribe(client, "a", options("tick", on_slow=OnSlow.CONFLATE))
     push(hub, 6)
-    hub.update(client, "a", terms("tick", on_slow=OnSlow.LOSSLESS))
+    hub.update(client, "a", options("tick", on_slow=OnSlow.LOSSLESS))
     push(hub, 6)
-    hub.update(client, "a", terms("tick", on_slow=OnSlow.CONFLATE))
+    hub.update(client, "a", options("tick", on_slow=OnSlow.CONFLATE))
     push(hub, 6)
     assert client.dropped == 3 + 5
     catch_up(client, link)

@@ -4,12 +4,13 @@ from concurrent.futures import ThreadPoolExecutor, wait
 
 import pytest
 from google.protobuf.internal.encoder import _VarintBytes  # type: ignore[attr-defined]
-from google.protobuf.proto import serialize_length_prefixed
+from google.protobuf.message import DecodeError
+from google.protobuf.proto import parse_length_prefixed, serialize_length_prefixed
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import REGISTRY
 
-from mev.sink.block import Block, join, token
+from mev.sink.block import InsertBlock, join, join_located, token
 from mev.sink.partition import BlockLimits, Partition
 from mev.sink.reconcile import uncovered
 from mev.wire.pb.events_pb2 import Tick
@@ -32,14 +33,38 @@ def test_lengths_are_varints(size: int) -> None:
     assert join([bytes(size)]) == _VarintBytes(size) + bytes(size)
 
 
-def block(values: list[bytes], first: int = 10, at: tuple[str, int] = AT) -> Block:
-    filled = Block(at)
+def test_records_say_where_they_were_and_cannot_change_it_by_being_cut_short() -> None:
+    values = [
+        Tick(market_id="m" * size, timestamp_ns=7).SerializeToString() for size in (1, 100, 20_000)
+    ]
+    joined = io.BytesIO(
+        join_located(block([*values, b"\x0a\x7f"], at=("mev.tick.v1", 300)), log=2**64 - 2)
+    )
+    for number, value in enumerate(values):
+        record = parse_length_prefixed(Tick, joined)
+        assert record is not None
+        place = record.SerializeToString().removeprefix(
+            value
+        ) or record.SerializeToString().removesuffix(value)
+        assert sorted([value, place]) == sorted(
+            [value, _PLACE + (10 + number).to_bytes(8, "little")]
+        )
+    with pytest.raises(DecodeError):
+        parse_length_prefixed(Tick, joined)
+
+
+_LOG = _VarintBytes(2001 << 3 | 1) + (2**64 - 2).to_bytes(8, "little")
+_PLACE = _LOG + _VarintBytes(2002 << 3) + _VarintBytes(300) + _VarintBytes(2003 << 3 | 1)
+
+
+def block(values: list[bytes], first: int = 10, at: tuple[str, int] = AT) -> InsertBlock:
+    filled = InsertBlock(at)
     for offset, value in enumerate(values, first):
         filled.append(offset, b"key-%d" % offset, value)
     return filled
 
 
-def named(filled: Block, cluster: str = "cluster") -> str:
+def named(filled: InsertBlock, cluster: str = "cluster") -> str:
     return token(cluster, filled, join(filled.values))
 
 
@@ -82,11 +107,18 @@ def ranges_of(numbers: set[int]) -> list[tuple[int, int]]:
 
 
 @given(
-    st.lists(st.tuples(st.integers(0, 30), st.integers(0, 10)).map(lambda pair: (pair[0], pair[0] + pair[1])), max_size=8).map(sorted),
+    st.lists(
+        st.tuples(st.integers(0, 30), st.integers(0, 10)).map(
+            lambda pair: (pair[0], pair[0] + pair[1])
+        ),
+        max_size=8,
+    ).map(sorted),
     st.integers(0, 35),
     st.integers(0, 35),
 )
-def test_what_is_uncovered_is_what_a_set_says(ranges: list[tuple[int, int]], earliest: int, more: int) -> None:
+def test_what_is_uncovered_is_what_a_set_says(
+    ranges: list[tuple[int, int]], earliest: int, more: int
+) -> None:
     committed = earliest + more
     covered = {number for first, last in ranges for number in range(first, last + 1)}
     begin = min([earliest, *covered])
@@ -110,7 +142,9 @@ def test_what_is_uncovered_is_what_a_set_says(ranges: list[tuple[int, int]], ear
         ([(0, 4)], 8, 8, [(5, 7)]),
     ],
 )
-def test_gaps_are_named(ranges: list[tuple[int, int]], earliest: int, committed: int, gaps: list[tuple[int, int]]) -> None:
+def test_gaps_are_named(
+    ranges: list[tuple[int, int]], earliest: int, committed: int, gaps: list[tuple[int, int]]
+) -> None:
     assert uncovered(ranges, earliest, committed) == gaps
 
 
@@ -118,11 +152,11 @@ class Store:
     """Keeps the blocks that a partition gives it, each when it is let."""
 
     def __init__(self) -> None:
-        self.blocks: list[Block] = []
+        self.blocks: list[InsertBlock] = []
         self.may_store = threading.Event()
         self.executor = ThreadPoolExecutor(1)
 
-    def __call__(self, given: Block, cancelled: threading.Event) -> None:
+    def __call__(self, given: InsertBlock, cancelled: threading.Event) -> None:
         assert self.may_store.wait(30)
         assert not cancelled.is_set()
         self.blocks.append(given)
@@ -191,7 +225,7 @@ def test_what_comes_while_a_block_is_under_way_waits_in_the_next() -> None:
 
 
 def test_a_failed_insert_is_not_hidden() -> None:
-    def fail(_block: Block, _cancelled: threading.Event) -> None:
+    def fail(_block: InsertBlock, _cancelled: threading.Event) -> None:
         raise ValueError("no")
 
     partition = Partition(AT, LIMITS)

@@ -3,7 +3,6 @@
 import subprocess
 import sys
 import threading
-import time
 from contextlib import closing
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import redis
 
 from mev.store.redis import RedisUnavailableError
 from mev.store.valkey import EmbeddedValkey
+from tests.services.waits import until
 
 # Another thread than the main one starts it, as the running system does.
 PARENT = """\
@@ -41,18 +41,19 @@ def runs(pid: int) -> bool:
 
 
 def test_a_kill_of_its_process_takes_it_along(tmp_path: Path) -> None:
-    with subprocess.Popen([sys.executable, "-c", PARENT, str(tmp_path / "valkey")], stdout=subprocess.PIPE, text=True) as parent:
+    with subprocess.Popen(
+        [sys.executable, "-c", PARENT, str(tmp_path / "valkey")], stdout=subprocess.PIPE, text=True
+    ) as parent:
         assert parent.stdout is not None
         pid = pid_of(parent.stdout.readline().strip())
         assert runs(pid)
         parent.kill()
-    deadline = time.monotonic() + 20
-    while runs(pid):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    until(lambda: not runs(pid))
 
 
-def test_it_outlives_the_thread_that_started_it_keeps_what_it_has_and_is_stopped(tmp_path: Path) -> None:
+def test_it_outlives_the_thread_that_started_it_keeps_what_it_has_and_is_stopped(
+    tmp_path: Path,
+) -> None:
     valkey = EmbeddedValkey(tmp_path / "valkey", timeout_s=20)
     for turn in (1, 2):
         starter = threading.Thread(target=valkey.start)

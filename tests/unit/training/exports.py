@@ -27,15 +27,36 @@ def examples(rows: int, *, seed: int = 7, rate_per_s: float = 20.0) -> pa.Table:
             "detected_at_ns": opportunity.detected_at_ns,
             "simulated": opportunity.simulated,
         }
-        labels = {"landed": bundle.landed, "profit_lamports": bundle.profit_lamports, "tip_lamports": bundle.tip_lamports}
-        lines.append(keys | dict(zip(OPPORTUNITY.names, opportunity.features, strict=True)) | labels)
+        labels = {
+            "landed": bundle.landed,
+            "profit_lamports": bundle.profit_lamports,
+            "tip_lamports": bundle.tip_lamports,
+        }
+        lines.append(
+            keys | dict(zip(OPPORTUNITY.names, opportunity.features, strict=True)) | labels
+        )
     features = [(name, pa.float32()) for name in OPPORTUNITY.names]
-    keyed = [("id", pa.string()), ("slot", pa.uint64()), ("detected_at_ns", pa.int64()), ("simulated", pa.bool_())]
-    labelled = [("landed", pa.bool_()), ("profit_lamports", pa.int64()), ("tip_lamports", pa.uint64())]
+    keyed = [
+        ("id", pa.string()),
+        ("slot", pa.uint64()),
+        ("detected_at_ns", pa.int64()),
+        ("simulated", pa.bool_()),
+    ]
+    labelled = [
+        ("landed", pa.bool_()),
+        ("profit_lamports", pa.int64()),
+        ("tip_lamports", pa.uint64()),
+    ]
     return pa.Table.from_pylist(lines, pa.schema([*keyed, *features, *labelled]))
 
 
-def write_export(folder: Path, table: pa.Table, *, part_rows: int = 1500, change: Callable[[dict[str, Any]], object] | None = None) -> Path:
+def write_export(
+    folder: Path,
+    table: pa.Table,
+    *,
+    part_rows: int = 1500,
+    change: Callable[[dict[str, Any]], object] | None = None,
+) -> Path:
     """Write `table` as the files of an export."""
     folder.mkdir(parents=True)
     parts: list[Mapping[str, Any]] = []
@@ -44,12 +65,22 @@ def write_export(folder: Path, table: pa.Table, *, part_rows: int = 1500, change
         part = table.slice(start, part_rows)
         pq.write_table(part, path, compression="zstd")
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        parts.append({"file": path.name, "rows": part.num_rows, "bytes": path.stat().st_size, "sha256": digest})
+        parts.append(
+            {
+                "file": path.name,
+                "rows": part.num_rows,
+                "bytes": path.stat().st_size,
+                "sha256": digest,
+            }
+        )
     content: dict[str, Any] = {
         "format_version": 1,
         "id": "export-1",
         "type": "training_examples",
-        "columns": [{"name": field.name, "type": str(field.type), "unit": "", "description": ""} for field in table.schema],
+        "columns": [
+            {"name": field.name, "type": str(field.type), "unit": "", "description": ""}
+            for field in table.schema
+        ],
         "rows": table.num_rows,
         "feature_schema": OPPORTUNITY.name,
         "feature_schema_hash": OPPORTUNITY.hash,

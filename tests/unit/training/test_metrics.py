@@ -45,9 +45,51 @@ def test_loss_brier_and_calibration() -> None:
 def test_profit_is_that_of_all_rows_at_or_above_the_threshold() -> None:
     target, scores = np.array([1.0, 1, 0, 1, 0]), np.array([0.9, 0.8, 0.8, 0.4, 0.1])
     figures, _ = metrics.binary(target, scores, np.array([5.0, 4, -3, -2, -9]))
-    assert (figures["best_threshold"], figures["best_profit_lamports"], figures["all_profit_lamports"]) == (0.8, 6, -5)
+    assert (
+        figures["best_threshold"],
+        figures["best_profit_lamports"],
+        figures["all_profit_lamports"],
+    ) == (0.8, 6, -5)
 
 
 def test_regression() -> None:
     figures = metrics.regression(np.array([1.0, 2, 3, 4]), np.array([1.0, 2, 3, 6]))
     assert figures == {"rmse": 1.0, "mae": 0.5, "r2": pytest.approx(1 - 4 / 5)}
+
+
+def recommended(scores: list[float], profit: list[float]) -> float | None:
+    target = np.arange(len(scores)) % 2
+    return metrics.binary(target.astype(float), np.array(scores), np.array(profit))[0].get(
+        "recommended_min_score"
+    )
+
+
+def test_recommended_min_score_keeps_the_rows_of_the_best_threshold_in_few_digits() -> None:
+    scores = [0.93712, 0.93712, 0.93649, 0.4, 0.3, 0.2, 0.1]
+    assert recommended(scores, [5, 5, -4, -4, -4, -4, -4]) == 0.937
+    assert recommended([0.5, *[0.25] * 5], [5, *[-4] * 5]) == 0.5
+    assert recommended([1e-5, *[1e-6] * 5], [5, *[-4] * 5]) == 1e-5
+
+
+def test_all_are_taken_when_the_rows_below_the_best_threshold_lost_no_more_than_by_chance() -> None:
+    draw = np.random.default_rng(3)
+    scores, profit = (
+        draw.random(1000),
+        draw.normal(1.0, 10.0, 1000),
+    )  # the score says nothing of the profit
+    assert recommended(list(scores), list(profit)) == 0
+    assert recommended([0.9, 0.8, 0.2, 0.1], [1, 2, 3, 4]) == 0
+
+
+def test_nothing_is_recommended_where_no_threshold_earns_anything() -> None:
+    assert recommended([0.9, 0.8, 0.2, 0.1], [-1, -2, -3, -4]) is None
+
+
+def test_a_threshold_is_recommended_where_low_scores_lose_money() -> None:
+    draw = np.random.default_rng(4)
+    scores = draw.random(2000)
+    profit = np.where(draw.random(2000) < scores, 3.0, -2.0)
+    found = recommended(list(scores), list(profit))
+    assert found is not None
+    assert 0.3 < found < 0.5
+    assert profit[scores >= found].sum() > profit.sum()

@@ -1,4 +1,4 @@
-"""Ranking the opportunities of a slot: grades, whole slots, figures against their definitions, and a training."""
+"""Tests of ranking: grades, whole slots, metrics against their definitions, and a training."""
 
 from collections.abc import Callable
 from itertools import pairwise
@@ -10,8 +10,8 @@ import pytest
 import xgboost as xgb
 
 from mev.core.errors import MevError
-from mev.models.pack import pack
-from mev.predict.engine import Engine
+from mev.registry.pack import pack
+from mev.scoring.native_engine import open_model
 from mev.training import data, ranking
 from mev.training.errors import MissingTargetError, NoGroupsError, UnsortedExportError
 from mev.training.rows import matrices, prepare
@@ -19,7 +19,13 @@ from mev.training.run import run
 from mev.training.spec import TrainSpec, parse
 from tests.unit.training.exports import Watcher, write_export
 
-SPEC = {"objective": "ranking", "target": "profit_lamports", "rounds": 40, "params": {"max_depth": 4}, "device": "cpu"}
+SPEC = {
+    "objective": "ranking",
+    "target": "profit_lamports",
+    "rounds": 40,
+    "params": {"max_depth": 4},
+    "device": "cpu",
+}
 
 
 def _gain(grades: list[float]) -> float:
@@ -37,10 +43,17 @@ def test_figures_are_as_defined() -> None:
         rows = np.flatnonzero(slots == slot)
         if len(rows) > 1:
             ranked = sorted(rows, key=lambda row: (-scores[row], row))
-            first, chance, best = first + profit[ranked[0]], chance + profit[rows].mean(), best + profit[rows].max()
+            first, chance, best = (
+                first + profit[ranked[0]],
+                chance + profit[rows].mean(),
+                best + profit[rows].max(),
+            )
         if len(set(grades[rows])) > 1:
             for places, found in ndcg.items():
-                found.append(_gain(list(grades[ranked[:places]])) / _gain(sorted(grades[rows], reverse=True)[:places]))
+                found.append(
+                    _gain(list(grades[ranked[:places]]))
+                    / _gain(sorted(grades[rows], reverse=True)[:places])
+                )
             best_first.append(grades[ranked[0]] == grades[rows].max())
     figures = ranking.figures(grades, scores, slots, profit)
     assert figures["ndcg_1"] == pytest.approx(np.mean(ndcg[1]))
@@ -56,22 +69,30 @@ def test_xgboost_judges_the_same_order_the_same(export: Path, table: pa.Table) -
     rows = table.filter(pa.array(cut.validation))
     slots = rows.column("slot").to_numpy().astype(np.int64)
     landed, scores = data.numbers(rows, ["landed"])[:, 0], data.numbers(rows, ["rivals"])
-    chosen = np.isin(slots, [slot for slot in np.unique(slots) if len(set(landed[slots == slot])) > 1])
+    chosen = np.isin(
+        slots, [slot for slot in np.unique(slots) if len(set(landed[slots == slot])) > 1]
+    )
     given = (landed[chosen], scores[chosen, 0], slots[chosen])
     matrix = xgb.DMatrix(scores[chosen], landed[chosen], qid=slots[chosen])
     booster = xgb.train({"objective": "rank:ndcg", "eval_metric": ["ndcg@5", "ndcg@1"]}, matrix, 3)
     given = (landed[chosen], booster.predict(matrix), slots[chosen])
     judged = dict(item.split(":") for item in booster.eval(matrix).split("\t")[1:])
     figures = ranking.figures(*given, None)
-    assert figures["ndcg_5"] == pytest.approx(float(judged["eval-ndcg@5"]), abs=0.02)  # equal scores are ordered otherwise
+    assert figures["ndcg_5"] == pytest.approx(
+        float(judged["eval-ndcg@5"]), abs=0.02
+    )  # equal scores are ordered otherwise
 
 
 def test_grades() -> None:
     assert ranking.Grading(edges=())(np.array([0.0, 1.0])).tolist() == [0, 1]
-    assert ranking.Grading(edges=(0.0, 10.0, 20.0, 30.0))(np.array([-5.0, 0, 1, 10, 11, 30, 31])).tolist() == [0, 0, 1, 1, 2, 3, 4]
+    assert ranking.Grading(edges=(0.0, 10.0, 20.0, 30.0))(
+        np.array([-5.0, 0, 1, 10, 11, 30, 31])
+    ).tolist() == [0, 0, 1, 1, 2, 3, 4]
 
 
-def test_profits_are_graded_by_the_rows_that_are_learned_from(export: Path, table: pa.Table) -> None:
+def test_profits_are_graded_by_the_rows_that_are_learned_from(
+    export: Path, table: pa.Table
+) -> None:
     opened = data.open_export(export)
     cut = data.split(opened, validation_share=0.2, embargo_slots=32)
     profit = table.column("profit_lamports").to_numpy()
@@ -86,7 +107,9 @@ def test_grades_are_whole_on_both_sides_or_on_neither(table: pa.Table, tmp_path:
     landed[-3:] = 40.5
     changed = table.set_column(table.column_names.index("landed"), "landed", pa.array(landed))
     opened = data.open_export(write_export(tmp_path / "export", changed))
-    grading = ranking.grade(opened, data.split(opened, validation_share=0.2, embargo_slots=32), "landed")
+    grading = ranking.grade(
+        opened, data.split(opened, validation_share=0.2, embargo_slots=32), "landed"
+    )
     assert grading(np.array([0.0, 40.5])).tolist() == [0, 4]
 
 
@@ -97,14 +120,22 @@ def test_slots_are_not_divided_between_batches() -> None:
         parts = [whole.slice(start, size) for start in range(0, len(slots), size)]
         given = list(ranking.whole_slots(parts))
         assert pa.concat_tables(given).equals(whole)
-        edges = [(part.column("slot")[0].as_py(), part.column("slot")[-1].as_py()) for part in given]
+        edges = [
+            (part.column("slot")[0].as_py(), part.column("slot")[-1].as_py()) for part in given
+        ]
         assert all(before[1] < after[0] for before, after in pairwise(edges))
 
 
-def test_the_groups_are_the_slots(table: pa.Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_groups_are_the_slots(
+    table: pa.Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(data, "_BATCH_ROWS", 700)
-    material = prepare(write_export(tmp_path / "export", table.slice(0, 3000)), parse(SPEC))
-    for matrix, keep in zip(matrices(material, 64), (material.cut.train, material.cut.validation), strict=True):
+    training_data = prepare(write_export(tmp_path / "export", table.slice(0, 3000)), parse(SPEC))
+    for matrix, keep in zip(
+        matrices(training_data, 64),
+        (training_data.cut.train, training_data.cut.validation),
+        strict=True,
+    ):
         counts = np.unique(table.column("slot").to_numpy()[:3000][keep], return_counts=True)[1]
         assert np.diff(matrix.get_uint_info("group_ptr")).tolist() == counts.tolist()
 
@@ -114,10 +145,16 @@ def test_the_best_of_a_slot_is_learned_and_packs(export: Path, tmp_path: Path) -
     figures = result.figures
     assert figures["best_first"] > figures["best_first_by_chance"] + 0.15
     assert 0.7 < figures["ndcg_5"] <= 1
-    assert figures["chance_profit_lamports"] * 1.3 < figures["first_profit_lamports"] <= figures["ideal_profit_lamports"]
-    engine = Engine(pack(result.booster))
+    assert (
+        figures["chance_profit_lamports"] * 1.3
+        < figures["first_profit_lamports"]
+        <= figures["ideal_profit_lamports"]
+    )
+    engine = open_model(pack(result.booster))
     assert {path.stem for path in tmp_path.glob("*.png")} == {"learning", "importance"}
-    assert (engine.predict(result.frozen_rows) == result.booster.inplace_predict(result.frozen_rows)).all()
+    assert (
+        engine.predict(result.frozen_rows) == result.booster.inplace_predict(result.frozen_rows)
+    ).all()
 
 
 def _alone(table: pa.Table) -> pa.Table:
@@ -126,7 +163,9 @@ def _alone(table: pa.Table) -> pa.Table:
 
 def _alike(table: pa.Table) -> pa.Table:
     slots = table.column("slot").to_numpy()
-    return table.set_column(table.schema.get_field_index("landed"), "landed", pa.array(slots % 2 == 0))
+    return table.set_column(
+        table.schema.get_field_index("landed"), "landed", pa.array(slots % 2 == 0)
+    )
 
 
 def _shuffled(table: pa.Table) -> pa.Table:
@@ -134,7 +173,9 @@ def _shuffled(table: pa.Table) -> pa.Table:
 
 
 def _missing(table: pa.Table) -> pa.Table:
-    return table.set_column(table.schema.get_field_index("landed"), "landed", pa.nulls(table.num_rows, pa.bool_()))
+    return table.set_column(
+        table.schema.get_field_index("landed"), "landed", pa.nulls(table.num_rows, pa.bool_())
+    )
 
 
 @pytest.mark.parametrize(
@@ -147,7 +188,11 @@ def _missing(table: pa.Table) -> pa.Table:
     ],
 )
 def test_what_cannot_be_ranked_is_refused(
-    table: pa.Table, tmp_path: Path, change: Callable[[pa.Table], pa.Table], error: type[MevError], reason: str
+    table: pa.Table,
+    tmp_path: Path,
+    change: Callable[[pa.Table], pa.Table],
+    error: type[MevError],
+    reason: str,
 ) -> None:
     folder = write_export(tmp_path / "export", change(table.slice(0, 3000)))
     with pytest.raises(error, match=reason):

@@ -1,4 +1,4 @@
-"""A training from the files of an export to a model: what it learns, what it leaves, what it refuses."""
+"""Tests of a training from an export to a model: results, files and refusals."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ import xgboost as xgb
 
 from mev.core.errors import MevError
 from mev.jobs.errors import CancelledJobError
-from mev.training import data, score
+from mev.training import data, evaluation
 from mev.training.errors import (
     DamagedExportError,
     EmptyExportError,
@@ -34,14 +34,25 @@ from mev.training.rows import prepare
 from mev.training.run import run
 from mev.training.spec import parse
 from mev.wire.features import OPPORTUNITY
+from tests.services.waits import until
 from tests.unit.training.exports import Watcher, write_export
 
-QUICK: dict[str, Any] = {"rounds": 12, "params": {"max_depth": 3, "eta": 0.3}, "device": "cpu", "early_stopping_rounds": 0}
+QUICK: dict[str, Any] = {
+    "rounds": 12,
+    "params": {"max_depth": 3, "eta": 0.3},
+    "device": "cpu",
+    "early_stopping_rounds": 0,
+}
 
 
 def test_the_landing_of_bundles_is_learned(export: Path, tmp_path: Path) -> None:
     watcher = Watcher()
-    result = run({"rounds": 80, "params": {"max_depth": 4}, "early_stopping_rounds": 15}, export, tmp_path, watcher)
+    result = run(
+        {"rounds": 80, "params": {"max_depth": 4}, "early_stopping_rounds": 15},
+        export,
+        tmp_path,
+        watcher,
+    )
     assert result.figures["auc"] >= 0.8
     assert result.figures["pr_auc"] > result.figures["base_rate"] + 0.2
     assert result.figures["calibration_error"] < 0.1
@@ -60,8 +71,14 @@ def test_the_landing_of_bundles_is_learned(export: Path, tmp_path: Path) -> None
     made_with = written["lineage"]["environment"]
     assert (made_with["packages"]["pyarrow"], made_with["threads"]) == (pa.__version__, 1)
     assert made_with["processor"]
-    assert (written["lineage"]["params"]["max_depth"], written["lineage"]["params"]["eta"]) == (4, 0.1)
-    assert written["lineage"]["export_manifest_sha256"] == hashlib.sha256((export / "manifest.json").read_bytes()).hexdigest()
+    assert (written["lineage"]["params"]["max_depth"], written["lineage"]["params"]["eta"]) == (
+        4,
+        0.1,
+    )
+    assert (
+        written["lineage"]["export_manifest_sha256"]
+        == hashlib.sha256((export / "manifest.json").read_bytes()).hexdigest()
+    )
     assert not (tmp_path / CHECKPOINT).exists()
     rounds = [told for told in watcher.told if "logloss" in told[3]]
     assert [told[0] for told in rounds] == list(range(1, result.rounds + 1))
@@ -69,13 +86,56 @@ def test_the_landing_of_bundles_is_learned(export: Path, tmp_path: Path) -> None
 
 def test_rows_of_the_simulator_are_counted(table: pa.Table, tmp_path: Path) -> None:
     real = replaced(table, "simulated", pa.array([row % 3 == 0 for row in range(table.num_rows)]))
-    material = prepare(write_export(tmp_path / "export", real), parse(QUICK))
-    kept = material.cut.train | material.cut.validation
-    assert material.counts.simulated == sum(number % 3 == 0 for number in kept.nonzero()[0])
+    folder = write_export(tmp_path / "export", real)
+    training_data = prepare(folder, parse(QUICK | {"include_simulated": True}))
+    kept = training_data.cut.train | training_data.cut.validation
+    assert training_data.counts.simulated == sum(number % 3 == 0 for number in kept.nonzero()[0])
+    assert training_data.cut.left_out == 0
 
 
-def test_frozen_rows_are_from_all_that_validates(export: Path, table: pa.Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(score, "_FROZEN_ROWS", 1000)
+def test_simulated_rows_are_left_out_where_there_are_real_ones(
+    table: pa.Table, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    simulated = np.arange(table.num_rows) % 3 == 0
+    mixed = replaced(table, "simulated", pa.array(simulated))
+    folder = write_export(tmp_path / "mixed", mixed)
+    (tmp_path / "out").mkdir()
+    watcher = Watcher()
+    with caplog.at_level("INFO"):
+        run(QUICK, folder, tmp_path / "out", watcher)
+    left_out = int(simulated.sum())
+    counted = json.loads((tmp_path / "out" / "result.json").read_bytes())["rows"]
+    assert (counted["simulated"], counted["simulated_left_out"]) == (0, left_out)
+    assert (
+        counted["train"] + counted["embargo"] + counted["validation"] == table.num_rows - left_out
+    )
+    said = (
+        f"{counted['train'] + counted['validation']} real rows are used; {left_out} simulated ones"
+        " are left out (include_simulated)"
+    )
+    assert said in caplog.text
+    assert said in [note for _, _, note, _ in watcher.told]
+    alone = write_export(tmp_path / "real", mixed.filter(pa.array(~simulated)))
+    (tmp_path / "alone").mkdir()
+    run(QUICK, alone, tmp_path / "alone", Watcher())
+    assert (tmp_path / "out" / "model.ubj").read_bytes() == (
+        tmp_path / "alone" / "model.ubj"
+    ).read_bytes()
+
+
+def test_too_few_real_rows_name_those_that_are_left_out(table: pa.Table, tmp_path: Path) -> None:
+    one = replaced(table, "simulated", pa.array([row > 0 for row in range(table.num_rows)]))
+    with pytest.raises(
+        EmptyExportError,
+        match=rf"{table.num_rows - 1} simulated rows are left out \(include_simulated\)",
+    ):
+        prepare(write_export(tmp_path / "export", one), parse(QUICK))
+
+
+def test_frozen_rows_are_from_all_that_validates(
+    export: Path, table: pa.Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluation, "_FROZEN_ROWS", 1000)
     result = run(QUICK, export, tmp_path, Watcher())
     cut = data.split(data.open_export(export), validation_share=0.2, embargo_slots=32)
     rows = data.numbers(table.filter(pa.array(cut.validation)), OPPORTUNITY.names)
@@ -83,7 +143,9 @@ def test_frozen_rows_are_from_all_that_validates(export: Path, table: pa.Table, 
     assert result.frozen_rows.tobytes() == rows[::2].tobytes()
 
 
-def test_the_same_request_gives_the_same_model_and_matches_a_plain_training(export: Path, table: pa.Table, tmp_path: Path) -> None:
+def test_the_same_request_gives_the_same_model_and_matches_a_plain_training(
+    export: Path, table: pa.Table, tmp_path: Path
+) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         result = run(QUICK, export, tmp_path / name, Watcher())
@@ -91,12 +153,20 @@ def test_the_same_request_gives_the_same_model_and_matches_a_plain_training(expo
     cut = data.split(data.open_export(export), validation_share=0.2, embargo_slots=32)
     rows, landed = data.numbers(table, OPPORTUNITY.names), data.numbers(table, ["landed"])[:, 0]
     plain = xgb.train(
-        {"objective": "binary:logistic", "max_depth": 3, "eta": 0.3}, xgb.QuantileDMatrix(rows[cut.train], landed[cut.train]), 12
+        {"objective": "binary:logistic", "max_depth": 3, "eta": 0.3},
+        xgb.QuantileDMatrix(rows[cut.train], landed[cut.train]),
+        12,
     )
-    np.testing.assert_allclose(plain.inplace_predict(result.frozen_rows), result.booster.inplace_predict(result.frozen_rows), atol=1e-5)
+    np.testing.assert_allclose(
+        plain.inplace_predict(result.frozen_rows),
+        result.booster.inplace_predict(result.frozen_rows),
+        atol=1e-5,
+    )
 
 
-def test_the_newest_rows_validate_and_none_is_near_those_learned_from(export: Path, table: pa.Table) -> None:
+def test_the_newest_rows_validate_and_none_is_near_those_learned_from(
+    export: Path, table: pa.Table
+) -> None:
     cut = data.split(data.open_export(export), validation_share=0.25, embargo_slots=50)
     slots = table.column("slot").to_numpy()
     assert slots[cut.validation].min() - slots[cut.train].max() > 50
@@ -107,7 +177,11 @@ def test_the_newest_rows_validate_and_none_is_near_those_learned_from(export: Pa
 
 def test_rows_in_another_order_are_split_by_their_slot_too(table: pa.Table, tmp_path: Path) -> None:
     shuffled = table.take(np.random.default_rng(1).permutation(table.num_rows))
-    cut = data.split(data.open_export(write_export(tmp_path / "x", shuffled)), validation_share=0.25, embargo_slots=50)
+    cut = data.split(
+        data.open_export(write_export(tmp_path / "x", shuffled)),
+        validation_share=0.25,
+        embargo_slots=50,
+    )
     slots = shuffled.column("slot").to_numpy()
     assert slots[cut.validation].min() - slots[cut.train].max() > 50
 
@@ -119,7 +193,9 @@ def test_regression(export: Path, tmp_path: Path) -> None:
     assert {path.stem for path in tmp_path.glob("*.png")} == {"learning", "importance"}
 
 
-def test_a_balanced_weight_raises_the_scores_of_the_rare_class(export: Path, tmp_path: Path) -> None:
+def test_a_balanced_weight_raises_the_scores_of_the_rare_class(
+    export: Path, tmp_path: Path
+) -> None:
     means = []
     for number, weight in enumerate((None, 20.0)):
         (tmp_path / str(number)).mkdir()
@@ -128,12 +204,21 @@ def test_a_balanced_weight_raises_the_scores_of_the_rare_class(export: Path, tmp
     assert means[1] > means[0] + 0.1
 
 
-def test_a_training_stops_when_it_gets_no_better_and_keeps_its_best_round(export: Path, tmp_path: Path) -> None:
-    spec = {"rounds": 400, "params": {"eta": 1.0, "max_depth": 6}, "early_stopping_rounds": 5, "device": "cpu"}
+def test_a_training_stops_when_it_gets_no_better_and_keeps_its_best_round(
+    export: Path, tmp_path: Path
+) -> None:
+    spec = {
+        "rounds": 400,
+        "params": {"eta": 1.0, "max_depth": 6},
+        "early_stopping_rounds": 5,
+        "device": "cpu",
+    }
     result = run(spec, export, tmp_path, Watcher())
     assert result.rounds == result.best_round + 5 < 400
     history = json.loads((tmp_path / "result.json").read_bytes())["history"]["logloss"]
-    assert history.index(min(history)) + 1 == result.best_round == result.booster.num_boosted_rounds()
+    assert (
+        history.index(min(history)) + 1 == result.best_round == result.booster.num_boosted_rounds()
+    )
 
 
 def test_a_training_that_was_cancelled_goes_on_where_it_was(export: Path, tmp_path: Path) -> None:
@@ -148,7 +233,10 @@ def test_a_training_that_was_cancelled_goes_on_where_it_was(export: Path, tmp_pa
     assert run(QUICK, export, resumed, watcher, work=work).resumed_from == 5
     assert next(told[0] for told in watcher.told if "logloss" in told[3]) == 6
     assert (resumed / "model.ubj").read_bytes() == (straight / "model.ubj").read_bytes()
-    histories = [json.loads((folder / "result.json").read_bytes())["history"] for folder in (straight, resumed)]
+    histories = [
+        json.loads((folder / "result.json").read_bytes())["history"]
+        for folder in (straight, resumed)
+    ]
     np.testing.assert_allclose(histories[0]["logloss"], histories[1]["logloss"], rtol=1e-6)
 
 
@@ -170,17 +258,21 @@ def test_a_training_that_was_killed_goes_on_to_the_same_model(export: Path, tmp_
     straight.mkdir()
     killed.mkdir()
     run(QUICK | {"checkpoint_every": 1}, export, straight, Watcher())
-    process = multiprocessing.get_context("spawn").Process(target=_run_slowly, args=(export, killed))
+    process = multiprocessing.get_context("spawn").Process(
+        target=_run_slowly, args=(export, killed)
+    )
     process.start()
-    deadline = time.monotonic() + 40
-    while not (killed / CHECKPOINT).exists():
-        assert time.monotonic() < deadline
-        assert process.is_alive()
-        time.sleep(0.01)
+    until(lambda: (killed / CHECKPOINT).exists() or not process.is_alive())
+    assert process.is_alive()
     process.kill()
     process.join()
     assert not (killed / "model.ubj").exists()
-    assert run(QUICK | {"checkpoint_every": 1}, export, killed, Watcher()).resumed_from in {1, 2, 3, 4}
+    assert run(QUICK | {"checkpoint_every": 1}, export, killed, Watcher()).resumed_from in {
+        1,
+        2,
+        3,
+        4,
+    }
     assert (killed / "model.ubj").read_bytes() == (straight / "model.ubj").read_bytes()
 
 
@@ -190,8 +282,16 @@ def test_a_checkpoint_of_another_training_is_not_taken(export: Path, tmp_path: P
     assert run(QUICK | {"seed": 1}, export, tmp_path, Watcher()).resumed_from is None
 
 
-def test_a_checkpoint_at_which_it_would_have_stopped_ends_at_once(export: Path, tmp_path: Path) -> None:
-    spec = {"rounds": 400, "params": {"eta": 1.0}, "early_stopping_rounds": 5, "checkpoint_every": 1, "device": "cpu"}
+def test_a_checkpoint_at_which_it_would_have_stopped_ends_at_once(
+    export: Path, tmp_path: Path
+) -> None:
+    spec = {
+        "rounds": 400,
+        "params": {"eta": 1.0},
+        "early_stopping_rounds": 5,
+        "checkpoint_every": 1,
+        "device": "cpu",
+    }
 
     class Dies(Watcher):
         def progress(self, done: float, total: float, note: str = "", **figures: object) -> None:
@@ -229,7 +329,9 @@ def null_target(table: pa.Table) -> pa.Table:
 
 
 def nan_target(table: pa.Table) -> pa.Table:
-    return replaced(table, "landed", pa.array(np.where(np.arange(table.num_rows) == 5, np.nan, 1.0)))
+    return replaced(
+        table, "landed", pa.array(np.where(np.arange(table.num_rows) == 5, np.nan, 1.0))
+    )
 
 
 def three_classes(table: pa.Table) -> pa.Table:
@@ -257,7 +359,11 @@ def infinite(table: pa.Table) -> pa.Table:
     ],
 )
 def test_rows_that_teach_nothing_are_refused(
-    table: pa.Table, tmp_path: Path, change: Callable[[pa.Table], pa.Table], error: type[MevError], reason: str
+    table: pa.Table,
+    tmp_path: Path,
+    change: Callable[[pa.Table], pa.Table],
+    error: type[MevError],
+    reason: str,
 ) -> None:
     folder = write_export(tmp_path / "export", change(table.slice(0, 3000)))
     with pytest.raises(error, match=reason):
@@ -278,20 +384,31 @@ def test_rows_that_teach_nothing_are_refused(
         ({"params": {"tree_method": "exact"}}, InvalidTrainingError, "tree_method"),
         ({"params": {"eta": float("nan")}}, InvalidTrainingError, "eta"),
         ({"objective": "guess"}, InvalidTrainingError, "objective"),
-        ({"objective": "regression", "class_weight": 2}, InvalidTrainingError, "class_weight is for objective binary"),
+        (
+            {"objective": "regression", "class_weight": 2},
+            InvalidTrainingError,
+            "class_weight is for objective binary",
+        ),
         ({"validation_share": 1}, InvalidTrainingError, "validation_share"),
         ({"device": "cuda"}, NoGpuError, "xgboost-cpu"),
     ],
 )
 def test_requests_that_cannot_be_met_are_refused(
-    export: Path, tmp_path: Path, spec: dict[str, Any], error: type[MevError], reason: str, monkeypatch: pytest.MonkeyPatch
+    export: Path,
+    tmp_path: Path,
+    spec: dict[str, Any],
+    error: type[MevError],
+    reason: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(xgb, "build_info", lambda: {"USE_CUDA": False})
     with pytest.raises(error, match=reason):
         run(QUICK | spec, export, tmp_path, Watcher())
 
 
-def test_a_gpu_that_xgboost_does_not_take_is_none(export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_that_xgboost_does_not_take_is_none(
+    export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if xgb.build_info()["USE_CUDA"]:
         pytest.skip("this XGBoost may have a GPU")
     monkeypatch.setattr(xgb, "build_info", lambda: {"USE_CUDA": True})
@@ -310,8 +427,12 @@ def test_an_export_that_is_not_whole_is_refused(table: pa.Table, tmp_path: Path)
     part.unlink()
     with pytest.raises(DamagedExportError, match="cannot be read"):
         run(QUICK, changed, tmp_path, Watcher())
-    for number, change in enumerate((lambda content: content.update(rows=2999), lambda content: content.pop("parts"))):
+    for number, change in enumerate(
+        (lambda content: content.update(rows=2999), lambda content: content.pop("parts"))
+    ):
         with pytest.raises(DamagedExportError):
-            run(QUICK, write_export(tmp_path / str(number), few, change=change), tmp_path, Watcher())
+            run(
+                QUICK, write_export(tmp_path / str(number), few, change=change), tmp_path, Watcher()
+            )
     with pytest.raises(DamagedExportError):
         run(QUICK, tmp_path / "nowhere", tmp_path, Watcher())

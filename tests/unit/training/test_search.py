@@ -1,4 +1,4 @@
-"""A search for parameters: what it tries, what it keeps, that it goes on after a death, and what it refuses."""
+"""Tests of the parameter search: trials, stored state, resumption and refusals."""
 
 import json
 import multiprocessing
@@ -40,7 +40,9 @@ class Dies(Watcher):
 
 
 def _trials(folder: Path) -> list[dict[str, Any]]:
-    trials: list[dict[str, Any]] = json.loads((folder / "result.json").read_bytes())["search"]["trials"]
+    trials: list[dict[str, Any]] = json.loads((folder / "result.json").read_bytes())["search"][
+        "trials"
+    ]
     return [{name: value for name, value in trial.items() if name != "seconds"} for trial in trials]
 
 
@@ -55,10 +57,17 @@ def test_the_best_parameters_train_the_model(export: Path, tmp_path: Path) -> No
     written = json.loads((tmp_path / "result.json").read_bytes())
     found, trials = written["search"], written["search"]["trials"]
     assert [trial["number"] for trial in trials] == list(range(6))
-    assert all(0.05 <= trial["params"]["eta"] <= 0.8 and trial["params"]["max_depth"] in {2, 3, 4, 5} for trial in trials)
+    assert all(
+        0.05 <= trial["params"]["eta"] <= 0.8 and trial["params"]["max_depth"] in {2, 3, 4, 5}
+        for trial in trials
+    )
     best = min((trial for trial in trials if not trial["pruned"]), key=lambda trial: trial["value"])
     assert (found["best_trial"], found["params"]) == (best["number"], best["params"])
-    assert found["validation_used_for_choosing"] is written["lineage"]["search"]["validation_used_for_choosing"] is True
+    assert (
+        found["validation_used_for_choosing"]
+        is written["lineage"]["search"]["validation_used_for_choosing"]
+        is True
+    )
     assert result.lineage["params"]["eta"] == best["params"]["eta"]
     assert min(written["history"]["logloss"]) == pytest.approx(best["value"], rel=1e-6)
     assert not (tmp_path / TRIALS).exists()
@@ -72,7 +81,9 @@ def test_a_search_that_was_killed_goes_on_as_if_it_had_not(export: Path, tmp_pat
     for folder in (straight, died):
         folder.mkdir()
     run(SPEC, export, straight, Watcher())
-    process = multiprocessing.get_context("spawn").Process(target=run, args=(SPEC, export, died, Dies(5)))
+    process = multiprocessing.get_context("spawn").Process(
+        target=run, args=(SPEC, export, died, Dies(5))
+    )
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL
@@ -84,7 +95,9 @@ def test_a_search_that_was_killed_goes_on_as_if_it_had_not(export: Path, tmp_pat
     assert (died / "model.ubj").read_bytes() == (straight / "model.ubj").read_bytes()
 
 
-def test_trials_of_another_request_are_not_taken_and_a_cancelled_one_is_not_counted(export: Path, tmp_path: Path) -> None:
+def test_trials_of_another_request_are_not_taken_and_a_cancelled_one_is_not_counted(
+    export: Path, tmp_path: Path
+) -> None:
     class Cancels(Watcher):
         def is_cancelled(self) -> bool:
             return any(figures.get("trial") == 3 for _, _, _, figures in self.told)
@@ -102,7 +115,9 @@ def test_hopeless_trials_are_pruned_and_more_can_be_better(export: Path, tmp_pat
     run(SPEC | {"rounds": 10, "search": space}, export, tmp_path, Watcher())
     found = json.loads((tmp_path / "result.json").read_bytes())["search"]
     assert any(trial["pruned"] for trial in found["trials"])
-    assert found["best_value"] == max(trial["value"] for trial in found["trials"] if not trial["pruned"])
+    assert found["best_value"] == max(
+        trial["value"] for trial in found["trials"] if not trial["pruned"]
+    )
     assert found["metric"] == "auc"
 
 
@@ -130,7 +145,9 @@ def test_searches_that_make_no_sense_are_refused(search: dict[str, Any], reason:
         parse(SPEC | {"search": search})
 
 
-def test_without_optuna_it_says_what_to_install(export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_optuna_it_says_what_to_install(
+    export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
-    with pytest.raises(SearchUnavailableError, match=r"mev\[search\]"):
+    with pytest.raises(SearchUnavailableError, match=r"-e .\.\[search\]"):
         run(SPEC, export, tmp_path, Watcher())

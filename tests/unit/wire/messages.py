@@ -39,7 +39,9 @@ def full_message(event: EventType) -> Message:
     return event.message(**_full(event.descriptor))
 
 
-def _fields(descriptor: Descriptor, required: tuple[str, ...] = ()) -> st.SearchStrategy[dict[str, Any]]:
+def _fields(
+    descriptor: Descriptor, required: tuple[str, ...] = ()
+) -> st.SearchStrategy[dict[str, Any]]:
     values = {field.name: _values(field) for field in descriptor.fields}
     needed = {name: values.pop(name).filter(bool) for name in required}
     return st.fixed_dictionaries(needed, optional=values)

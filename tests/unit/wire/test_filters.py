@@ -1,6 +1,7 @@
 import math
 import operator
 import random
+import struct
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -11,12 +12,26 @@ from google.protobuf.message import Message
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mev.wire.filters import MAX_CONDITIONS, MAX_KEYS, BadFilterError, Columns, Condition, Filter, Op, parse, resolve
+from mev.core import native
+from mev.wire.filters import (
+    MAX_CONDITIONS,
+    MAX_KEYS,
+    BadFilterError,
+    Columns,
+    Condition,
+    Filter,
+    Op,
+    parse,
+    resolve,
+)
 from mev.wire.pb.events_pb2 import AgentMetrics, Opportunity, RouteStep, Tick
 from mev.wire.registry import EVENT_TYPES, EventType
 from tests.unit.wire.messages import messages
 
-OPPORTUNITY, TICK, METRICS = (EVENT_TYPES[name] for name in ("opportunity", "tick", "agent_metrics"))
+pytestmark = pytest.mark.usefixtures("native_or_python")
+OPPORTUNITY, TICK, METRICS = (
+    EVENT_TYPES[name] for name in ("opportunity", "tick", "agent_metrics")
+)
 UNDECODABLE = b"\xff\xff"
 
 _FLOATS = (FieldDescriptor.TYPE_DOUBLE, FieldDescriptor.TYPE_FLOAT)
@@ -30,7 +45,8 @@ _ORDER: dict[str, Callable[[Any, Any], bool]] = {
 }
 _FLOAT_MAX = Opportunity(features=[3.4028234663852886e38]).features[0]
 _LITERALS: dict[int, st.SearchStrategy[Any]] = {
-    FieldDescriptor.TYPE_DOUBLE: st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(2**53), 2**53),
+    FieldDescriptor.TYPE_DOUBLE: st.floats(allow_nan=False, allow_infinity=False)
+    | st.integers(-(2**53), 2**53),
     FieldDescriptor.TYPE_FLOAT: st.floats(-_FLOAT_MAX, _FLOAT_MAX) | st.integers(-1000, 1000),
     FieldDescriptor.TYPE_UINT64: st.integers(0, 2**64 - 1),
     FieldDescriptor.TYPE_UINT32: st.integers(0, 2**32 - 1),
@@ -42,14 +58,18 @@ _LITERALS: dict[int, st.SearchStrategy[Any]] = {
 
 
 class Wanted:
-    """A condition as the naive evaluator knows it: names on the way, the last descriptor, the key of a map, operator and literal."""
+    """A condition for the naive evaluator: field path, descriptor, map key, operator, literal."""
 
-    def __init__(self, names: list[str], field: FieldDescriptor, key: str | None, op: str, literal: Any) -> None:
+    def __init__(
+        self, names: list[str], field: FieldDescriptor, key: str | None, op: str, literal: Any
+    ) -> None:
         self.names, self.field, self.key, self.op, self.literal = names, field, key, op, literal
 
     @property
     def text(self) -> str:
-        name = ".".join(self.names) + ("" if self.key is None else "." + orjson.dumps(self.key).decode())
+        name = ".".join(self.names) + (
+            "" if self.key is None else "." + orjson.dumps(self.key).decode()
+        )
         return f"{name} {self.op} {orjson.dumps(self.literal).decode()}"
 
     def matches(self, message: Message) -> bool:
@@ -70,11 +90,17 @@ class Wanted:
         return any(value == self._stored(literal) for literal in self.literal) == (self.op == "in")
 
     def _stored(self, literal: Any) -> Any:
-        return Opportunity(features=[literal]).features[0] if self.field.type == FieldDescriptor.TYPE_FLOAT else literal
+        return (
+            Opportunity(features=[literal]).features[0]
+            if self.field.type == FieldDescriptor.TYPE_FLOAT
+            else literal
+        )
 
 
-def leaves(descriptor: Descriptor, names: tuple[str, ...] = ()) -> Iterator[tuple[list[str], FieldDescriptor, bool]]:
-    """Yield every path that ends at a value, with the value's descriptor, and whether it is a map's."""
+def leaves(
+    descriptor: Descriptor, names: tuple[str, ...] = ()
+) -> Iterator[tuple[list[str], FieldDescriptor, bool]]:
+    """Yield every path to a value with its descriptor, and whether it is in a map."""
     for field in descriptor.fields:
         path = (*names, field.name)
         if field.message_type is None:
@@ -87,18 +113,31 @@ def leaves(descriptor: Descriptor, names: tuple[str, ...] = ()) -> Iterator[tupl
 
 @st.composite
 def wanted(draw: st.DrawFn, event: EventType, events: Iterable[Message] = ()) -> Wanted:
-    """Make a condition on any field of `event`; its literals are often values that occur in `events`."""
+    """Return a condition on any field of `event`, often with literals that occur in `events`."""
     names, field, is_map = draw(st.sampled_from(list(leaves(event.descriptor))))
     key = None
     if is_map:
         present = sorted({key for message in events for key in getattr(message, names[0])})
         key = draw(st.text(max_size=8) | st.sampled_from(["cpu", "a b", 'say "x"', "", *present]))
-    ops = ["==", "!=", "in", "not in"] if field.type == FieldDescriptor.TYPE_BOOL else [str(op) for op in Op]
+    ops = (
+        ["==", "!=", "in", "not in"]
+        if field.type == FieldDescriptor.TYPE_BOOL
+        else [str(op) for op in Op]
+    )
     op = draw(st.sampled_from(ops))
     probe = Wanted(names, field, key, op, None)
-    seen = [value for message in events for value in probe._values(message, names) if not isinstance(value, float) or math.isfinite(value)]
+    seen = [
+        value
+        for message in events
+        for value in probe._values(message, names)
+        if not isinstance(value, float) or math.isfinite(value)
+    ]
     literals = _LITERALS[field.type] | st.sampled_from(seen) if seen else _LITERALS[field.type]
-    literal = draw(st.lists(literals, min_size=1, max_size=4)) if op in {"in", "not in"} else draw(literals)
+    literal = (
+        draw(st.lists(literals, min_size=1, max_size=4))
+        if op in {"in", "not in"}
+        else draw(literals)
+    )
     return Wanted(names, field, key, op, literal)
 
 
@@ -112,7 +151,9 @@ def select(conditions: list[str], events: Iterable[Message], event: EventType) -
 
 @pytest.mark.parametrize("event", EVENT_TYPES.values(), ids=EVENT_TYPES)
 @given(st.data())
-def test_a_filter_selects_what_a_naive_evaluation_of_each_event_selects(event: EventType, data: st.DataObject) -> None:
+def test_a_filter_selects_what_a_naive_evaluation_of_each_event_selects(
+    event: EventType, data: st.DataObject
+) -> None:
     events = data.draw(st.lists(messages(event), max_size=6))
     conditions = data.draw(st.lists(wanted(event, events), max_size=3))
     values: list[bytes] = encoded(events)
@@ -121,22 +162,77 @@ def test_a_filter_selects_what_a_naive_evaluation_of_each_event_selects(event: E
     expected = [
         index
         for index, message in enumerate(events)
-        if not conditions or (index not in broken and all(condition.matches(message) for condition in conditions))
+        if not conditions
+        or (index not in broken and all(condition.matches(message) for condition in conditions))
     ]
-    selected = parse([condition.text for condition in conditions], [event]).select(Columns(event, values))
+    selected = parse([condition.text for condition in conditions], [event]).select(
+        Columns(event, values)
+    )
     assert (list(range(len(events))) if selected is None else selected) == expected
+
+
+UNPACKED = b"\x5d" + struct.pack("<f", 0.5)  # an element of a list of floats on its own
+UNKNOWN = b"\xa2\x06\x01x"
+OVERLONG = b"\x10\x83\x80\x00"  # 3 in more bytes than it needs
 
 
 @pytest.mark.parametrize("event", EVENT_TYPES.values(), ids=EVENT_TYPES)
 @given(st.data())
-def test_the_canonical_text_parses_to_an_equal_filter_in_any_order(event: EventType, data: st.DataObject) -> None:
+def test_native_module_selects_what_python_selects_in_any_encoding(
+    event: EventType, data: st.DataObject
+) -> None:
+    """Fields given twice, unknown fields, other encodings of a value, and changed bytes."""
+    if not native.is_used():
+        return
+    events = data.draw(st.lists(messages(event), min_size=1, max_size=6))
+    parts = [*encoded(events), UNKNOWN, UNPACKED, OVERLONG]
+    values = [b"".join(data.draw(st.lists(st.sampled_from(parts), max_size=3))) for _ in range(6)]
+    if data.draw(st.booleans()):
+        raw = bytearray(values[0])
+        for place in data.draw(st.lists(st.integers(0, max(0, len(raw) - 1)), max_size=2)):
+            raw[place : place + 1] = data.draw(st.binary(max_size=2))
+        values[0] = bytes(raw)
+    conditions = [
+        condition.text
+        for condition in data.draw(st.lists(wanted(event, events), min_size=1, max_size=3))
+    ]
+    selected = parse(conditions, [event]).select(Columns(event, values))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MEV_NATIVE", "0")
+        assert selected == parse(conditions, [event]).select(Columns(event, values))
+
+
+def test_valid_events_and_usual_conditions_need_no_python_code() -> None:
+    if not native.is_used():
+        return
+    values = encoded([Opportunity(slot=1, features=[0.5], route=[RouteStep(dex="a")])] * 3)
+    columns = Columns(OPPORTUNITY, values)
+    made = parse(
+        ["slot >= 1", 'route.dex in ["a"]', "features < 1", "simulated == false"], [OPPORTUNITY]
+    )
+    assert made.select(columns) is None
+    assert columns.native is not None
+    assert "_decoded" not in vars(columns)
+
+
+@pytest.mark.parametrize("event", EVENT_TYPES.values(), ids=EVENT_TYPES)
+@given(st.data())
+def test_the_canonical_text_parses_to_an_equal_filter_in_any_order(
+    event: EventType, data: st.DataObject
+) -> None:
     conditions = data.draw(st.lists(wanted(event), max_size=4))
     made = parse([condition.text for condition in conditions], [event])
     shuffled = data.draw(st.permutations(made.text()))
     for condition in conditions:
         if isinstance(condition.literal, list):
-            condition.literal = [*data.draw(st.permutations(condition.literal)), condition.literal[0]]
-    for same in (parse(shuffled, [event]), parse([condition.text for condition in conditions[::-1]], [event])):
+            condition.literal = [
+                *data.draw(st.permutations(condition.literal)),
+                condition.literal[0],
+            ]
+    for same in (
+        parse(shuffled, [event]),
+        parse([condition.text for condition in conditions[::-1]], [event]),
+    ):
         assert same == made
         assert hash(same) == hash(made)
         assert same.text() == made.text()
@@ -169,7 +265,9 @@ _PIECES = st.sampled_from(
     ]
 )
 _NEARLY = st.lists(_PIECES | _ANY_TEXT, max_size=8).map("".join)
-_JSON = st.recursive(st.none() | st.booleans() | st.integers() | _ANY_TEXT, lambda inner: st.lists(inner, max_size=3))
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | _ANY_TEXT, lambda inner: st.lists(inner, max_size=3)
+)
 
 
 @pytest.mark.parametrize("event", [OPPORTUNITY, METRICS], ids=["opportunity", "agent_metrics"])
@@ -187,22 +285,39 @@ def test_text_is_a_filter_or_refused(event: EventType, conditions: object) -> No
 
 
 def test_conditions_are_plain_values() -> None:
-    made = parse([' kind  not   in["b", "a","b"]', "slot>=5", "probability < 1", 'route.dex == "orca"'], [OPPORTUNITY])
+    made = parse(
+        [' kind  not   in["b", "a","b"]', "slot>=5", "probability < 1", 'route.dex == "orca"'],
+        [OPPORTUNITY],
+    )
     assert made.conditions == (
         Condition("kind", Op.NOT_IN, ("a", "b")),
         Condition("probability", Op.LT, 1.0),
         Condition("route.dex", Op.EQ, "orca"),
         Condition("slot", Op.GE, 5),
     )
-    assert made.text() == ['kind not in ["a","b"]', "probability < 1.0", 'route.dex == "orca"', "slot >= 5"]
+    assert made.text() == [
+        'kind not in ["a","b"]',
+        "probability < 1.0",
+        'route.dex == "orca"',
+        "slot >= 5",
+    ]
     assert hash(made.conditions)
 
 
 def test_equal_filters_are_those_with_the_same_conditions() -> None:
-    assert parse(["probability == 0"], [OPPORTUNITY]) == parse(["probability == -0.0"], [OPPORTUNITY])
+    assert parse(["probability == 0"], [OPPORTUNITY]) == parse(
+        ["probability == -0.0"], [OPPORTUNITY]
+    )
     assert parse(["slot == 5", "slot == 5"], [OPPORTUNITY]) == parse(["slot == 5"], [OPPORTUNITY])
     assert parse(['gauges."cpu" == 5'], [METRICS]) == parse(["gauges.cpu == 5.0"], [METRICS])
-    distinct = ["slot == 5", "slot == 6", "slot >= 5", "slot in [5]", "tip_lamports == 5", 'id == "slot == 5"']
+    distinct = [
+        "slot == 5",
+        "slot == 6",
+        "slot >= 5",
+        "slot in [5]",
+        "tip_lamports == 5",
+        'id == "slot == 5"',
+    ]
     assert len({parse([text], [OPPORTUNITY]) for text in distinct}) == len(distinct)
     assert parse(["slot == 5"], [OPPORTUNITY]) != "slot == 5"
 
@@ -232,7 +347,11 @@ def test_a_repeated_field_matches_when_any_element_does() -> None:
 
 
 def test_a_condition_on_a_key_that_a_map_does_not_have_is_false() -> None:
-    events = [AgentMetrics(gauges={"cpu": 0.5}), AgentMetrics(gauges={"mem": 0.5}), AgentMetrics(gauges={"cpu": 0.0, "a b": 1})]
+    events = [
+        AgentMetrics(gauges={"cpu": 0.5}),
+        AgentMetrics(gauges={"mem": 0.5}),
+        AgentMetrics(gauges={"cpu": 0.0, "a b": 1}),
+    ]
     assert select(["gauges.cpu >= 0.5"], events, METRICS) == [0]
     assert select(["gauges.cpu != 7"], events, METRICS) == [0, 2]
     assert select(["gauges.cpu not in [7]"], events, METRICS) == [0, 2]
@@ -271,7 +390,9 @@ def test_filters_share_a_block_that_is_decoded_once_when_the_first_asks() -> Non
 
 def test_one_filter_serves_all_the_types_it_was_made_for() -> None:
     made = parse(["simulated == true"], [OPPORTUNITY, TICK])
-    assert made.select(Columns(OPPORTUNITY, encoded([Opportunity(), Opportunity(simulated=True)]))) == [1]
+    assert made.select(
+        Columns(OPPORTUNITY, encoded([Opportunity(), Opportunity(simulated=True)]))
+    ) == [1]
     assert made.select(Columns(TICK, encoded([Tick(simulated=True), Tick()]))) == [0]
     with pytest.raises(BadFilterError, match="agent_metrics has no field 'simulated'"):
         made.select(Columns(METRICS, encoded([AgentMetrics()])))
@@ -287,9 +408,18 @@ def test_one_filter_serves_all_the_types_it_was_made_for() -> None:
         ("\ud800 == 1", "opportunity has no field '?'"),
         ("route.\ud800 == 1", "opportunity has no field 'route.?'"),
         ("slot.x == 1", "slot is of type uint64 and has no fields"),
-        ("slot == -1", "slot is of type uint64; the value is -1, not an integer from 0 to 18446744073709551615"),
+        (
+            "slot == -1",
+            (
+                "slot is of type uint64; the value is -1, not an integer from 0 to"
+                " 18446744073709551615"
+            ),
+        ),
         ("slot == 18446744073709551616", "not an integer from 0 to 18446744073709551615"),
-        ("expected_profit_lamports == 9223372036854775808", "not an integer from -9223372036854775808"),
+        (
+            "expected_profit_lamports == 9223372036854775808",
+            "not an integer from -9223372036854775808",
+        ),
         ("slot == 5.0", "the value is 5.0, not an integer"),
         ("slot == true", "the value is true, not an integer"),
         ("slot == null", "the value is null, not an integer"),
@@ -306,6 +436,22 @@ def test_one_filter_serves_all_the_types_it_was_made_for() -> None:
         ("slot IN [5]", "no operator 'IN'"),
         ("slot", "no operator after the field"),
         ("slot >=", "is no literal"),
+        (
+            "slot >= 5 and simulated == true",
+            (
+                "'and' does not join two; give each as a condition of its own, all of them must"
+                " hold: --filter again"
+            ),
+        ),
+        ('kind == "a and b" AND slot > 5', "'AND' does not join two"),
+        ('kind in ["a", "b"]&&slot > 5', "'&&' does not join two"),
+        ("simulated == true, slot > 5", "',' does not join two"),
+        (
+            'kind == "a" or kind == "b"',
+            "there is no 'or'; for several values of one field use `in`",
+        ),
+        ('kind == "a" order', "is no literal"),
+        ("slot == andes", "is no literal"),
         ("", 'a condition is "<field> <op> <literal>"'),
         ("slot in 5", "in takes a list"),
         ("slot in []", "in takes a list of at least one value"),
@@ -315,7 +461,9 @@ def test_one_filter_serves_all_the_types_it_was_made_for() -> None:
         ("slot in [1, 2, -3]", "value 3 of the list is -3, not an integer"),
     ],
 )
-def test_a_wrong_condition_is_refused_with_its_place_and_what_would_do(condition: str, says: str) -> None:
+def test_a_wrong_condition_is_refused_with_its_place_and_what_would_do(
+    condition: str, says: str
+) -> None:
     with pytest.raises(BadFilterError) as refused:
         parse(["slot >= 5", condition], [OPPORTUNITY])
     assert refused.value.detail.startswith("condition 2 (")
@@ -343,7 +491,12 @@ def test_a_wrong_condition_on_a_map_is_refused(condition: str, says: str) -> Non
 def test_a_refusal_tells_programs_the_field_its_type_and_what_exists() -> None:
     with pytest.raises(BadFilterError) as wrong_value:
         parse(["slot == -1"], [OPPORTUNITY])
-    assert wrong_value.value.fields == {"field": "filter[0]", "position": 0, "path": "slot", "field_type": "uint64"}
+    assert wrong_value.value.fields == {
+        "field": "filter[0]",
+        "position": 0,
+        "path": "slot",
+        "field_type": "uint64",
+    }
     with pytest.raises(BadFilterError) as unknown:
         parse(["bid_prise > 1"], [TICK])
     assert unknown.value.fields["near"] == ["bid_price", "bid_size"]
@@ -384,7 +537,11 @@ def test_there_is_a_limit_to_the_values_of_all_lists_together() -> None:
     half = orjson.dumps([f"{number}" for number in range(MAX_KEYS // 2)]).decode()
     conditions = [f"id in {half}", f"kind not in {half}"]
     made = parse(conditions, [OPPORTUNITY])
-    assert made.select(Columns(OPPORTUNITY, encoded([Opportunity(id="7", kind="x"), Opportunity(id="x", kind="x")]))) == [0]
+    assert made.select(
+        Columns(
+            OPPORTUNITY, encoded([Opportunity(id="7", kind="x"), Opportunity(id="x", kind="x")])
+        )
+    ) == [0]
     assert made == parse(random.Random(1).sample(conditions, 2), [OPPORTUNITY])
     refused = parse_error([*conditions, "slot in [1]"])
     assert "at most 100000 values together" in refused.detail

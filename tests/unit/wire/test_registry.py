@@ -6,9 +6,17 @@ import pytest
 from google.protobuf.message import Message
 
 from mev.sink.block import join
+from mev.sink.writer import Writer
 from mev.store.clickhouse import Address, ClickHouse, UnreadableBlockError
 from mev.wire.pb import options_pb2
-from mev.wire.registry import BY_TOPIC, EVENT_TYPES, EventType, UnknownEventTypeError, event_type
+from mev.wire.registry import (
+    BY_TOPIC,
+    EVENT_TYPES,
+    PLACE_COLUMNS,
+    EventType,
+    UnknownEventTypeError,
+    event_type,
+)
 from tests.unit.wire.messages import full_message
 
 EVENTS = pytest.mark.parametrize("event", EVENT_TYPES.values(), ids=EVENT_TYPES)
@@ -18,7 +26,9 @@ EVENTS = pytest.mark.parametrize("event", EVENT_TYPES.values(), ids=EVENT_TYPES)
 def clickhouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClickHouse]:
     """Give the embedded engine with the table of every event."""
     folder = tmp_path_factory.mktemp("clickhouse")
-    with contextlib.chdir(folder):  # the engine keeps the schemas it was given in the working directory
+    with contextlib.chdir(
+        folder
+    ):  # the engine keeps the schemas it was given in the working directory
         store = ClickHouse(Address(database="mev", path=folder / "data"))
         store.command("CREATE DATABASE mev")
         for event in EVENT_TYPES.values():
@@ -29,7 +39,12 @@ def clickhouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClickHouse]
 
 def insert(store: ClickHouse, event: EventType, *values: bytes) -> None:
     store.insert_protobuf(
-        event.table, list(event.clickhouse_types), join(values), schema=event.proto_schema, message=event.descriptor.name, token=""
+        event.table,
+        list(event.clickhouse_types),
+        join(values),
+        schema=event.proto_schema,
+        message=event.descriptor.name,
+        token="",
     )
 
 
@@ -53,7 +68,11 @@ def test_what_orders_a_table_exists_and_identifies_the_event(event: EventType) -
 @EVENTS
 def test_everything_is_described(event: EventType) -> None:
     assert event.description.endswith(".")
-    undescribed = [field.name for field in event.fields if not field.description.endswith(".") and not field.description[-1:].isalnum()]
+    undescribed = [
+        field.name
+        for field in event.fields
+        if not field.description.endswith(".") and not field.description[-1:].isalnum()
+    ]
     assert not undescribed
 
 
@@ -74,31 +93,104 @@ def test_names_follow_from_the_type(event: EventType) -> None:
 
 
 def test_an_unknown_event_type_is_named_with_those_there_are() -> None:
-    with pytest.raises(UnknownEventTypeError, match="no event type 'tock'; there are arbitrage, sandwich,") as caught:
+    with pytest.raises(
+        UnknownEventTypeError, match="no event type 'tock'; there are arbitrage, sandwich,"
+    ) as caught:
         event_type("tock")
     assert caught.value.problem()["known"] == list(EVENT_TYPES)
     assert caught.value.status == 404
 
 
 @EVENTS
-def test_the_engine_makes_the_table_with_its_comments(event: EventType, clickhouse: ClickHouse) -> None:
+def test_the_engine_makes_the_table_with_its_comments(
+    event: EventType, clickhouse: ClickHouse
+) -> None:
     clickhouse.command(event.create_table_sql("mev"))
     columns = clickhouse.rows(
-        "SELECT name, type, comment FROM system.columns WHERE database = 'mev' AND table = {table:String} ORDER BY position",
+        "SELECT name, type, comment FROM system.columns WHERE database = 'mev' AND table ="
+        " {table:String} ORDER BY position",
         {"table": event.table},
     )
-    expected = [(f.name, f.clickhouse_type, f"{f.description} [{f.unit}]" if f.unit else f.description) for f in event.fields]
+    expected = [
+        (f.name, f.clickhouse_type, f"{f.description} [{f.unit}]" if f.unit else f.description)
+        for f in event.fields
+    ]
     found = [(name, kind.replace(", ", ","), comment) for name, kind, comment in columns]
-    assert found[:-1] == [(name, kind.replace(", ", ","), comment) for name, kind, comment in expected]
-    assert found[-1][0] == "_stored_at"
-    ((engine, key, comment),) = clickhouse.rows(
-        "SELECT engine, sorting_key, comment FROM system.tables WHERE database = 'mev' AND name = {table:String}", {"table": event.table}
+    assert found[: len(expected)] == [
+        (name, kind.replace(", ", ","), comment) for name, kind, comment in expected
+    ]
+    assert [name for name, _, _ in found[len(expected) :]] == [*PLACE_COLUMNS, "_stored_at"]
+    assert all(
+        field.number < column.number for field in event.fields for column in PLACE_COLUMNS.values()
     )
-    assert (engine, key, comment) == ("ReplacingMergeTree", ", ".join(event.order_by), event.description)
+    ((engine, key, comment),) = clickhouse.rows(
+        "SELECT engine, sorting_key, comment FROM system.tables WHERE database = 'mev' AND name ="
+        " {table:String}",
+        {"table": event.table},
+    )
+    assert (engine, key, comment) == (
+        "ReplacingMergeTree",
+        ", ".join(event.order_by),
+        event.description,
+    )
+
+
+def columns_of(store: ClickHouse, database: str, event: EventType) -> list[tuple[str, str]]:
+    sql = (
+        "SELECT name, type FROM system.columns WHERE database = {database:String} AND table ="
+        " {table:String} ORDER BY position"
+    )
+    return [
+        (name, kind) for name, kind in store.rows(sql, {"database": database, "table": event.table})
+    ]
 
 
 @EVENTS
-def test_the_engine_reads_every_field_of_a_message(event: EventType, clickhouse: ClickHouse) -> None:
+def test_table_of_an_earlier_release_gets_the_columns_it_lacks(
+    event: EventType, clickhouse: ClickHouse
+) -> None:
+    """An old table has the key fields in another order and a row; the next start adds columns."""
+    clickhouse.command("CREATE DATABASE IF NOT EXISTS old")
+    kept = [field for field in reversed(event.fields) if field.name in event.order_by]
+    columns = ", ".join(f"`{field.name}` {field.clickhouse_type}" for field in kept)
+    table = f"old.`{event.table}`"
+    clickhouse.command(
+        f"CREATE TABLE {table} ({columns}, `_stored_at` DateTime64(3, 'UTC') DEFAULT now64(3)) "
+        f"ENGINE = ReplacingMergeTree ORDER BY ({', '.join(event.order_by)})"
+    )
+    clickhouse.command(f"INSERT INTO {table} (`{event.key}`) VALUES ('from before')")
+    for _ in range(2):
+        clickhouse.command(event.add_columns_sql("old"))
+    assert sorted(columns_of(clickhouse, "old", event)) == sorted(
+        columns_of(clickhouse, "mev", event)
+    )
+    places = ", ".join(PLACE_COLUMNS)
+    assert clickhouse.rows(f"SELECT `{event.key}`, {places} FROM {table}") == [
+        ("from before", 0, -1, -1)
+    ]
+    added = [field.name for field in event.fields if field.name not in event.order_by]
+    assert (
+        len(clickhouse.rows(f"SELECT {', '.join(f'`{name}`' for name in added)} FROM {table}")) == 1
+    )
+    clickhouse.command(f"DROP TABLE {table}")
+
+
+def test_sink_adds_the_columns_that_a_table_lacks_at_its_start(clickhouse: ClickHouse) -> None:
+    arbitrage = EVENT_TYPES["arbitrage"]
+    clickhouse.command("ALTER TABLE mev.arbitrage DROP COLUMN tips")
+    assert "tips" not in dict(columns_of(clickhouse, "mev", arbitrage))
+    Writer(clickhouse, lambda _records: None, "cluster").prepare()
+    assert list(dict(columns_of(clickhouse, "mev", arbitrage))) == [
+        *arbitrage.clickhouse_types,
+        *PLACE_COLUMNS,
+        "_stored_at",
+    ]
+
+
+@EVENTS
+def test_the_engine_reads_every_field_of_a_message(
+    event: EventType, clickhouse: ClickHouse
+) -> None:
     message = full_message(event)
     insert(clickhouse, event, message.SerializeToString())
     columns = ", ".join(f"`{field.name}`" for field in event.fields)
@@ -117,11 +209,17 @@ def stored(value: Any) -> object:
         return fields(value)
     if isinstance(value, str | int | float):
         return value
-    return {k: stored(v) for k, v in value.items()} if hasattr(value, "items") else [stored(one) for one in value]
+    return (
+        {k: stored(v) for k, v in value.items()}
+        if hasattr(value, "items")
+        else [stored(one) for one in value]
+    )
 
 
 @EVENTS
-def test_the_engine_reads_a_newer_message_without_its_new_field(event: EventType, clickhouse: ClickHouse) -> None:
+def test_the_engine_reads_a_newer_message_without_its_new_field(
+    event: EventType, clickhouse: ClickHouse
+) -> None:
     message = full_message(event)
     setattr(message, event.key, "newer")
     insert(clickhouse, event, message.SerializeToString() + b"\xa2\x06\x03new")
@@ -129,7 +227,9 @@ def test_the_engine_reads_a_newer_message_without_its_new_field(event: EventType
     assert clickhouse.rows(f"SELECT count() FROM mev.`{event.table}` WHERE {condition}") == [(1,)]
 
 
-def test_the_engine_stores_nothing_of_a_block_with_an_unreadable_record(clickhouse: ClickHouse) -> None:
+def test_the_engine_stores_nothing_of_a_block_with_an_unreadable_record(
+    clickhouse: ClickHouse,
+) -> None:
     event = EVENT_TYPES["tick"]
     good = event.message(market_id="whole-block", timestamp_ns=1).SerializeToString()
     with pytest.raises(UnreadableBlockError):
@@ -143,7 +243,11 @@ def test_the_json_schema_describes_what_the_ingest_takes(event: EventType) -> No
     properties = schema["properties"]
     assert isinstance(properties, dict)
     assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
-    assert (schema["title"], schema["type"], schema["additionalProperties"]) == (event.name, "object", False)
+    assert (schema["title"], schema["type"], schema["additionalProperties"]) == (
+        event.name,
+        "object",
+        False,
+    )
     assert schema["required"] == list(event.required)
     assert list(properties) == [field.name for field in event.fields]
     for field in event.fields:
@@ -155,7 +259,10 @@ def test_the_json_schema_bounds_integers_and_describes_nested_messages() -> None
     properties: Any = EVENT_TYPES["opportunity"].json_schema()["properties"]
     assert properties["slot"]["minimum"] == 0
     assert properties["slot"]["maximum"] == 2**64 - 1
-    assert (properties["detected_at_ns"]["minimum"], properties["detected_at_ns"]["maximum"]) == (-(2**63), 2**63 - 1)
+    assert (properties["detected_at_ns"]["minimum"], properties["detected_at_ns"]["maximum"]) == (
+        -(2**63),
+        2**63 - 1,
+    )
     assert properties["simulated"]["type"] == "boolean"
     assert properties["features"]["items"] == {"type": "number"}
     step = properties["route"]["items"]

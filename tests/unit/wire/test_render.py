@@ -34,7 +34,9 @@ def test_an_event_has_every_field_by_its_proto_name(event: Opportunity) -> None:
     assert json_format.ParseDict(text, Opportunity()) == event
 
 
-@given(st.dictionaries(st.text(), _finite, max_size=4), st.dictionaries(st.text(), _u64, max_size=4))
+@given(
+    st.dictionaries(st.text(), _finite, max_size=4), st.dictionaries(st.text(), _u64, max_size=4)
+)
 def test_maps_are_objects_with_numbers(gauges: dict[str, float], counters: dict[str, int]) -> None:
     event = AgentMetrics(agent_id="a", gauges=gauges, counters=counters)
     text = orjson.loads(renderer(EVENT_TYPES["agent_metrics"])(event.SerializeToString()))
@@ -42,14 +44,19 @@ def test_maps_are_objects_with_numbers(gauges: dict[str, float], counters: dict[
 
 
 def test_the_type_comes_first_and_integers_are_numbers() -> None:
-    text = renderer(EVENT_TYPES["opportunity"])(Opportunity(slot=2**64 - 1, probability=math.nan).SerializeToString())
+    text = renderer(EVENT_TYPES["opportunity"])(
+        Opportunity(slot=2**64 - 1, probability=math.nan).SerializeToString()
+    )
     assert text.startswith(b'{"type":"opportunity","id":"",')
     assert b'"slot":18446744073709551615' in text
     assert b'"probability":null' in text
 
 
 def test_bytes_that_are_no_event_are_shown() -> None:
-    assert orjson.loads(renderer(EVENT_TYPES["tick"])(b"\xff\xff")) == {"type": "tick", "undecodable": "//8="}
+    assert orjson.loads(renderer(EVENT_TYPES["tick"])(b"\xff\xff")) == {
+        "type": "tick",
+        "undecodable": "//8=",
+    }
 
 
 @pytest.mark.parametrize("name", EVENT_TYPES)
@@ -59,12 +66,16 @@ def test_every_type_can_be_rendered(name: str) -> None:
 
 def test_nested_messages_enums_and_bytes_are_converted() -> None:
     field = descriptor_pb2.FieldDescriptorProto(
-        name="f", type=descriptor_pb2.FieldDescriptorProto.TYPE_STRING, options=descriptor_pb2.FieldOptions()
+        name="f",
+        type=descriptor_pb2.FieldDescriptorProto.TYPE_STRING,
+        options=descriptor_pb2.FieldOptions(),
     )
     text = _message(field.DESCRIPTOR)(field)
     assert (text["name"], text["type"]) == ("f", "TYPE_STRING")
     options = descriptor_pb2.UninterpretedOption(string_value=b"\x00")
     assert _message(options.DESCRIPTOR)(options)["string_value"] == "AA=="
-    location = descriptor_pb2.SourceCodeInfo(location=[descriptor_pb2.SourceCodeInfo.Location(path=[1, 2])])
+    location = descriptor_pb2.SourceCodeInfo(
+        location=[descriptor_pb2.SourceCodeInfo.Location(path=[1, 2])]
+    )
     (shown,) = orjson.loads(orjson.dumps(_message(location.DESCRIPTOR)(location)["location"]))
     assert shown["path"] == [1, 2]

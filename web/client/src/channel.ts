@@ -9,6 +9,7 @@ export interface Request {
   readonly terms: Terms;
   readonly from: From;
   readonly datagrams: boolean;
+  readonly snapshot: boolean;
 }
 
 /** What a channel tells its subscription. */
@@ -17,6 +18,8 @@ export interface ChannelOwner {
   updated(answer: Subscribed): void;
   refused(error: StreamError, what: "subscribe" | "update"): void;
   deliver(frame: DecodedFrame): void;
+  /** Take a part of a snapshot. */
+  snapshot(frame: DecodedFrame): void;
   /** Events did not arrive; return false when this channel is done for. */
   missed(count: number): boolean;
   dropped(count: number): void;
@@ -30,6 +33,9 @@ export class Channel {
   #updating = false;
   #timer: ReturnType<typeof setTimeout> | undefined;
   #early: DecodedFrame[] = [];
+  #dropped = 0;
+  #snapshotTaken = 0;
+  #snapshotMissing: number;
   readonly #sequencer: Sequencer<DecodedFrame> | null;
 
   constructor(
@@ -39,6 +45,7 @@ export class Channel {
     private readonly link: { readonly transport: Transport; send(message: ClientMessage): void },
     private readonly waitMs: number,
   ) {
+    this.#snapshotMissing = request.snapshot ? Infinity : 0;
     const numbered = link.transport === "webtransport";
     this.#sequencer = numbered ? this.#newSequencer(!request.datagrams) : null;
   }
@@ -49,7 +56,8 @@ export class Channel {
 
   ask(): void {
     const delivery = this.request.datagrams ? { delivery: "datagram" } : {};
-    this.link.send({ op: "subscribe", id: this.id, ...termFields(this.request.terms), from: this.request.from, ...delivery });
+    const snapshot = this.request.snapshot ? { snapshot: true } : {};
+    this.link.send({ op: "subscribe", id: this.id, ...termFields(this.request.terms), from: this.request.from, ...delivery, ...snapshot });
   }
 
   update(changes: Partial<Terms>): void {
@@ -68,7 +76,7 @@ export class Channel {
         this.owner.updated(message);
         break;
       case "progress":
-        if (message.dropped) this.owner.dropped(message.dropped);
+        this.#noteDropped(message.dropped_total, message.dropped);
         this.#sequencer?.tell(message.sequence, performance.now());
         this.#watch();
         break;
@@ -80,13 +88,18 @@ export class Channel {
 
   frame(frame: DecodedFrame): void {
     if (this.#state === "closed") return;
-    if (this.#state === "asked") {
-      // Streams overtake each other: the answer to `subscribe` may come behind the first frames. A full store counts as a loss later.
+    const isOfSnapshot = frame.snapshotLeft !== null;
+    if (this.#state === "asked" || (this.#snapshotMissing > 0 && !isOfSnapshot)) {
+      // Streams overtake each other: the answer to `subscribe` or the snapshot may come behind other frames. A full store counts as a loss later.
       if (this.#early.length < MAX_EARLY) this.#early.push(frame);
       return;
     }
+    if (isOfSnapshot) {
+      this.#takeSnapshot(frame, frame.snapshotLeft);
+      return;
+    }
     if (!this.#sequencer) {
-      this.owner.deliver(frame);
+      this.#deliver(frame);
       return;
     }
     this.#sequencer.push(frame.sequence, frame.count, frame, performance.now());
@@ -102,7 +115,19 @@ export class Channel {
   #open(answer: Subscribed): void {
     this.#state = "open";
     this.owner.opened(answer);
+    this.#takeEarly();
+  }
+
+  #takeEarly(): void {
     for (const frame of this.#early.splice(0)) this.frame(frame);
+  }
+
+  #takeSnapshot(frame: DecodedFrame, left: number): void {
+    // Parts overtake each other too; each tells how many events are before it and behind it.
+    this.#snapshotTaken += frame.count;
+    this.#snapshotMissing = frame.sequence + frame.count + left - this.#snapshotTaken;
+    this.owner.snapshot({ ...frame, snapshotLeft: this.#snapshotMissing });
+    if (this.#snapshotMissing === 0) this.#takeEarly();
   }
 
   #refused(message: ErrorMessage): void {
@@ -118,9 +143,21 @@ export class Channel {
       // What is lossless is never given up by the server: a missing frame is late rather than lost.
       waitMs: this.request.terms.onSlow === "lossless" ? 3 * this.waitMs : this.waitMs,
       maxHeld: MAX_EARLY,
-      deliver: (frame) => this.#state === "open" && this.owner.deliver(frame),
+      deliver: (frame) => this.#state === "open" && this.#deliver(frame),
       lost: (count) => this.owner.missed(count),
     });
+  }
+
+  #deliver(frame: DecodedFrame): void {
+    this.#noteDropped(frame.droppedTotal, frame.dropped);
+    this.owner.deliver(frame);
+  }
+
+  /** Report what the server dropped since it was last heard of. A frame that told of a loss may itself be lost; totals make up for it. */
+  #noteDropped(total = 0, difference = 0): void {
+    const known = this.#dropped;
+    this.#dropped = Math.max(known, total || known + difference);
+    if (this.#dropped > known) this.owner.dropped(this.#dropped - known);
   }
 
   #watch(): void {

@@ -24,7 +24,7 @@ export class Dialer {
 
   constructor(private readonly options: DialOptions) {}
 
-  /** Return a connection that the server has let in; `fallback` hears why it is not WebTransport. */
+  /** Return a connection that the server has let in; `fallback` hears why it is not WebTransport. An error that is `final` will stay. */
   async dial(create: () => Connection, fallback: (error: StreamError) => void): Promise<Connection> {
     const { transport } = this.options;
     if (transport === "websocket") return this.#websocket(create);
@@ -35,7 +35,7 @@ export class Dialer {
       return await this.#webtransport(create);
     } catch (error) {
       failure = asStreamError(error, "no_webtransport");
-      if (isRefusal(failure)) throw failure;
+      if (isRefusal(failure) || !this.options.webSocket) throw failure;
     }
     const connection = await this.#websocket(create);
     this.#avoidUntil = performance.now() + this.options.webTransportRetryMs;
@@ -45,7 +45,7 @@ export class Dialer {
 
   async #webtransport(create: () => Connection): Promise<Connection> {
     const constructor = this.options.webTransport;
-    if (!constructor) throw new StreamError("no_webtransport", "there is no WebTransport here");
+    if (!constructor) throw new StreamError("no_webtransport", "there is no WebTransport here; give one as `webTransport`", { final: true });
     const abort = new AbortController();
     const open = async (receiver: Receiver) => {
       const found = await discover(this.options.origin, abort.signal);
@@ -56,7 +56,7 @@ export class Dialer {
 
   #websocket(create: () => Connection): Promise<Connection> {
     const constructor = this.options.webSocket;
-    if (!constructor) throw new StreamError("no_websocket", "there is no WebSocket here; give one as `webSocket`");
+    if (!constructor) throw new StreamError("no_websocket", "there is no WebSocket here; give one as `webSocket`", { final: true });
     let abandon = () => {};
     const open = (receiver: Receiver) => {
       const opening = openWebSocket(this.options.websocketUrl, receiver, constructor);

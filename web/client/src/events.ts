@@ -28,9 +28,9 @@ export const EVENT_SCHEMAS = {
 export type EventType = keyof typeof EVENT_SCHEMAS;
 export type EventMessage<T extends EventType> = MessageShape<(typeof EVENT_SCHEMAS)[T]>;
 
-/** One event: which, where it lies in the log, and its message (64-bit integers are bigint). */
+/** One event: which, where it lies in the log, when it was published (ms, 0 when unknown), and its message (64-bit integers are bigint). */
 export type StreamEvent<T extends EventType = EventType> = {
-  [K in T]: { readonly type: K; readonly partition: number; readonly offset: bigint; readonly message: EventMessage<K> };
+  [K in T]: { readonly type: K; readonly partition: number; readonly offset: bigint; readonly publishedMs: number; readonly message: EventMessage<K> };
 }[T];
 
 /** One event type, partition and the offset behind its last event of a frame. */
@@ -45,9 +45,15 @@ export interface DecodedFrame {
   readonly subscription: string;
   readonly sequence: number;
   readonly dropped: number;
+  /** Events that the server dropped in all; 0 when it does not say. */
+  readonly droppedTotal: number;
+  /** Where to go on behind it, as a token for `from`; empty for a datagram. */
+  readonly resume: string;
   readonly queued: number;
   readonly lagMs: number;
   readonly sentAtNs: bigint;
+  /** In a frame of a snapshot: how many events of it are still to come. */
+  readonly snapshotLeft: number | null;
   /** How many events it carries, those that could not be decoded included. */
   readonly count: number;
   readonly events: StreamEvent[];
@@ -69,11 +75,15 @@ export function decodeFrame(bytes: Uint8Array): DecodedFrame {
     const type = TOPIC.exec(slice.topic)?.[1] ?? slice.topic;
     const schema = EVENT_SCHEMAS[type as EventType] as (typeof EVENT_SCHEMAS)[EventType] | undefined;
     let offset = slice.firstOffset;
+    let publishedMs = Number(slice.firstPublishedMs);
     slice.events.forEach((value, index) => {
-      if (index > 0) offset += BigInt(slice.offsetStep[index - 1] ?? 1);
+      if (index > 0) {
+        offset += BigInt(slice.offsetStep[index - 1] ?? 1);
+        publishedMs += Number(slice.publishedStepMs[index - 1] ?? 0);
+      }
       try {
         if (!schema) throw new Error("this client does not know the event type");
-        const event = { type, partition: slice.partition, offset, message: fromBinary(schema, value) };
+        const event = { type, partition: slice.partition, offset, publishedMs, message: fromBinary(schema, value) };
         events.push(event as StreamEvent);
       } catch (error) {
         undecodable.push(`${type}/${slice.partition}@${offset}: ${error instanceof Error ? error.message : String(error)}`);
@@ -87,9 +97,12 @@ export function decodeFrame(bytes: Uint8Array): DecodedFrame {
     subscription: frame.subscription,
     sequence: Number(frame.sequence),
     dropped: Number(frame.dropped),
+    droppedTotal: Number(frame.droppedTotal),
+    resume: frame.resume,
     queued: Number(frame.queued),
     lagMs: frame.lagMs,
     sentAtNs: frame.sentAtNs,
+    snapshotLeft: frame.snapshotLeft === undefined ? null : Number(frame.snapshotLeft),
     count,
     events,
     steps,

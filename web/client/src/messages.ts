@@ -9,7 +9,12 @@ export interface Position {
   readonly log?: string;
 }
 
-export type From = "live" | "earliest" | { readonly time: string } | { readonly slot: number } | Position;
+/** A token of the server: where to go on behind the message that had it. */
+export interface Resume {
+  readonly resume: string;
+}
+
+export type From = "live" | "earliest" | { readonly time: string } | { readonly slot: number } | Resume | Position;
 export type OnSlow = "drop_oldest" | "conflate" | "lossless";
 export type Delivery = "stream" | "datagram";
 
@@ -18,7 +23,7 @@ export type Gaps = Record<string, Record<string, { from: number; to: number }>>;
 
 /** What can be changed while a subscription runs. */
 export interface Terms {
-  /** Event types, or shell patterns of them (`*`, `?`). */
+  /** Event types, or shell patterns of them (`*`, `?`, `[ab]`). */
   readonly topics: readonly string[];
   /** Conditions that must all hold, as `"profit_lamports >= 1000000"`. */
   readonly filter?: readonly string[];
@@ -40,6 +45,8 @@ export interface Subscribed {
   readonly gaps?: Gaps;
   readonly log?: string;
   readonly cursor?: Cursor;
+  /** Where the subscription begins, as a token for `from`. */
+  readonly resume?: string;
   readonly positions?: Record<string, Record<string, { earliest: number; latest: number }>>;
 }
 
@@ -50,6 +57,7 @@ export interface Closing {
   readonly retry_after_s?: number | null;
   readonly log?: string;
   readonly cursors?: Record<string, Cursor>;
+  readonly resume?: Record<string, string>;
 }
 
 export interface ErrorMessage {
@@ -66,7 +74,7 @@ export type ServerMessage =
   | Subscribed
   | { readonly op: "unsubscribed"; readonly id: string; readonly dropped: number }
   | { readonly op: "pong"; readonly id?: string }
-  | { readonly op: "progress"; readonly id: string; readonly sequence: number; readonly dropped?: number }
+  | { readonly op: "progress"; readonly id: string; readonly sequence: number; readonly dropped?: number; readonly dropped_total?: number }
   | Closing
   | ErrorMessage;
 

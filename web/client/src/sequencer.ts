@@ -29,6 +29,8 @@ export class Sequencer<T> {
   readonly #told: { readonly sequence: number; readonly since: number }[] = [];
   /** Ordered: what waits behind a hole. Otherwise: what passed, remembered to know the holes. By sequence number. */
   readonly #held: Held<T>[] = [];
+  /** Items without events that wait behind a hole. */
+  #empty: { readonly sequence: number; readonly item: T }[] = [];
 
   constructor(private readonly options: SequencerOptions<T>) {}
 
@@ -42,7 +44,9 @@ export class Sequencer<T> {
   push(sequence: number, count: number, item: T, now: number): void {
     if (this.#stopped) return;
     if (count === 0) {
-      this.options.deliver(item);
+      // What it says of the position holds behind everything that was sent before it.
+      if (this.options.ordered && sequence > this.#next) this.#empty.push({ sequence, item });
+      else this.options.deliver(item);
       this.tell(sequence, now);
       return;
     }
@@ -90,6 +94,7 @@ export class Sequencer<T> {
     }
     this.#stopped = true;
     this.#held.length = 0;
+    this.#empty = [];
   }
 
   #drain(): void {
@@ -104,6 +109,9 @@ export class Sequencer<T> {
     this.#held.splice(0, passed);
     const open = this.#told.findIndex(({ sequence }) => sequence > this.#next);
     this.#told.splice(0, open === -1 ? this.#told.length : open);
+    const due = this.#empty.filter(({ sequence }) => sequence <= this.#next);
+    this.#empty = this.#empty.filter(({ sequence }) => sequence > this.#next);
+    for (const { item } of due) this.options.deliver(item);
   }
 
   #place(sequence: number): number {

@@ -52,6 +52,7 @@ export type StreamEvents = {
 };
 
 const WEBSOCKET_PATH = "/api/realtime/ws";
+const MESSAGE_TOO_BIG = 1009;
 const DISCONNECTED_BY_OPERATOR = 4403;
 const STEADY_MS = 30_000;
 
@@ -85,7 +86,7 @@ export class Stream extends Emitter<StreamEvents> {
       connectTimeoutMs: options.connectTimeoutMs ?? 10_000,
       webTransportTimeoutMs: options.webTransportTimeoutMs ?? 3_000,
       webTransportRetryMs: options.webTransportRetryMs ?? 300_000,
-      webSocket: options.webSocket ?? (globalThis.WebSocket as WebSocketConstructor | undefined),
+      webSocket: options.webSocket ?? (globalThis.WebSocket as typeof globalThis.WebSocket | undefined),
       webTransport: options.webTransport ?? (globalThis.WebTransport as WebTransportConstructor | undefined),
       credential: credential ?? (() => Promise.resolve(null)),
     });
@@ -182,7 +183,7 @@ export class Stream extends Emitter<StreamEvents> {
   }
 
   #isFinal(outcome: Outcome & { readonly wasOpen: boolean }): boolean {
-    if (outcome.code === DISCONNECTED_BY_OPERATOR) return true;
+    if (outcome.code === DISCONNECTED_BY_OPERATOR || outcome.code === MESSAGE_TOO_BIG || outcome.error?.more.final) return true;
     // A credential that was good may have run out; a function may know a new one, which is tried once.
     return isRefusal(outcome.error) && !(outcome.wasOpen && this.#renewable);
   }

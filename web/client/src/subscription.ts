@@ -11,6 +11,8 @@ export interface SubscribeOptions<T extends string = string> extends Terms {
   readonly topics: readonly T[];
   /** Where to start; default `"live"`. */
   readonly from?: From;
+  /** First the newest event of each key, then what is live; not with `from`, nor with datagrams. */
+  readonly snapshot?: boolean;
   /** Default `"stream"`; datagrams need WebTransport, and are streams over a WebSocket. */
   readonly delivery?: Delivery;
   /** A name of your own, 1 to 48 characters, unique in the stream. */
@@ -27,6 +29,10 @@ export interface Batch {
   readonly queued: number;
   /** How long this batch waited for this subscriber. */
   readonly lagMs: number;
+  /** Where to go on behind this batch, as a token for `from`; empty for a datagram. */
+  readonly resume: string;
+  /** In a batch of a snapshot: how many events of it are still to come; 0 in its last batch. Null in other batches. */
+  readonly snapshotLeft: number | null;
 }
 
 /** The events that topics name: those of the types, or any when there is a pattern. */
@@ -100,6 +106,8 @@ export class LiveSubscription implements Subscription, ChannelOwner {
   #ended = false;
   #paused = false;
   #restarts = 0;
+  /** Whether a snapshot was asked for and has not come whole: then the next connection asks for another one. */
+  #lacksSnapshot: boolean;
   readonly #updates: Update[] = [];
   /** Behind what was received, and behind what a consumer that iterates has taken. */
   readonly #received = new Offsets();
@@ -115,6 +123,7 @@ export class LiveSubscription implements Subscription, ChannelOwner {
     this.id = options.id;
     this.#terms = termsOf(options);
     this.#maxBuffered = options.maxBuffered ?? MAX_BUFFERED;
+    this.#lacksSnapshot = options.snapshot ?? false;
     this.#inbox = handler ? null : new Inbox();
     this.ready = new Promise((resolve, reject) => {
       this.#settle = { resolve, reject };
@@ -140,7 +149,7 @@ export class LiveSubscription implements Subscription, ChannelOwner {
   /** Return what to send as `subscribe`. */
   request(transport: Transport): Request {
     const datagrams = this.options.delivery === "datagram" && transport === "webtransport";
-    return { terms: this.#terms, from: this.#from(datagrams), datagrams };
+    return { terms: this.#terms, from: this.#from(datagrams), datagrams, snapshot: this.#lacksSnapshot };
   }
 
   /** The next update to send, if any. */
@@ -194,7 +203,7 @@ export class LiveSubscription implements Subscription, ChannelOwner {
 
   opened(answer: Subscribed): void {
     const cursor = answer.cursor ?? {};
-    const missed = this.#known && answer.start === "live" ? this.#received.until(cursor) : {};
+    const missed = this.#known && answer.start === "live" && !this.#lacksSnapshot ? this.#received.until(cursor) : {};
     this.#report(answer, missed);
     this.#received.reset(cursor);
     if (!this.#known) this.#taken.reset(cursor);
@@ -244,16 +253,20 @@ export class LiveSubscription implements Subscription, ChannelOwner {
   deliver(frame: DecodedFrame): void {
     if (this.#ended || this.#paused) return;
     this.#restarts = 0;
-    if (frame.dropped) this.dropped(frame.dropped);
-    if (frame.undecodable.length) {
-      const detail = `${frame.undecodable.length} events could not be decoded; the first: ${frame.undecodable[0]}`;
-      this.host.error(new StreamError("undecodable", detail, { subscription: this.id }));
-    }
+    this.#reportUndecodable(frame);
     const events = this.#fresh(frame.events);
     for (const { type, partition, next } of frame.steps) this.#received.advance(type, partition, next);
     if (!events.length) return;
     if (this.handler) this.#handle(this.handler, events, frame);
     else this.#store(events);
+  }
+
+  snapshot(frame: DecodedFrame): void {
+    if (this.#ended || this.#paused) return;
+    this.#reportUndecodable(frame);
+    if (frame.snapshotLeft === 0) this.#lacksSnapshot = false;
+    if (this.handler) this.#handle(this.handler, frame.events, frame);
+    else for (const event of frame.events) this.#inbox!.push(event); // the server bounds a snapshot
   }
 
   missed(count: number): boolean {
@@ -277,7 +290,14 @@ export class LiveSubscription implements Subscription, ChannelOwner {
     if (this.#known && (log === undefined || log === this.#log)) this.#received.merge(cursor);
   }
 
+  #reportUndecodable({ undecodable }: DecodedFrame): void {
+    if (!undecodable.length) return;
+    const detail = `${undecodable.length} events could not be decoded; the first: ${undecodable[0]}`;
+    this.host.error(new StreamError("undecodable", detail, { subscription: this.id }));
+  }
+
   #from(datagrams: boolean): From {
+    if (this.#lacksSnapshot) return this.options.from ?? "live";
     if (datagrams) return "live";
     if (!this.#known) return this.options.from ?? "live";
     const cursor = this.#received.cursor();
@@ -304,7 +324,7 @@ export class LiveSubscription implements Subscription, ChannelOwner {
 
   #handle(handler: Handler, events: StreamEvent[], frame: DecodedFrame): void {
     try {
-      handler(events, { sentAtNs: frame.sentAtNs, queued: frame.queued, lagMs: frame.lagMs });
+      handler(events, { sentAtNs: frame.sentAtNs, queued: frame.queued, lagMs: frame.lagMs, resume: frame.resume, snapshotLeft: frame.snapshotLeft });
     } catch (cause) {
       this.host.error(new StreamError("handler", `the handler failed: ${String(cause)}`, { subscription: this.id, cause }));
     }

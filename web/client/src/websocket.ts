@@ -3,18 +3,24 @@ import type { ClientMessage } from "./messages.js";
 
 export const SUBPROTOCOL = "mev.v1.protobuf";
 
-/** The part of the standard WebSocket that is used here. */
+/** The part of the standard WebSocket that is used here: a browser's, Node's and the one of the package `ws` have it. */
 export interface WebSocketLike {
-  binaryType: string;
+  binaryType: any;
   readonly protocol: string;
+  // `any`: the types of these events differ from one WebSocket to the other.
   onopen: ((event: any) => void) | null;
-  onmessage: ((event: { data: any }) => void) | null;
-  onclose: ((event: { code: number; reason: string }) => void) | null;
+  onmessage: ((event: any) => void) | null;
+  onclose: ((event: any) => void) | null;
   onerror: ((event: any) => void) | null;
   send(text: string): void;
   close(code?: number, reason?: string): void;
 }
 export type WebSocketConstructor = new (url: string, protocols: string[]) => WebSocketLike;
+
+interface Closing {
+  readonly code: number;
+  readonly reason: string;
+}
 
 const ABNORMAL = 1006;
 const NO_CODE = 1005;
@@ -35,7 +41,7 @@ export function openWebSocket(url: string, receiver: Receiver, constructor: WebS
       resolve(link);
     };
     socket.onerror = () => {};
-    socket.onclose = ({ code }) => reject(new Error(`the WebSocket could not be opened (${code})`));
+    socket.onclose = ({ code }: Closing) => reject(new Error(`the WebSocket could not be opened (${code})`));
   });
   return Object.assign(opened, { abandon: () => socket.close() });
 }
@@ -48,8 +54,8 @@ class WebSocketLink implements Link {
     private readonly socket: WebSocketLike,
     private readonly receiver: Receiver,
   ) {
-    socket.onmessage = ({ data }) => this.#receive(data);
-    socket.onclose = ({ code, reason }) => this.#end(code === ABNORMAL || code === NO_CODE ? 0 : code, reason);
+    socket.onmessage = ({ data }: { data: unknown }) => this.#receive(data);
+    socket.onclose = ({ code, reason }: Closing) => this.#end(code === ABNORMAL || code === NO_CODE ? 0 : code, reason);
   }
 
   send(message: ClientMessage): void {

@@ -71,6 +71,10 @@ test("reads offsets by their steps", () => {
   assert.deepEqual(frame.events.map(({ offset }) => offset), [2n ** 40n, 2n ** 40n + 1n, 2n ** 40n + 8n]);
   assert.deepEqual(frame.steps, [{ type: "tick", partition: 4, next: 2 ** 40 + 9 }]);
   assert.deepEqual(decodeFrame(tickFrame({ first: 7 })).steps, [{ type: "tick", partition: 0, next: 7 }], "how far a filter has looked");
+  assert.deepEqual(frame.events.map(({ publishedMs }) => publishedMs), [0, 0, 0], "not known");
+  const timed = decodeFrame(tickFrame({ count: 3, published: [1_700_000_000_000, 1_700_000_000_005, 1_699_999_999_999], resume: "token" }));
+  assert.deepEqual(timed.events.map(({ publishedMs }) => publishedMs), [1_700_000_000_000, 1_700_000_000_005, 1_699_999_999_999]);
+  assert.equal(timed.resume, "token");
   assert.deepEqual([frame.dropped, frame.sequence, frame.subscription, frame.count], [2, 9, "x", 3]);
 });
 

@@ -74,6 +74,21 @@ test("every event is delivered once or reported once, whatever is lost, late, re
   }
 });
 
+test("an item without events waits for all that was sent before it", () => {
+  const { sequencer, delivered, lost } = collect(true, { waitMs: 100 });
+  const position = { sequence: 4, count: 0 };
+  sequencer.push(4, 0, position, 0);
+  sequencer.push(2, 2, { sequence: 2, count: 2 }, 10);
+  assert.equal(delivered.length, 0);
+  sequencer.push(0, 2, { sequence: 0, count: 2 }, 20);
+  assert.deepEqual(delivered.map(({ sequence }) => sequence), [0, 2, 4]);
+  sequencer.push(6, 0, { sequence: 6, count: 0 }, 30);
+  sequencer.expire(130);
+  assert.deepEqual(lost, [2]);
+  assert.equal(delivered.at(-1)?.sequence, 6);
+  assert.equal(sequencer.deadline, null);
+});
+
 test("a hole is waited for as long as agreed, and only so long", () => {
   const { sequencer, delivered, lost } = collect(true, { waitMs: 100 });
   sequencer.push(2, 1, { sequence: 2, count: 1 }, 10);
@@ -96,10 +111,11 @@ test("a total that was told later does not shorten the wait for its events", () 
   assert.equal(sequencer.deadline, 190);
 });
 
-test("an item without events passes at once and tells how many there are", () => {
+test("an item without events tells how many there are, and passes at once where nothing is missing", () => {
   const { sequencer, delivered } = collect(true);
-  sequencer.push(4, 0, { sequence: 4, count: 0 }, 5);
+  sequencer.push(0, 0, { sequence: 0, count: 0 }, 4);
   assert.equal(delivered.length, 1);
+  sequencer.push(4, 0, { sequence: 4, count: 0 }, 5);
   assert.equal(sequencer.deadline, 105);
 });
 

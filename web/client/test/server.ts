@@ -35,8 +35,12 @@ export interface FrameFields {
   topic?: string;
   values?: Uint8Array[];
   dropped?: number;
+  droppedTotal?: number;
+  resume?: string;
+  published?: number[];
   subscription?: string;
   sequence?: number;
+  snapshotLeft?: number;
 }
 
 /** Encode a frame of ticks, each with its offset as its time. */
@@ -49,11 +53,16 @@ export function tickFrame(fields: FrameFields): Uint8Array<ArrayBuffer> {
       if (index > 0) offset += steps[index - 1] ?? 1;
       return toBinary(TickSchema, create(TickSchema, { marketId: "orca:SOL-USDC", timestampNs: BigInt(offset) }));
     });
-  const slice = { topic: fields.topic ?? "mev.tick.v1", partition: fields.partition ?? 0, firstOffset: BigInt(first), offsetStep: steps, events: values };
+  const times = fields.published ?? [0];
+  const published = { firstPublishedMs: BigInt(times[0]!), publishedStepMs: times.slice(1).map((time, index) => BigInt(time - times[index]!)) };
+  const slice = { topic: fields.topic ?? "mev.tick.v1", partition: fields.partition ?? 0, firstOffset: BigInt(first), offsetStep: steps, events: values, ...published };
   const frame = create(FrameSchema, {
     slices: values.length || fields.first !== undefined ? [slice] : [],
     dropped: BigInt(fields.dropped ?? 0),
+    droppedTotal: BigInt(fields.droppedTotal ?? 0),
+    resume: fields.resume ?? "",
     subscription: fields.subscription ?? "",
+    ...(fields.snapshotLeft === undefined ? {} : { snapshotLeft: BigInt(fields.snapshotLeft) }),
     sequence: BigInt(fields.sequence ?? 0),
   });
   return new Uint8Array(toBinary(FrameSchema, frame));

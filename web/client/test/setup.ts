@@ -19,7 +19,7 @@ export class Scene {
     options: StreamOptions,
   ) {
     const fast = { baseMs: 1, maxMs: 5 };
-    this.stream = new Stream({ origin: server.origin, apiKey: "key", backoff: fast, webSocket: WebSocket as any, transport: "websocket", ...options });
+    this.stream = new Stream({ origin: server.origin, apiKey: "key", backoff: fast, webSocket: WebSocket, transport: "websocket", ...options });
     this.stream.on("gap", (gap) => this.gaps.push(gap));
     this.stream.on("error", (error) => this.errors.push(error));
     this.stream.on("state", (state) => {

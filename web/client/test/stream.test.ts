@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { WebSocket } from "ws";
 import { Stream, type StreamError } from "../src/index.js";
-import { FakeServer } from "./server.js";
+import { Arrivals, FakeServer } from "./server.js";
 import { range, scenario } from "./setup.js";
 
 scenario("says who it is, subscribes and hands over typed events", async ({ server, stream, keep, kept }) => {
@@ -94,6 +94,15 @@ scenario("tells of a gap with its offsets, and of a reset", async ({ server, str
   assert.deepEqual(await kept(3), [20, 0, 1]);
 });
 
+scenario("starts behind a token, and gives the token of each batch", async ({ server, stream }) => {
+  const tokens = new Arrivals<string>();
+  stream.subscribe({ topics: ["tick"], from: { resume: "before" } }, (_, { resume }) => tokens.push(resume));
+  const peer = await server.peers.next();
+  assert.deepEqual((await peer.admit(5))["from"], { resume: "before" });
+  peer.frame({ first: 5, count: 1, resume: "behind" });
+  assert.equal(await tokens.next(), "behind");
+});
+
 scenario("tells of what the server left out", async ({ server, stream, keep, gaps }) => {
   stream.subscribe({ topics: ["tick"] }, keep);
   const peer = await server.peers.next();
@@ -182,6 +191,47 @@ scenario("a connection that an operator ended stays ended", async (scene) => {
   peer.close(4403);
   const closed = await scene.state("closed");
   assert.ok(closed.name === "closed" && closed.reason?.code === "disconnected");
+});
+
+scenario("a message that the server finds too big is not sent again", async (scene) => {
+  scene.stream.subscribe({ topics: ["tick"] }, scene.keep);
+  const peer = await scene.server.peers.next();
+  await peer.admit(0);
+  peer.close(1009);
+  const closed = await scene.state("closed");
+  assert.ok(closed.name === "closed" && closed.reason?.detail === "the connection ended (1009)");
+});
+
+scenario("a snapshot comes first, and comes again when its connection was lost before its end", async ({ server, stream }) => {
+  const got: [bigint[], number | null][] = [];
+  const missing: unknown[] = [];
+  stream.on("gap", (gap) => missing.push(gap));
+  const taken = (count: number) => new Promise<void>((resolve) => (check = () => got.length === count && resolve()));
+  let check = () => {};
+  const subscription = stream.subscribe({ topics: ["tick"], snapshot: true }, (events, batch) => {
+    got.push([events.map(({ offset }) => offset), batch.snapshotLeft]);
+    check();
+  });
+  const first = await server.peers.next();
+  assert.equal((await first.admit(40))["snapshot"], true);
+  let done = taken(1);
+  first.frame({ first: 3, count: 2, snapshotLeft: 1 });
+  await done;
+  first.drop();
+  const second = await server.peers.next();
+  const again = await second.admit(44);
+  assert.deepEqual([again["snapshot"], again["from"]], [true, "live"]);
+  done = taken(4);
+  second.frame({ first: 5, count: 2, snapshotLeft: 1 });
+  second.frame({ first: 43, count: 1, sequence: 2, snapshotLeft: 0 });
+  second.frame({ first: 44, count: 1 });
+  await done;
+  assert.deepEqual(got, [[[3n, 4n], 1], [[5n, 6n], 1], [[43n], 0], [[44n], null]]);
+  assert.deepEqual(subscription.position?.cursor, { tick: { "0": 45 } });
+  second.drop();
+  const third = await (await server.peers.next()).admit(45);
+  assert.deepEqual([third["snapshot"], third["from"]], [undefined, { cursor: { tick: { "0": 45 } }, log: "log-1" }]);
+  assert.deepEqual(missing, []);
 });
 
 scenario("frames go to the subscription they name, or to the only one", async ({ server, stream }) => {
@@ -371,11 +421,53 @@ scenario("waits longer after each failure, and never in step with others", async
 
 test("a server of another protocol is not taken for one", { timeout: 10_000 }, async () => {
   const server = await FakeServer.start(false);
-  const stream = new Stream({ origin: server.origin, apiKey: "key", transport: "websocket", webSocket: WebSocket as any });
+  const stream = new Stream({ origin: server.origin, apiKey: "key", transport: "websocket", webSocket: WebSocket });
   const error = new Promise<StreamError>((resolve) => stream.on("error", resolve));
   stream.connect();
   assert.equal((await error).code, "connect");
   assert.notEqual(stream.state.name, "open");
   stream.close();
   await server.stop();
+});
+
+for (const transport of ["websocket", "webtransport", "auto"] as const) {
+  test(`a stream ends where there is no transport for "${transport}"`, { timeout: 10_000 }, async () => {
+    const standard = globalThis.WebSocket;
+    Reflect.deleteProperty(globalThis, "WebSocket");
+    try {
+      const stream = new Stream({ origin: "http://127.0.0.1:1", apiKey: "key", transport, backoff: { baseMs: 1, maxMs: 1 } });
+      const states: string[] = [];
+      const closed = new Promise<StreamError | null>((resolve) =>
+        stream.on("state", (state) => {
+          states.push(state.name);
+          if (state.name === "closed") resolve(state.reason);
+        }),
+      );
+      stream.connect();
+      const reason = await closed;
+      assert.deepEqual([reason?.code, reason?.more.final], [transport === "webtransport" ? "no_webtransport" : "no_websocket", true]);
+      assert.deepEqual(states, ["connecting", "closed"]);
+    } finally {
+      if (standard) globalThis.WebSocket = standard;
+    }
+  });
+}
+
+test("without a WebSocket, WebTransport that fails is tried again", { timeout: 10_000 }, async () => {
+  const standard = globalThis.WebSocket;
+  Reflect.deleteProperty(globalThis, "WebSocket");
+  class Refusing {
+    constructor() {
+      throw new Error("no route");
+    }
+  }
+  const stream = new Stream({ origin: "http://127.0.0.1:1", apiKey: "key", backoff: { baseMs: 1, maxMs: 1 }, webTransport: Refusing as any });
+  try {
+    const attempts = new Promise<number>((resolve) => stream.on("state", (state) => state.name === "waiting" && state.attempt > 2 && resolve(state.attempt)));
+    stream.connect();
+    assert.equal(await attempts, 3);
+  } finally {
+    stream.close();
+    if (standard) globalThis.WebSocket = standard;
+  }
 });

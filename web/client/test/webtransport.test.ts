@@ -111,6 +111,47 @@ scenario(
 );
 
 scenario(
+  "reports why the server ended the session, and connects again",
+  async (scene) => {
+    scene.server.discovery = found;
+    scene.stream.subscribe({ topics: ["tick"] }, scene.keep);
+    const session = await FakeSession.opened.next();
+    await session.admit(0);
+    session.close({ closeCode: 1013, reason: "too much waits for a lossless subscription" });
+    const waiting = await scene.state("waiting");
+    assert.ok(waiting.name === "waiting" && waiting.reason.detail === "too much waits for a lossless subscription");
+    await (await FakeSession.opened.next()).admit(0);
+  },
+  options,
+);
+
+scenario(
+  "holds live events back until the snapshot is whole, in whatever order its parts come",
+  async ({ server, stream }) => {
+    server.discovery = found;
+    const missing: unknown[] = [];
+    stream.on("gap", (gap) => missing.push(gap));
+    const got: [bigint[], number | null][] = [];
+    let finish = () => {};
+    const finished = new Promise<void>((resolve) => (finish = resolve));
+    stream.subscribe({ topics: ["tick"], snapshot: true }, (events, batch) => {
+      got.push([events.map(({ offset }) => offset), batch.snapshotLeft]);
+      if (got.length === 4) finish();
+    });
+    const session = await FakeSession.opened.next();
+    await session.admit(40);
+    session.frame({ first: 40, count: 2, sequence: 0 });
+    session.frame({ first: 9, count: 1, sequence: 5, snapshotLeft: 0 });
+    session.frame({ first: 5, count: 3, sequence: 2, snapshotLeft: 1 });
+    session.frame({ first: 1, count: 2, sequence: 0, snapshotLeft: 4 });
+    await finished;
+    assert.deepEqual(got, [[[9n], 5], [[5n, 6n, 7n], 2], [[1n, 2n], 0], [[40n, 41n], null]]);
+    assert.deepEqual(missing, []);
+  },
+  options,
+);
+
+scenario(
   "puts frames in order that arrive in any, also before the answer to the subscription",
   async ({ server, stream, keep, kept, gaps }) => {
     server.discovery = found;
@@ -146,6 +187,27 @@ scenario(
     assert.deepEqual(await gaps.next(), { subscription: "s1", reason: "network", count: 3 });
     session.send({ op: "progress", id: "s1", sequence: 12, dropped: 6 });
     assert.deepEqual(await gaps.next(), { subscription: "s1", reason: "policy", count: 6 });
+  },
+  { ...options, reorderMs: 30 },
+);
+
+scenario(
+  "what the server dropped is counted once, also when the frame that told of it is lost",
+  async ({ server, stream, keep, kept, gaps }) => {
+    server.discovery = found;
+    stream.subscribe({ topics: ["tick"] }, keep);
+    const session = await FakeSession.opened.next();
+    await session.admit(0);
+    session.frame({ first: 3, count: 1, sequence: 0, dropped: 3, droppedTotal: 3 });
+    assert.deepEqual(await gaps.next(), { subscription: "s1", reason: "policy", count: 3 });
+    session.reset(); // it told of 4 more
+    session.frame({ first: 12, count: 1, sequence: 2, dropped: 2, droppedTotal: 9 });
+    assert.deepEqual(await gaps.next(), { subscription: "s1", reason: "network", count: 1 });
+    assert.deepEqual(await gaps.next(), { subscription: "s1", reason: "policy", count: 6 });
+    assert.deepEqual(await kept(2), [3, 12]);
+    session.send({ op: "progress", id: "s1", sequence: 3, dropped: 0, dropped_total: 9 });
+    session.send({ op: "progress", id: "s1", sequence: 3, dropped: 1, dropped_total: 10 });
+    assert.deepEqual(await gaps.next(), { subscription: "s1", reason: "policy", count: 1 });
   },
   { ...options, reorderMs: 30 },
 );

@@ -1,1 +1,1 @@
-"""Strategies that come with the agent: for reference and for paper trading."""
+"""Strategies shipped with the agent, for reference and for paper trading."""

@@ -1,7 +1,7 @@
-"""The certificate that WebTransport shows: files of the operator, read again when they change, or one of our own.
+"""Certificates for WebTransport: the operator's files, reloaded on change, or a self-signed one.
 
-Browsers take a certificate that no authority has signed when a page names its hash, and only a short-lived one: ECDSA on P-256, valid
-for at most 14 days. So ours is replaced some days before it ends.
+Browsers accept a self-signed certificate only by its hash, and only a short-lived one: ECDSA on
+P-256, valid for at most 14 days. It is therefore replaced some days before it expires.
 """
 
 import base64
@@ -16,7 +16,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat, load_pem_private_key
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+)
 from cryptography.x509.oid import NameOID
 
 from mev.core.errors import MevError
@@ -29,45 +35,47 @@ _FILE = "certificate.pem"
 
 
 class CertificateError(MevError):
-    """The certificate of WebTransport cannot be used."""
+    """The WebTransport certificate cannot be used."""
 
     code = "certificate_unusable"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Certificate:
-    """A certificate, those that lead from it to an authority, and its key."""
+    """A certificate with its chain and private key."""
 
     chain: tuple[x509.Certificate, ...]
     key: PrivateKeyTypes
     self_signed: bool = False
-    """Whether browsers take it only by its hash."""
+    """True if browsers accept it only by its hash."""
 
     @property
     def sha256(self) -> str:
-        """The hash that pages name it by, in base64."""
-        return base64.b64encode(hashlib.sha256(self.chain[0].public_bytes(Encoding.DER)).digest()).decode()
+        """The hash for browsers, in base64."""
+        return base64.b64encode(
+            hashlib.sha256(self.chain[0].public_bytes(Encoding.DER)).digest()
+        ).decode()
 
 
-class Source(Protocol):
-    """Where certificates come from."""
+class CertificateSource(Protocol):
+    """Source of certificates."""
 
-    def look(self) -> Certificate | None:
-        """Return the certificate to show from now on, None when that is still the last one.
+    def reload(self) -> Certificate | None:
+        """Return the certificate to use from now on, None if it is unchanged.
 
-        :raises CertificateError: when there is one that cannot be used.
+        :raises CertificateError: if it cannot be used.
         """
 
 
 class Files:
-    """Files that somebody else renews."""
+    """Certificate files that the operator renews."""
 
     def __init__(self, certificate: Path, key: Path | None = None) -> None:
         self._paths = (certificate, key or certificate)
         self._seen: tuple[tuple[int, int, int], ...] = ()
 
-    def look(self) -> Certificate | None:
-        """Return what the files hold if they have changed."""
+    def reload(self) -> Certificate | None:
+        """Return the certificate in the files if they have changed."""
         try:
             stats = [path.stat() for path in self._paths]
             seen = tuple((stat.st_mtime_ns, stat.st_size, stat.st_ino) for stat in stats)
@@ -75,31 +83,38 @@ class Files:
                 return None
             found = parse(*(path.read_bytes() for path in self._paths))
         except (OSError, ValueError, TypeError) as error:
-            raise CertificateError(f"{error}; WT_CERTIFICATE_FILE and WT_KEY_FILE name PEM files that belong together") from None
+            raise CertificateError(
+                f"{error}; WT_CERTIFICATE_FILE and WT_KEY_FILE name PEM files that belong together"
+            ) from None
         self._seen = seen
         return found
 
 
 class SelfSigned:
-    """A certificate of our own in `folder`, made again before it ends; processes that share the folder share it."""
+    """A self-signed certificate in `folder`, renewed before it expires.
 
-    def __init__(self, folder: Path, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+    Processes with the same folder share it.
+    """
+
+    def __init__(
+        self, folder: Path, now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    ) -> None:
         self._path = folder / _FILE
         self._now = now
         self._ends: datetime | None = None
 
-    def look(self) -> Certificate | None:
-        """Return another certificate when the last one has only days left."""
+    def reload(self) -> Certificate | None:
+        """Return a new certificate if the last one expires within days."""
         if self._ends is not None and self._is_fresh(self._ends):
             return None
-        found = self._kept() or self._made()
+        found = self._stored() or self._create()
         self._ends = found.chain[0].not_valid_after_utc
         return found
 
     def _is_fresh(self, ends: datetime) -> bool:
         return RENEW_BEFORE < ends - self._now() < LIFETIME
 
-    def _kept(self) -> Certificate | None:
+    def _stored(self) -> Certificate | None:
         try:
             if self._path.stat().st_mode & 0o077:  # others may have read the key
                 return None
@@ -109,7 +124,7 @@ class SelfSigned:
             return None
         return found if self._is_fresh(found.chain[0].not_valid_after_utc) else None
 
-    def _made(self) -> Certificate:
+    def _create(self) -> Certificate:
         found = self_signed(self._now())
         key = found.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -118,9 +133,9 @@ class SelfSigned:
 
 
 def parse(certificates: bytes, key: bytes, *, self_signed: bool = False) -> Certificate:
-    """Read PEM.
+    """Return the certificate and key in PEM data.
 
-    :raises ValueError, TypeError: when it cannot be read, or the key is of another certificate.
+    :raises ValueError, TypeError: if it is malformed, or the key does not match.
     """
     chain = tuple(x509.load_pem_x509_certificates(certificates))
     found = load_pem_private_key(key, None)
@@ -130,7 +145,7 @@ def parse(certificates: bytes, key: bytes, *, self_signed: bool = False) -> Cert
 
 
 def self_signed(now: datetime) -> Certificate:
-    """Return a new certificate that browsers take by its hash."""
+    """Return a new certificate that browsers accept by its hash."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "mev WebTransport")])
     certificate = (
@@ -149,4 +164,7 @@ def self_signed(now: datetime) -> Certificate:
 
 
 def _public(key: object) -> bytes:
-    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)  # type: ignore[attr-defined, no-any-return]
+    spki: bytes = key.public_bytes(  # type: ignore[attr-defined]
+        Encoding.DER, PublicFormat.SubjectPublicKeyInfo
+    )
+    return spki

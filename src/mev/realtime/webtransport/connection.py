@@ -1,86 +1,102 @@
-"""One QUIC connection: its packets, its timer, the requests in it, and the one session it may have."""
+"""One QUIC connection: its packets, its timer, its requests, and its only session."""
 
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
 from aioquic.h3.connection import ErrorCode, H3Connection, ProtocolError
-from aioquic.h3.events import DataReceived, H3Event, Headers, HeadersReceived, WebTransportStreamDataReceived
+from aioquic.h3.events import (
+    DataReceived,
+    H3Event,
+    Headers,
+    HeadersReceived,
+    WebTransportStreamDataReceived,
+)
 from aioquic.quic import events
 from aioquic.quic.connection import NetworkAddress, QuicConnection
 
 from mev.auth.browser import Origins
 from mev.auth.model import Principal
 from mev.core.errors import MevError, UnavailableError
+from mev.realtime.access import StreamAccess
+from mev.realtime.batch import Encoding
 from mev.realtime.errors import TooManyConnectionsError
-from mev.realtime.guard import Guard
 from mev.realtime.hub import Hub
-from mev.realtime.session import Identify, Session
-from mev.realtime.tally import Encoding
-from mev.realtime.webtransport import quic, requests
-from mev.realtime.webtransport.bounds import Bounds
-from mev.realtime.webtransport.counts import Counts
-from mev.realtime.webtransport.link import WebTransport
-from mev.realtime.webtransport.requests import Connect
+from mev.realtime.limits import WebTransportLimits
+from mev.realtime.metrics import WebTransportCounts
+from mev.realtime.requests import Identify, RequestHandler
+from mev.realtime.webtransport import handshake, quic
+from mev.realtime.webtransport.handshake import Connect
+from mev.realtime.webtransport.session import WebTransportSession
 
 REFUSED = 1
-"""The stream error a client sees on a stream that nobody asked for."""
+"""Stream error code for streams that are not part of the protocol."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Desk:
-    """Who decides about requests, and what they know."""
+class RequestContext:
+    """Dependencies for handling requests."""
 
     hub: Hub
-    guard: Guard
+    access: StreamAccess
     origins: Origins
-    bounds: Bounds
-    counts: Counts
+    bounds: WebTransportLimits
+    counts: WebTransportCounts
 
 
 class Port(Protocol):
-    """The socket, and who shares it."""
+    """The shared socket, as a connection uses it."""
 
     def send(self, data: bytes, address: NetworkAddress) -> None:
         """Send a packet."""
 
-    def wake(self, connection: "Connection") -> None:
-        """Call :meth:`Connection.transmit` soon."""
+    def wake(self, connection: "WebTransportConnection") -> None:
+        """Schedule a call of :meth:`WebTransportConnection.transmit`."""
 
-    def run(self, connection: "Connection", work: Callable[[], None]) -> None:
-        """Do something with a connection; whatever goes wrong ends it, and nothing else."""
+    def run(self, connection: "WebTransportConnection", work: Callable[[], None]) -> None:
+        """Run `work` for a connection; an error closes only that connection."""
 
-    def route(self, connection_id: bytes, connection: "Connection") -> None:
-        """Send packets for `connection_id` to a connection."""
+    def route(self, connection_id: bytes, connection: "WebTransportConnection") -> None:
+        """Route packets for `connection_id` to a connection."""
 
     def unroute(self, connection_id: bytes) -> None:
-        """Drop them from now on."""
+        """Stop routing packets for `connection_id`."""
 
-    def established(self, connection: "Connection") -> None:
-        """Note that a handshake is finished."""
+    def established(self, connection: "WebTransportConnection") -> None:
+        """Record a completed handshake."""
 
     def sessions(self, counted_as: str) -> int:
-        """Return how many sessions an address has."""
+        """Return the number of sessions of an address."""
 
-    def forget(self, connection: "Connection") -> None:
-        """Forget a connection that is over."""
+    def forget(self, connection: "WebTransportConnection") -> None:
+        """Remove a closed connection."""
 
 
-class Connection:
-    """Feeds packets to the library, sends what it wants to send, and acts on what it makes of them."""
+class WebTransportConnection:
+    """Passes packets to and from the QUIC library, and handles its events."""
 
-    def __init__(self, library: QuicConnection, port: Port, desk: Desk, *, remote: NetworkAddress, counted_as: str) -> None:
+    def __init__(
+        self,
+        library: QuicConnection,
+        port: Port,
+        context: RequestContext,
+        *,
+        remote: NetworkAddress,
+        counted_as: str,
+    ) -> None:
         self.quic = library
         self.counted_as = counted_as
-        self.link: WebTransport | None = None
+        self.session: WebTransportSession | None = None
         self.closed = False
-        """Whether the peer is told that the connection is over."""
+        """True once the peer has been sent the close."""
+        self.last_packets: Sequence[tuple[bytes, NetworkAddress]] = ()
+        """The packets that closed the connection, for resending."""
         self._port = port
-        self._desk = desk
+        self._context = context
         self._remote = remote
         self._loop = asyncio.get_running_loop()
         self._since = time.monotonic()
@@ -89,63 +105,72 @@ class Connection:
         self._timer_at = 0.0
         self._busy: asyncio.Task[None] | None = None
         self._request: int | None = None
-        """The stream of the CONNECT request that became, or becomes, the session."""
+        """The stream of the CONNECT request of the session, accepted or pending."""
         self._control: int | None = None
         self._early = bytearray()
         self._overhead = 0
         self._requests = 0
+        self._is_established = False
         self._over = False
 
     def receive(self, data: bytes, address: NetworkAddress) -> None:
-        """Take a packet."""
+        """Handle a packet."""
         self.quic.receive_datagram(data, address, time.monotonic())
         self._handle_events()
         self.wake()
 
     def transmit(self) -> None:
-        """Send what may be sent now, and a bounded part of what waits."""
+        """Send packets, including a bounded amount of queued data."""
         if self._over:
             return
-        link = self.link
-        if link is not None:
-            link.acknowledged()
-        more = link is not None and link.outbox.pump()
+        session = self.session
+        if session is not None:
+            session.acknowledged()
+        more = session is not None and session.outbox.pump()
         self._send()
-        if link is not None and more and link.outbox.waits and not link.outbox.unsent():
+        if session is not None and more and session.outbox.waits and not session.outbox.unsent():
             self.wake()
         self._arm()
 
     def tick(self, now: float) -> None:
-        """Do what is due."""
-        if self.link is not None:
-            self.link.tick(now)
-        elif now - self._since >= self._desk.bounds.connect_timeout_s:
-            self.close()
+        """Apply time-outs."""
+        bounds = self._context.bounds
+        idle_at = quic.idle_at(self.quic)
+        if self.closed:
+            return
+        if self.session is None and now - self._since >= bounds.connect_timeout_s:
+            self.close(f"no session was asked for within {bounds.connect_timeout_s:g} s")
+        elif idle_at is not None and idle_at - now <= 2 * bounds.tick_s:
+            # Close before the library does so silently.
+            self.close(f"nothing was received for {quic.idle_timeout_s(self.quic):.3g} s")
+        elif self.session is not None:
+            self.session.tick(now)
 
     def wake(self) -> None:
-        """Send soon what there is to send."""
+        """Schedule sending."""
         if not self._over:
             self._port.wake(self)
 
     def end_request(self, stream_id: int, data: bytes) -> None:
-        """Send the last data of a request's answer."""
+        """Send the last data of a response."""
         if self._h3 is not None:
-            with contextlib.suppress(RuntimeError, ValueError, ProtocolError):  # the peer wants no more of it
+            # Fails if the peer has stopped the stream.
+            with contextlib.suppress(RuntimeError, ValueError, ProtocolError):
                 self._h3.send_data(stream_id, data, end_stream=True)
 
-    def close(self, error_code: int = ErrorCode.H3_NO_ERROR) -> None:
-        """End the connection; it is forgotten once no packet of it can be under way any more."""
+    def close(self, reason: str, error_code: int = ErrorCode.H3_NO_ERROR) -> None:
+        """Close the connection with a reason."""
         self.closed = True
-        self.quic.close(error_code)
+        self.quic.close(error_code, reason_phrase=reason)
         self.wake()
 
     def fail(self) -> None:
-        """Tell the peer of an error of ours, as far as that goes."""
-        self.close(ErrorCode.H3_INTERNAL_ERROR)
+        """Close the connection because of an internal error."""
+        self.close("an error of the server", ErrorCode.H3_INTERNAL_ERROR)
         self._send()
 
     def drop(self) -> None:
-        """Forget the connection now."""
+        """Release the connection now."""
         if self._over:
             return
         self._over = True
@@ -153,16 +178,23 @@ class Connection:
             self._timer.cancel()
         if self._busy is not None:
             self._busy.cancel()
-        if self.link is not None:
-            self.link.gone()
+        if self.session is not None:
+            self.session.release()
         self._port.forget(self)
 
     def _send(self) -> None:
-        for data, address in self.quic.datagrams_to_send(time.monotonic()):
+        is_last = quic.is_about_to_close(self.quic)
+        packets = self.quic.datagrams_to_send(time.monotonic())
+        for data, address in packets:
             self._port.send(data, address)
+        if is_last:
+            if self._is_established:
+                self.last_packets = packets
+            self.drop()
 
     def _arm(self) -> None:
-        # Timers mostly move back: one that fires early is set again, which is cheaper than moving it with each packet.
+        # Timers mostly move later: an early one is reset, which is cheaper than moving it each
+        # time.
         at = self.quic.get_timer()
         if at is None or self._over:
             return
@@ -171,7 +203,9 @@ class Connection:
                 return
             self._timer.cancel()
         self._timer_at = at
-        self._timer = self._loop.call_later(max(0, at - time.monotonic()), self._port.run, self, self._fire)
+        self._timer = self._loop.call_later(
+            max(0, at - time.monotonic()), self._port.run, self, self._fire
+        )
 
     def _fire(self) -> None:
         self._timer = None
@@ -193,14 +227,14 @@ class Connection:
             case events.StreamDataReceived():
                 self._receive_stream(event)
             case events.DatagramFrameReceived():
-                self._desk.counts.datagrams_ignored += 1
+                self._context.counts.datagrams_ignored += 1
             case events.StreamReset() | events.StopSendingReceived():
                 self._handle_http(event)
-                if self.link is not None:
-                    self.link.stream_reset(event.stream_id)
+                if self.session is not None:
+                    self.session.stream_reset(event.stream_id)
             case events.PingAcknowledged():
-                if self.link is not None:
-                    self.link.alive()
+                if self.session is not None:
+                    self.session.alive()
             case events.ConnectionIdIssued():
                 self._port.route(event.connection_id, self)
             case events.ConnectionIdRetired():
@@ -208,6 +242,7 @@ class Connection:
             case events.ProtocolNegotiated():
                 self._h3 = H3Connection(self.quic, enable_webtransport=True)
             case events.HandshakeCompleted():
+                self._is_established = True
                 self._port.established(self)
             case events.ConnectionTerminated():
                 self.drop()
@@ -217,8 +252,12 @@ class Connection:
     def _receive_stream(self, event: events.StreamDataReceived) -> None:
         if event.stream_id != self._control:
             self._overhead += len(event.data)
-            if self._overhead > self._desk.bounds.overhead_bytes:
-                self.close(ErrorCode.H3_EXCESSIVE_LOAD)
+            limit = self._context.bounds.overhead_bytes
+            if self._overhead > limit:
+                self.close(
+                    f"more than {limit} bytes beside the control stream",
+                    ErrorCode.H3_EXCESSIVE_LOAD,
+                )
                 return
         self._handle_http(event)
 
@@ -232,8 +271,8 @@ class Connection:
             case HeadersReceived():
                 self._receive_request(event)
             case DataReceived():
-                if self.link is not None and event.stream_id == self._request:
-                    self.link.capsules_received(event.data, ended=event.stream_ended)
+                if self.session is not None and event.stream_id == self._request:
+                    self.session.capsules_received(event.data, ended=event.stream_ended)
             case WebTransportStreamDataReceived():
                 self._receive_webtransport(event)
             case _:
@@ -245,36 +284,44 @@ class Connection:
             self._control = event.stream_id
         if event.stream_id != self._control:
             self._refuse_stream(event.stream_id)
-        elif self.link is not None:
-            self.link.control_received(event.stream_id, event.data)
-        else:  # it overtook the request, or the request is being looked at
+        elif self.session is not None:
+            self.session.control_received(event.stream_id, event.data)
+        else:  # it arrived before the request, or while the request is checked
             self._early += event.data
-            if len(self._early) > self._desk.bounds.early_bytes:
-                self.close(ErrorCode.H3_EXCESSIVE_LOAD)
+            limit = self._context.bounds.early_bytes
+            if len(self._early) > limit:
+                self.close(
+                    f"more than {limit} bytes before the session was accepted",
+                    ErrorCode.H3_EXCESSIVE_LOAD,
+                )
 
     def _refuse_stream(self, stream_id: int) -> None:
-        self._desk.counts.streams_refused += 1
+        self._context.counts.streams_refused += 1
         quic.refuse_stream(self.quic, stream_id, REFUSED)
         self._count_request()
 
     def _count_request(self) -> None:
         self._requests += 1
-        if self._requests > self._desk.bounds.requests:
-            self.close(ErrorCode.H3_EXCESSIVE_LOAD)
+        limit = self._context.bounds.requests
+        if self._requests > limit:
+            self.close(
+                f"more than {limit} requests and streams that are refused",
+                ErrorCode.H3_EXCESSIVE_LOAD,
+            )
 
     def _receive_request(self, event: HeadersReceived) -> None:
         if event.stream_id == self._request:
             return  # trailers
         self._count_request()
-        desk, stream_id = self._desk, event.stream_id
+        context, stream_id = self._context, event.stream_id
         try:
-            connect = requests.read(event.headers, desk.origins)
+            connect = handshake.read(event.headers, context.origins)
             self._check_room()
             peer = self._remote[0]
-            identify = partial(desk.guard.identify, peer=peer, headers=connect.headers)
+            identify = partial(context.access.identify, peer=peer, headers=connect.headers)
             if connect.credential is None:
-                desk.guard.count_stranger(peer, connect.headers)
-            principal = desk.guard.known(connect.credential) if connect.credential else None
+                context.access.count_stranger(peer, connect.headers)
+            principal = context.access.known(connect.credential) if connect.credential else None
             if connect.credential is None or principal is not None:
                 self._accept(stream_id, identify, principal)
             else:
@@ -284,13 +331,19 @@ class Connection:
             self._decline(stream_id, error)
 
     def _check_room(self) -> None:
-        bounds, counts = self._desk.bounds, self._desk.counts
+        bounds, counts = self._context.bounds, self._context.counts
         if self._request is not None:
-            raise TooManyConnectionsError("this connection has its session; open another connection", retry_after_s=1)
-        if self._desk.hub.full or counts.sessions >= bounds.sessions:
-            raise TooManyConnectionsError("the server has as many sessions as it may; try again later", retry_after_s=5)
+            raise TooManyConnectionsError(
+                "this connection has its session; open another connection", retry_after_s=1
+            )
+        self._context.hub.check_room()
+        if counts.sessions >= bounds.sessions:
+            raise TooManyConnectionsError("session limit reached; try again later", retry_after_s=5)
         if self._port.sessions(self.counted_as) >= bounds.sessions_per_address:
-            raise TooManyConnectionsError(f"your address has {bounds.sessions_per_address} sessions, as many as one may", retry_after_s=5)
+            raise TooManyConnectionsError(
+                f"your address has {bounds.sessions_per_address} sessions, which is the limit",
+                retry_after_s=5,
+            )
 
     async def _identify(self, stream_id: int, identify: Identify, connect: Connect) -> None:
         try:
@@ -299,32 +352,44 @@ class Connection:
         except MevError as error:
             self._decline(stream_id, error)
         except TimeoutError:
-            self._decline(stream_id, UnavailableError("who you are could not be found out in time; try again", retry_after_s=5))
+            self._decline(
+                stream_id,
+                UnavailableError(
+                    "the credential could not be checked in time; try again", retry_after_s=5
+                ),
+            )
         except Exception:
-            self.close(ErrorCode.H3_INTERNAL_ERROR)
+            self.close("an error of the server", ErrorCode.H3_INTERNAL_ERROR)
             raise
         finally:
             self._busy = None
         self.wake()
 
     def _accept(self, stream_id: int, identify: Identify, principal: Principal | None) -> None:
-        desk = self._desk
+        context = self._context
         if principal is not None:
-            desk.guard.check(principal)
-        self._respond(stream_id, requests.ACCEPTED)
+            context.access.check(principal)
+        self._respond(stream_id, handshake.ACCEPTED)
         self._request = stream_id
-        self.link = link = WebTransport(self, stream_id, desk.bounds, desk.counts)
-        client = desk.hub.admit(link, Encoding.PROTOBUF, f"{self._remote[0]}:{self._remote[1]}")
-        link.begin(desk.hub, desk.guard, client, Session(desk.hub, client, desk.guard, identify, principal))
+        session = WebTransportSession(self, stream_id, context.bounds, context.counts)
+        self.session = session
+        remote = f"{self._remote[0]}:{self._remote[1]}"
+        client = context.hub.admit(session, Encoding.PROTOBUF, remote)
+        session.begin(
+            context.hub,
+            context.access,
+            client,
+            RequestHandler(context.hub, client, context.access, identify, principal),
+        )
         if self._control is not None:
-            link.control_received(self._control, bytes(self._early))
+            session.control_received(self._control, bytes(self._early))
             self._early.clear()
 
     def _decline(self, stream_id: int, error: MevError) -> None:
-        self._desk.counts.requests_refused += 1
+        self._context.counts.requests_refused += 1
         if self._request == stream_id:
             self._request = None
-        headers, body = requests.refusal(error)
+        headers, body = handshake.refusal(error)
         self._respond(stream_id, headers)
         self.end_request(stream_id, body)
 

@@ -1,7 +1,8 @@
-"""Frames on their way: what waits, what is under way, what comes too late.
+"""Frames of a session: queued, in flight, or dropped as late.
 
-A frame is a stream of its own. Streams are opened only as fast as what is in them leaves, so that the library holds little, the order
-of frames is roughly kept, and a frame that is given up before its turn costs nothing. Sizes count until the peer has acknowledged them.
+Each frame is a stream. Streams are opened only as fast as their data is sent, so that the library
+buffers little, the order of frames is roughly kept, and dropping a queued frame costs nothing.
+Bytes are counted until the peer has acknowledged them.
 """
 
 from collections import deque
@@ -12,14 +13,14 @@ from mev.realtime.webtransport import quic
 from mev.realtime.webtransport.quic import SendStream
 
 LATE = 2
-"""The stream error a client sees on a frame that was given up."""
+"""Stream error code for a frame that was dropped."""
 _AT_ONCE_BYTES = 64 * 1024
 _OPEN_STREAMS = 128
 _SMALL = 16 * 1024
 
 
 class _Sending:
-    """A frame between its being handed over and its being acknowledged."""
+    """A frame from its queueing to its acknowledgement."""
 
     __slots__ = ("acknowledged", "at", "offset", "payload", "size", "stale", "stream", "tail")
 
@@ -31,16 +32,18 @@ class _Sending:
         self.at = at
         self.stream: SendStream | None = None
         self.offset = 0
-        """How much of the payload the stream has been given."""
+        """Bytes of the payload written to the stream."""
         self.acknowledged = 0
 
 
-class Outbox:
-    """The frames of one session; the event loop's thread alone may call it."""
+class SessionOutbox:
+    """The frames of one session; used by the event loop's thread only."""
 
-    def __init__(self, connection: QuicConnection, session_id: int, *, stale_s: float, limit_bytes: int) -> None:
+    def __init__(
+        self, connection: QuicConnection, session_id: int, *, stale_s: float, limit_bytes: int
+    ) -> None:
         self.quic = connection
-        """The connection it sends on."""
+        """The connection that sends them."""
         self._session_id = session_id
         self._stale_s = stale_s
         self._limit_bytes = limit_bytes
@@ -50,27 +53,30 @@ class Outbox:
         self._writing: _Sending | None = None
         self._under_way_bytes = 0
         self.taken = 0
-        """Bytes that the peer has acknowledged in all."""
+        """Bytes that the peer has acknowledged in total."""
         self.given_up = 0
-        """Frames that came too late, or that the peer did not want."""
+        """Frames that were late, or that the peer stopped."""
 
     @property
     def backlog(self) -> int:
-        """Bytes that wait or are not acknowledged, as of the last :meth:`settle`."""
+        """Bytes queued or not acknowledged, as of the last :meth:`settle`."""
         return self._queued_bytes + self._under_way_bytes
 
     @property
     def waits(self) -> bool:
-        """Whether there is more to hand over."""
+        """True if data is queued."""
         return bool(self._queue) or self._writing is not None
 
     @property
     def is_idle(self) -> bool:
-        """Whether the peer has acknowledged everything."""
+        """True if the peer has acknowledged everything."""
         return not self._queue and not self._open
 
     def push(self, payload: bytes, tail: bytes, *, stale: bool, now: float) -> bool:
-        """Take a frame; say whether there was room. Those that may be given up make room for newer ones."""
+        """Queue a frame; return whether there was room.
+
+        Stale frames are dropped to make room.
+        """
         if self.backlog > self._limit_bytes and not self._make_room():
             return False
         sending = _Sending(payload, tail, stale=stale, at=now)
@@ -79,18 +85,18 @@ class Outbox:
         return True
 
     def pump(self) -> bool:
-        """Hand over as much as can leave soon; the rest waits here. Say whether there was anything."""
+        """Write as much as can be sent soon; return whether anything was written."""
         before = room = _AT_ONCE_BYTES - self.unsent()
         while room > 0 and (self._writing is not None or self._start()):
             room -= self._write(room)
         return room < before
 
     def unsent(self) -> int:
-        """Return how many bytes are handed over and have never been in a packet."""
+        """Return the number of bytes written but never sent in a packet."""
         return sum(sending.stream.unsent for sending in self._open if sending.stream)
 
     def settle(self) -> None:
-        """See what the peer has acknowledged."""
+        """Process the peer's acknowledgements."""
         still: list[_Sending] = []
         under_way = 0
         for sending in self._open:
@@ -112,23 +118,37 @@ class Outbox:
         self._under_way_bytes = under_way
 
     def expire(self, now: float) -> int:
-        """Give up frames that are late, unless they are the newest; return how many."""
+        """Drop late frames except the newest; return their number."""
         due = now - self._stale_s
-        if not (self._open and self._open[0].at <= due) and not (self._queue and self._queue[0].at <= due):
+        if not (self._open and self._open[0].at <= due) and not (
+            self._queue and self._queue[0].at <= due
+        ):
             return 0
         newest = self._queue[-1] if self._queue else self._open[-1]
         given_up = 0
         for sending in self._open:
-            if sending.stale and sending.at <= due and sending is not newest and sending.stream and not sending.stream.was_reset:
+            if (
+                sending.stale
+                and sending.at <= due
+                and sending is not newest
+                and sending.stream
+                and not sending.stream.was_reset
+            ):
                 sending.stream.reset(LATE)
                 given_up += 1
-        given_up += self._drop([sending for sending in self._queue if sending.stale and sending.at <= due and sending is not newest])
+        given_up += self._drop(
+            [
+                sending
+                for sending in self._queue
+                if sending.stale and sending.at <= due and sending is not newest
+            ]
+        )
         self.given_up += given_up
         self.settle()
         return given_up
 
     def clear(self) -> None:
-        """Give up everything."""
+        """Drop everything."""
         self._drop(list(self._queue))
         for sending in self._open:
             if sending.stream:
@@ -156,7 +176,11 @@ class Outbox:
         return len(losers)
 
     def _start(self) -> bool:
-        if not self._queue or len(self._open) >= _OPEN_STREAMS or not quic.may_open_stream(self.quic):
+        if (
+            not self._queue
+            or len(self._open) >= _OPEN_STREAMS
+            or not quic.may_open_stream(self.quic)
+        ):
             return False
         sending = self._queue.popleft()
         sending.stream = quic.open_stream(self.quic, self._session_id)

@@ -1,4 +1,7 @@
-"""What the field of a condition means in an event type: ``slot``, ``route.dex``, ``gauges.cpu``, ``gauges."cpu load"``."""
+"""Resolution of a condition's field in an event type.
+
+Examples: ``slot``, ``route.dex``, ``gauges.cpu``, ``gauges."cpu load"``.
+"""
 
 import difflib
 import re
@@ -17,8 +20,8 @@ _BARE_KEY = re.compile(r"[A-Za-z0-9_.:/@%+-]+")
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """A field on the way to the values."""
+class FieldStep:
+    """One field on the path to the values."""
 
     name: str
     repeated: bool
@@ -26,17 +29,20 @@ class Step:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Path:
-    """The way from a message to the values of a field; `key` is that of a map, which is the last step."""
+    """The path from a message to the values of a field.
+
+    `key` is the map key if the last step is a map.
+    """
 
     text: str
-    steps: tuple[Step, ...]
+    steps: tuple[FieldStep, ...]
     key: str | None
     scalar: Scalar
 
 
 def resolve(event: EventType, text: str) -> Path:
-    """Return what `text` means in `event`, or raise :class:`BadFilterError` with what there is."""
-    descriptor, rest, steps = event.descriptor, text, list[Step]()
+    """Return the path that `text` names in `event`, or raise :class:`BadFilterError`."""
+    descriptor, rest, steps = event.descriptor, text, list[FieldStep]()
     while True:
         name, dot, rest = rest.partition(".")
         field = descriptor.fields_by_name.get(name) if name.isascii() else None
@@ -44,26 +50,40 @@ def resolve(event: EventType, text: str) -> Path:
             raise _unknown(event, text)
         if is_map := _is_map(field):
             return _entry(field, tuple(steps), rest if dot else None)
-        steps.append(Step(name, field.is_repeated and not is_map))
+        steps.append(FieldStep(name, field.is_repeated and not is_map))
         if field.message_type is None:
             break
         if not dot:
             inner = [f"{text}.{known}" for known in _names(field.message_type)]
-            raise BadFilterError(f"{text} is a message; name one of its fields: {', '.join(inner)}", path=text, known=inner)
+            raise BadFilterError(
+                f"{text} is a message; name one of its fields: {', '.join(inner)}",
+                path=text,
+                known=inner,
+            )
         descriptor = field.message_type
     if dot:
-        raise BadFilterError(f"{_dotted(steps)} is of type {_scalar(field).name} and has no fields", path=text)
+        raise BadFilterError(
+            f"{_dotted(steps)} is of type {_scalar(field).name} and has no fields", path=text
+        )
     return Path(text=_dotted(steps), steps=tuple(steps), key=None, scalar=_scalar(field))
 
 
-def _entry(field: FieldDescriptor, steps: tuple[Step, ...], key: str | None) -> Path:
-    prefix = _dotted([*steps, Step(field.name, repeated=False)])
+def _entry(field: FieldDescriptor, steps: tuple[FieldStep, ...], key: str | None) -> Path:
+    prefix = _dotted([*steps, FieldStep(field.name, repeated=False)])
     if not key:
-        raise BadFilterError(f'{prefix} is a map; name a key of it: {prefix}.name, or {prefix}."any name"', path=prefix)
+        raise BadFilterError(
+            f'{prefix} is a map; name a key of it: {prefix}.name, or {prefix}."any name"',
+            path=prefix,
+        )
     name = _key(prefix, key)
     shown = name if _BARE_KEY.fullmatch(name) else orjson.dumps(name).decode()
     value = cast("Descriptor", field.message_type).fields_by_name["value"]
-    return Path(text=f"{prefix}.{shown}", steps=(*steps, Step(field.name, repeated=False)), key=name, scalar=_scalar(value))
+    return Path(
+        text=f"{prefix}.{shown}",
+        steps=(*steps, FieldStep(field.name, repeated=False)),
+        key=name,
+        scalar=_scalar(value),
+    )
 
 
 def _key(prefix: str, text: str) -> str:
@@ -74,7 +94,9 @@ def _key(prefix: str, text: str) -> str:
     except orjson.JSONDecodeError:
         name = None
     if not isinstance(name, str):
-        raise BadFilterError(f'{echo(text)} is no key of {prefix}; write {prefix}."any name"', path=prefix)
+        raise BadFilterError(
+            f'{echo(text)} is no key of {prefix}; write {prefix}."any name"', path=prefix
+        )
     return name
 
 
@@ -86,7 +108,7 @@ def _is_map(field: FieldDescriptor) -> bool:
     return field.message_type is not None and field.message_type.GetOptions().map_entry
 
 
-def _dotted(steps: list[Step]) -> str:
+def _dotted(steps: list[FieldStep]) -> str:
     return ".".join(step.name for step in steps)
 
 
@@ -102,6 +124,13 @@ def _names(descriptor: Descriptor) -> Iterator[str]:
 
 def _unknown(event: EventType, text: str) -> BadFilterError:
     known, text = list(_names(event.descriptor)), text[:64].encode(errors="replace").decode()
-    near = difflib.get_close_matches(text, known, n=3) or [name for name in known if text in name][:3]
+    near = (
+        difflib.get_close_matches(text, known, n=3) or [name for name in known if text in name][:3]
+    )
     hint = f"did you mean {' or '.join(near)}? " if near else ""
-    return BadFilterError(f"{event.name} has no field {echo(text)}; {hint}it has {', '.join(known)}", path=text, near=near, known=known)
+    return BadFilterError(
+        f"{event.name} has no field {echo(text)}; {hint}it has {', '.join(known)}",
+        path=text,
+        near=near,
+        known=known,
+    )

@@ -27,6 +27,13 @@ class Result(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ACK: _ClassVar[Result]
     NACK: _ClassVar[Result]
     STATUS: _ClassVar[Result]
+
+class Tighter(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    TIGHTER_UNSPECIFIED: _ClassVar[Tighter]
+    TIGHTER_HIGHER: _ClassVar[Tighter]
+    TIGHTER_LOWER: _ClassVar[Tighter]
+    TIGHTER_NEITHER: _ClassVar[Tighter]
 LEVEL_UNSPECIFIED: Level
 HALTED: Level
 REDUCING: Level
@@ -38,6 +45,10 @@ RESULT_UNSPECIFIED: Result
 ACK: Result
 NACK: Result
 STATUS: Result
+TIGHTER_UNSPECIFIED: Tighter
+TIGHTER_HIGHER: Tighter
+TIGHTER_LOWER: Tighter
+TIGHTER_NEITHER: Tighter
 
 class Version(_message.Message):
     __slots__ = ("epoch", "counter")
@@ -199,7 +210,7 @@ class Snapshot(_message.Message):
     def __init__(self, version: _Optional[_Union[Version, _Mapping]] = ..., issued_at_ns: _Optional[int] = ..., commands: _Optional[_Iterable[_Union[_envelope_pb2.Envelope, _Mapping]]] = ...) -> None: ...
 
 class Running(_message.Message):
-    __slots__ = ("level", "ordered_level", "policies", "configs", "model_id", "model_version", "model_sha256", "lease_expires_at_ns", "stepped_down", "key_epoch", "models")
+    __slots__ = ("level", "ordered_level", "policies", "configs", "model_id", "model_version", "model_sha256", "lease_expires_at_ns", "stepped_down", "key_epoch", "models", "missing_policies", "blocked_by")
     class PoliciesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -225,6 +236,8 @@ class Running(_message.Message):
     STEPPED_DOWN_FIELD_NUMBER: _ClassVar[int]
     KEY_EPOCH_FIELD_NUMBER: _ClassVar[int]
     MODELS_FIELD_NUMBER: _ClassVar[int]
+    MISSING_POLICIES_FIELD_NUMBER: _ClassVar[int]
+    BLOCKED_BY_FIELD_NUMBER: _ClassVar[int]
     level: Level
     ordered_level: Level
     policies: _containers.MessageMap[str, Version]
@@ -236,7 +249,9 @@ class Running(_message.Message):
     stepped_down: str
     key_epoch: int
     models: _containers.RepeatedCompositeFieldContainer[ModelUse]
-    def __init__(self, level: _Optional[_Union[Level, str]] = ..., ordered_level: _Optional[_Union[Level, str]] = ..., policies: _Optional[_Mapping[str, Version]] = ..., configs: _Optional[_Mapping[str, Version]] = ..., model_id: _Optional[str] = ..., model_version: _Optional[str] = ..., model_sha256: _Optional[bytes] = ..., lease_expires_at_ns: _Optional[int] = ..., stepped_down: _Optional[str] = ..., key_epoch: _Optional[int] = ..., models: _Optional[_Iterable[_Union[ModelUse, _Mapping]]] = ...) -> None: ...
+    missing_policies: _containers.RepeatedScalarFieldContainer[str]
+    blocked_by: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, level: _Optional[_Union[Level, str]] = ..., ordered_level: _Optional[_Union[Level, str]] = ..., policies: _Optional[_Mapping[str, Version]] = ..., configs: _Optional[_Mapping[str, Version]] = ..., model_id: _Optional[str] = ..., model_version: _Optional[str] = ..., model_sha256: _Optional[bytes] = ..., lease_expires_at_ns: _Optional[int] = ..., stepped_down: _Optional[str] = ..., key_epoch: _Optional[int] = ..., models: _Optional[_Iterable[_Union[ModelUse, _Mapping]]] = ..., missing_policies: _Optional[_Iterable[str]] = ..., blocked_by: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ModelUse(_message.Message):
     __slots__ = ("role", "model_id", "sha256", "since_ns", "scored", "failed", "latency_p50_us", "latency_p99_us", "mean_score", "score_psi", "feature_psi", "unfit")
@@ -302,7 +317,7 @@ class Report(_message.Message):
     def __init__(self, agent_id: _Optional[str] = ..., module: _Optional[str] = ..., agent_counter: _Optional[int] = ..., reported_at_ns: _Optional[int] = ..., command_id: _Optional[str] = ..., result: _Optional[_Union[Result, str]] = ..., reason_code: _Optional[str] = ..., detail: _Optional[str] = ..., received_at_ns: _Optional[int] = ..., applied_at_ns: _Optional[int] = ..., running: _Optional[_Union[Running, _Mapping]] = ..., uptime_ns: _Optional[int] = ...) -> None: ...
 
 class Enrolment(_message.Message):
-    __slots__ = ("agent_id", "module", "public_key", "software_version", "actions", "policy_types", "enrolled_at_ns", "revoked")
+    __slots__ = ("agent_id", "module", "public_key", "software_version", "actions", "policy_types", "enrolled_at_ns", "revoked", "policies", "configs")
     AGENT_ID_FIELD_NUMBER: _ClassVar[int]
     MODULE_FIELD_NUMBER: _ClassVar[int]
     PUBLIC_KEY_FIELD_NUMBER: _ClassVar[int]
@@ -311,6 +326,8 @@ class Enrolment(_message.Message):
     POLICY_TYPES_FIELD_NUMBER: _ClassVar[int]
     ENROLLED_AT_NS_FIELD_NUMBER: _ClassVar[int]
     REVOKED_FIELD_NUMBER: _ClassVar[int]
+    POLICIES_FIELD_NUMBER: _ClassVar[int]
+    CONFIGS_FIELD_NUMBER: _ClassVar[int]
     agent_id: str
     module: str
     public_key: bytes
@@ -319,31 +336,59 @@ class Enrolment(_message.Message):
     policy_types: _containers.RepeatedScalarFieldContainer[str]
     enrolled_at_ns: int
     revoked: bool
-    def __init__(self, agent_id: _Optional[str] = ..., module: _Optional[str] = ..., public_key: _Optional[bytes] = ..., software_version: _Optional[str] = ..., actions: _Optional[_Iterable[_Union[DeclaredAction, _Mapping]]] = ..., policy_types: _Optional[_Iterable[str]] = ..., enrolled_at_ns: _Optional[int] = ..., revoked: _Optional[bool] = ...) -> None: ...
+    policies: _containers.RepeatedCompositeFieldContainer[DeclaredPolicyType]
+    configs: _containers.RepeatedCompositeFieldContainer[DeclaredLimit]
+    def __init__(self, agent_id: _Optional[str] = ..., module: _Optional[str] = ..., public_key: _Optional[bytes] = ..., software_version: _Optional[str] = ..., actions: _Optional[_Iterable[_Union[DeclaredAction, _Mapping]]] = ..., policy_types: _Optional[_Iterable[str]] = ..., enrolled_at_ns: _Optional[int] = ..., revoked: _Optional[bool] = ..., policies: _Optional[_Iterable[_Union[DeclaredPolicyType, _Mapping]]] = ..., configs: _Optional[_Iterable[_Union[DeclaredLimit, _Mapping]]] = ...) -> None: ...
+
+class DeclaredLimit(_message.Message):
+    __slots__ = ("name", "tighter", "initial")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    TIGHTER_FIELD_NUMBER: _ClassVar[int]
+    INITIAL_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    tighter: Tighter
+    initial: float
+    def __init__(self, name: _Optional[str] = ..., tighter: _Optional[_Union[Tighter, str]] = ..., initial: _Optional[float] = ...) -> None: ...
+
+class DeclaredPolicyType(_message.Message):
+    __slots__ = ("name", "thresholds", "required")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    THRESHOLDS_FIELD_NUMBER: _ClassVar[int]
+    REQUIRED_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    thresholds: _containers.RepeatedCompositeFieldContainer[DeclaredLimit]
+    required: bool
+    def __init__(self, name: _Optional[str] = ..., thresholds: _Optional[_Iterable[_Union[DeclaredLimit, _Mapping]]] = ..., required: _Optional[bool] = ...) -> None: ...
 
 class DeclaredAction(_message.Message):
-    __slots__ = ("name", "description", "params_schema_json")
+    __slots__ = ("name", "description", "params_schema_json", "raises_risk")
     NAME_FIELD_NUMBER: _ClassVar[int]
     DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
     PARAMS_SCHEMA_JSON_FIELD_NUMBER: _ClassVar[int]
+    RAISES_RISK_FIELD_NUMBER: _ClassVar[int]
     name: str
     description: str
     params_schema_json: str
-    def __init__(self, name: _Optional[str] = ..., description: _Optional[str] = ..., params_schema_json: _Optional[str] = ...) -> None: ...
+    raises_risk: bool
+    def __init__(self, name: _Optional[str] = ..., description: _Optional[str] = ..., params_schema_json: _Optional[str] = ..., raises_risk: _Optional[bool] = ...) -> None: ...
 
 class Proposal(_message.Message):
-    __slots__ = ("id", "draft", "approvals_required", "proposed_at_ns", "expires_at_ns")
+    __slots__ = ("id", "draft", "approvals_required", "proposed_at_ns", "expires_at_ns", "raises", "deployment_json")
     ID_FIELD_NUMBER: _ClassVar[int]
     DRAFT_FIELD_NUMBER: _ClassVar[int]
     APPROVALS_REQUIRED_FIELD_NUMBER: _ClassVar[int]
     PROPOSED_AT_NS_FIELD_NUMBER: _ClassVar[int]
     EXPIRES_AT_NS_FIELD_NUMBER: _ClassVar[int]
+    RAISES_FIELD_NUMBER: _ClassVar[int]
+    DEPLOYMENT_JSON_FIELD_NUMBER: _ClassVar[int]
     id: str
     draft: Command
     approvals_required: int
     proposed_at_ns: int
     expires_at_ns: int
-    def __init__(self, id: _Optional[str] = ..., draft: _Optional[_Union[Command, _Mapping]] = ..., approvals_required: _Optional[int] = ..., proposed_at_ns: _Optional[int] = ..., expires_at_ns: _Optional[int] = ...) -> None: ...
+    raises: _containers.RepeatedScalarFieldContainer[str]
+    deployment_json: str
+    def __init__(self, id: _Optional[str] = ..., draft: _Optional[_Union[Command, _Mapping]] = ..., approvals_required: _Optional[int] = ..., proposed_at_ns: _Optional[int] = ..., expires_at_ns: _Optional[int] = ..., raises: _Optional[_Iterable[str]] = ..., deployment_json: _Optional[str] = ...) -> None: ...
 
 class Vote(_message.Message):
     __slots__ = ("proposal_id", "principal", "approve", "at_ns", "command_id")

@@ -24,13 +24,14 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15mev/v1/envelope.proto\x12\x06mev.v1\"X\n\x08\x45nvelope\x12\x14\n\x0cpayload_type\x18\x01 \x01(\t\x12\x0f\n\x07payload\x18\x02 \x01(\x0c\x12%\n\nsignatures\x18\x03 \x03(\x0b\x32\x11.mev.v1.Signature\"(\n\tSignature\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x0b\n\x03sig\x18\x02 \x01(\x0c\"v\n\x06KeySet\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x14\n\x0cissued_at_ns\x18\x02 \x01(\x12\x12 \n\x04keys\x18\x03 \x03(\x0b\x32\x12.mev.v1.TrustedKey\x12%\n\nthresholds\x18\x04 \x03(\x0b\x32\x11.mev.v1.Threshold\"l\n\nTrustedKey\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x12\n\npublic_key\x18\x02 \x01(\x0c\x12\r\n\x05roles\x18\x03 \x03(\t\x12\x15\n\rnot_before_ns\x18\x04 \x01(\x12\x12\x14\n\x0cnot_after_ns\x18\x05 \x01(\x12\"-\n\tThreshold\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x12\n\nsignatures\x18\x02 \x01(\rb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15mev/v1/envelope.proto\x12\x06mev.v1\"X\n\x08\x45nvelope\x12\x14\n\x0cpayload_type\x18\x01 \x01(\t\x12\x0f\n\x07payload\x18\x02 \x01(\x0c\x12%\n\nsignatures\x18\x03 \x03(\x0b\x32\x11.mev.v1.Signature\"(\n\tSignature\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x0b\n\x03sig\x18\x02 \x01(\x0c\"v\n\x06KeySet\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x14\n\x0cissued_at_ns\x18\x02 \x01(\x12\x12 \n\x04keys\x18\x03 \x03(\x0b\x32\x12.mev.v1.TrustedKey\x12%\n\nthresholds\x18\x04 \x03(\x0b\x32\x11.mev.v1.Threshold\"l\n\nTrustedKey\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x12\n\npublic_key\x18\x02 \x01(\x0c\x12\r\n\x05roles\x18\x03 \x03(\t\x12\x15\n\rnot_before_ns\x18\x04 \x01(\x12\x12\x14\n\x0cnot_after_ns\x18\x05 \x01(\x12\"-\n\tThreshold\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x12\n\nsignatures\x18\x02 \x01(\rB\x17Z\x15mev/protocol/v1;mevv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'mev.v1.envelope_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'Z\025mev/protocol/v1;mevv1'
   _globals['_ENVELOPE']._serialized_start=33
   _globals['_ENVELOPE']._serialized_end=121
   _globals['_SIGNATURE']._serialized_start=123

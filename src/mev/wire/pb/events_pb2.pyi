@@ -7,8 +7,18 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class Tip(_message.Message):
+    __slots__ = ("account", "service", "lamports")
+    ACCOUNT_FIELD_NUMBER: _ClassVar[int]
+    SERVICE_FIELD_NUMBER: _ClassVar[int]
+    LAMPORTS_FIELD_NUMBER: _ClassVar[int]
+    account: str
+    service: str
+    lamports: int
+    def __init__(self, account: _Optional[str] = ..., service: _Optional[str] = ..., lamports: _Optional[int] = ...) -> None: ...
+
 class Arbitrage(_message.Message):
-    __slots__ = ("signature", "slot", "block_time_ns", "signer", "venues", "pools", "profit_mint", "profit_amount", "profit_decimals", "fee_lamports", "tip_lamports", "aggregators", "unknown_programs", "compute_units")
+    __slots__ = ("signature", "slot", "block_time_ns", "signer", "venues", "pools", "profit_mint", "profit_amount", "profit_decimals", "fee_lamports", "tip_lamports", "aggregators", "unknown_programs", "compute_units", "tips")
     SIGNATURE_FIELD_NUMBER: _ClassVar[int]
     SLOT_FIELD_NUMBER: _ClassVar[int]
     BLOCK_TIME_NS_FIELD_NUMBER: _ClassVar[int]
@@ -23,6 +33,7 @@ class Arbitrage(_message.Message):
     AGGREGATORS_FIELD_NUMBER: _ClassVar[int]
     UNKNOWN_PROGRAMS_FIELD_NUMBER: _ClassVar[int]
     COMPUTE_UNITS_FIELD_NUMBER: _ClassVar[int]
+    TIPS_FIELD_NUMBER: _ClassVar[int]
     signature: str
     slot: int
     block_time_ns: int
@@ -37,10 +48,11 @@ class Arbitrage(_message.Message):
     aggregators: _containers.RepeatedScalarFieldContainer[str]
     unknown_programs: _containers.RepeatedScalarFieldContainer[str]
     compute_units: int
-    def __init__(self, signature: _Optional[str] = ..., slot: _Optional[int] = ..., block_time_ns: _Optional[int] = ..., signer: _Optional[str] = ..., venues: _Optional[_Iterable[str]] = ..., pools: _Optional[_Iterable[str]] = ..., profit_mint: _Optional[str] = ..., profit_amount: _Optional[int] = ..., profit_decimals: _Optional[int] = ..., fee_lamports: _Optional[int] = ..., tip_lamports: _Optional[int] = ..., aggregators: _Optional[_Iterable[str]] = ..., unknown_programs: _Optional[_Iterable[str]] = ..., compute_units: _Optional[int] = ...) -> None: ...
+    tips: _containers.RepeatedCompositeFieldContainer[Tip]
+    def __init__(self, signature: _Optional[str] = ..., slot: _Optional[int] = ..., block_time_ns: _Optional[int] = ..., signer: _Optional[str] = ..., venues: _Optional[_Iterable[str]] = ..., pools: _Optional[_Iterable[str]] = ..., profit_mint: _Optional[str] = ..., profit_amount: _Optional[int] = ..., profit_decimals: _Optional[int] = ..., fee_lamports: _Optional[int] = ..., tip_lamports: _Optional[int] = ..., aggregators: _Optional[_Iterable[str]] = ..., unknown_programs: _Optional[_Iterable[str]] = ..., compute_units: _Optional[int] = ..., tips: _Optional[_Iterable[_Union[Tip, _Mapping]]] = ...) -> None: ...
 
 class Sandwich(_message.Message):
-    __slots__ = ("signature", "slot", "block_time_ns", "signer", "venues", "pools", "profit_mint", "profit_amount", "profit_decimals", "fee_lamports", "tip_lamports", "back_signature", "victim_signatures", "victims")
+    __slots__ = ("signature", "slot", "block_time_ns", "signer", "venues", "pools", "profit_mint", "profit_amount", "profit_decimals", "fee_lamports", "tip_lamports", "back_signature", "victim_signatures", "victims", "tips")
     SIGNATURE_FIELD_NUMBER: _ClassVar[int]
     SLOT_FIELD_NUMBER: _ClassVar[int]
     BLOCK_TIME_NS_FIELD_NUMBER: _ClassVar[int]
@@ -55,6 +67,7 @@ class Sandwich(_message.Message):
     BACK_SIGNATURE_FIELD_NUMBER: _ClassVar[int]
     VICTIM_SIGNATURES_FIELD_NUMBER: _ClassVar[int]
     VICTIMS_FIELD_NUMBER: _ClassVar[int]
+    TIPS_FIELD_NUMBER: _ClassVar[int]
     signature: str
     slot: int
     block_time_ns: int
@@ -69,10 +82,11 @@ class Sandwich(_message.Message):
     back_signature: str
     victim_signatures: _containers.RepeatedScalarFieldContainer[str]
     victims: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, signature: _Optional[str] = ..., slot: _Optional[int] = ..., block_time_ns: _Optional[int] = ..., signer: _Optional[str] = ..., venues: _Optional[_Iterable[str]] = ..., pools: _Optional[_Iterable[str]] = ..., profit_mint: _Optional[str] = ..., profit_amount: _Optional[int] = ..., profit_decimals: _Optional[int] = ..., fee_lamports: _Optional[int] = ..., tip_lamports: _Optional[int] = ..., back_signature: _Optional[str] = ..., victim_signatures: _Optional[_Iterable[str]] = ..., victims: _Optional[_Iterable[str]] = ...) -> None: ...
+    tips: _containers.RepeatedCompositeFieldContainer[Tip]
+    def __init__(self, signature: _Optional[str] = ..., slot: _Optional[int] = ..., block_time_ns: _Optional[int] = ..., signer: _Optional[str] = ..., venues: _Optional[_Iterable[str]] = ..., pools: _Optional[_Iterable[str]] = ..., profit_mint: _Optional[str] = ..., profit_amount: _Optional[int] = ..., profit_decimals: _Optional[int] = ..., fee_lamports: _Optional[int] = ..., tip_lamports: _Optional[int] = ..., back_signature: _Optional[str] = ..., victim_signatures: _Optional[_Iterable[str]] = ..., victims: _Optional[_Iterable[str]] = ..., tips: _Optional[_Iterable[_Union[Tip, _Mapping]]] = ...) -> None: ...
 
 class Liquidation(_message.Message):
-    __slots__ = ("signature", "slot", "block_time_ns", "signer", "venues", "pools", "profit_mint", "profit_amount", "profit_decimals", "fee_lamports", "tip_lamports", "protocol", "borrower", "repaid_mint", "repaid_amount", "seized_mint", "seized_amount")
+    __slots__ = ("signature", "slot", "block_time_ns", "signer", "venues", "pools", "profit_mint", "profit_amount", "profit_decimals", "fee_lamports", "tip_lamports", "protocol", "borrower", "repaid_mint", "repaid_amount", "seized_mint", "seized_amount", "tips")
     SIGNATURE_FIELD_NUMBER: _ClassVar[int]
     SLOT_FIELD_NUMBER: _ClassVar[int]
     BLOCK_TIME_NS_FIELD_NUMBER: _ClassVar[int]
@@ -90,6 +104,7 @@ class Liquidation(_message.Message):
     REPAID_AMOUNT_FIELD_NUMBER: _ClassVar[int]
     SEIZED_MINT_FIELD_NUMBER: _ClassVar[int]
     SEIZED_AMOUNT_FIELD_NUMBER: _ClassVar[int]
+    TIPS_FIELD_NUMBER: _ClassVar[int]
     signature: str
     slot: int
     block_time_ns: int
@@ -107,7 +122,8 @@ class Liquidation(_message.Message):
     repaid_amount: int
     seized_mint: str
     seized_amount: int
-    def __init__(self, signature: _Optional[str] = ..., slot: _Optional[int] = ..., block_time_ns: _Optional[int] = ..., signer: _Optional[str] = ..., venues: _Optional[_Iterable[str]] = ..., pools: _Optional[_Iterable[str]] = ..., profit_mint: _Optional[str] = ..., profit_amount: _Optional[int] = ..., profit_decimals: _Optional[int] = ..., fee_lamports: _Optional[int] = ..., tip_lamports: _Optional[int] = ..., protocol: _Optional[str] = ..., borrower: _Optional[str] = ..., repaid_mint: _Optional[str] = ..., repaid_amount: _Optional[int] = ..., seized_mint: _Optional[str] = ..., seized_amount: _Optional[int] = ...) -> None: ...
+    tips: _containers.RepeatedCompositeFieldContainer[Tip]
+    def __init__(self, signature: _Optional[str] = ..., slot: _Optional[int] = ..., block_time_ns: _Optional[int] = ..., signer: _Optional[str] = ..., venues: _Optional[_Iterable[str]] = ..., pools: _Optional[_Iterable[str]] = ..., profit_mint: _Optional[str] = ..., profit_amount: _Optional[int] = ..., profit_decimals: _Optional[int] = ..., fee_lamports: _Optional[int] = ..., tip_lamports: _Optional[int] = ..., protocol: _Optional[str] = ..., borrower: _Optional[str] = ..., repaid_mint: _Optional[str] = ..., repaid_amount: _Optional[int] = ..., seized_mint: _Optional[str] = ..., seized_amount: _Optional[int] = ..., tips: _Optional[_Iterable[_Union[Tip, _Mapping]]] = ...) -> None: ...
 
 class RouteStep(_message.Message):
     __slots__ = ("dex", "pool", "token_in", "token_out", "amount_in", "amount_out")

@@ -25,13 +25,14 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14mev/v1/options.proto\x12\x06mev.v1\x1a google/protobuf/descriptor.proto\"Q\n\x0c\x45ventOptions\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08order_by\x18\x02 \x03(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x0c\n\x04ours\x18\x04 \x01(\x08:F\n\x05\x65vent\x12\x1f.google.protobuf.MessageOptions\x18\xb4\x87\x03 \x01(\x0b\x32\x14.mev.v1.EventOptions:-\n\x04unit\x12\x1d.google.protobuf.FieldOptions\x18\xb5\x87\x03 \x01(\t:,\n\x03key\x12\x1d.google.protobuf.FieldOptions\x18\xb6\x87\x03 \x01(\x08:4\n\x0b\x64\x65scription\x12\x1d.google.protobuf.FieldOptions\x18\xb7\x87\x03 \x01(\t:1\n\x08required\x12\x1d.google.protobuf.FieldOptions\x18\xb8\x87\x03 \x01(\x08\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14mev/v1/options.proto\x12\x06mev.v1\x1a google/protobuf/descriptor.proto\"Q\n\x0c\x45ventOptions\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08order_by\x18\x02 \x03(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x0c\n\x04ours\x18\x04 \x01(\x08:F\n\x05\x65vent\x12\x1f.google.protobuf.MessageOptions\x18\xb4\x87\x03 \x01(\x0b\x32\x14.mev.v1.EventOptions:-\n\x04unit\x12\x1d.google.protobuf.FieldOptions\x18\xb5\x87\x03 \x01(\t:,\n\x03key\x12\x1d.google.protobuf.FieldOptions\x18\xb6\x87\x03 \x01(\x08:4\n\x0b\x64\x65scription\x12\x1d.google.protobuf.FieldOptions\x18\xb7\x87\x03 \x01(\t:1\n\x08required\x12\x1d.google.protobuf.FieldOptions\x18\xb8\x87\x03 \x01(\x08:-\n\x04time\x12\x1d.google.protobuf.FieldOptions\x18\xb9\x87\x03 \x01(\x08\x42\x17Z\x15mev/protocol/v1;mevv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'mev.v1.options_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'Z\025mev/protocol/v1;mevv1'
   _globals['_EVENTOPTIONS']._serialized_start=66
   _globals['_EVENTOPTIONS']._serialized_end=147
 # @@protoc_insertion_point(module_scope)

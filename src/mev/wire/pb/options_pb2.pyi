@@ -16,6 +16,8 @@ DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
 description: _descriptor.FieldDescriptor
 REQUIRED_FIELD_NUMBER: _ClassVar[int]
 required: _descriptor.FieldDescriptor
+TIME_FIELD_NUMBER: _ClassVar[int]
+time: _descriptor.FieldDescriptor
 
 class EventOptions(_message.Message):
     __slots__ = ("name", "order_by", "description", "ours")

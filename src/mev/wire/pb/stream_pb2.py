@@ -24,15 +24,16 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13mev/v1/stream.proto\x12\x06mev.v1\"\x93\x01\n\x05\x46rame\x12\x1d\n\x06slices\x18\x01 \x03(\x0b\x32\r.mev.v1.Slice\x12\x12\n\nsent_at_ns\x18\x02 \x01(\x06\x12\x0f\n\x07\x64ropped\x18\x03 \x01(\x04\x12\x0e\n\x06queued\x18\x04 \x01(\x04\x12\x0e\n\x06lag_ms\x18\x05 \x01(\r\x12\x14\n\x0csubscription\x18\x06 \x01(\t\x12\x10\n\x08sequence\x18\x07 \x01(\x04\"d\n\x05Slice\x12\r\n\x05topic\x18\x01 \x01(\t\x12\x11\n\tpartition\x18\x02 \x01(\x05\x12\x14\n\x0c\x66irst_offset\x18\x03 \x01(\x03\x12\x13\n\x0boffset_step\x18\x04 \x03(\r\x12\x0e\n\x06\x65vents\x18\x05 \x03(\x0c\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13mev/v1/stream.proto\x12\x06mev.v1\"\xe8\x01\n\x05\x46rame\x12\x1d\n\x06slices\x18\x01 \x03(\x0b\x32\r.mev.v1.Slice\x12\x12\n\nsent_at_ns\x18\x02 \x01(\x06\x12\x0f\n\x07\x64ropped\x18\x03 \x01(\x04\x12\x0e\n\x06queued\x18\x04 \x01(\x04\x12\x0e\n\x06lag_ms\x18\x05 \x01(\r\x12\x14\n\x0csubscription\x18\x06 \x01(\t\x12\x10\n\x08sequence\x18\x07 \x01(\x04\x12\x0e\n\x06resume\x18\x08 \x01(\t\x12\x15\n\rdropped_total\x18\t \x01(\x04\x12\x1a\n\rsnapshot_left\x18\x0f \x01(\x04H\x00\x88\x01\x01\x42\x10\n\x0e_snapshot_left\"\x9b\x01\n\x05Slice\x12\r\n\x05topic\x18\x01 \x01(\t\x12\x11\n\tpartition\x18\x02 \x01(\x05\x12\x14\n\x0c\x66irst_offset\x18\x03 \x01(\x03\x12\x13\n\x0boffset_step\x18\x04 \x03(\r\x12\x0e\n\x06\x65vents\x18\x05 \x03(\x0c\x12\x1a\n\x12\x66irst_published_ms\x18\x06 \x01(\x03\x12\x19\n\x11published_step_ms\x18\x07 \x03(\x12\x42\x17Z\x15mev/protocol/v1;mevv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'mev.v1.stream_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'Z\025mev/protocol/v1;mevv1'
   _globals['_FRAME']._serialized_start=32
-  _globals['_FRAME']._serialized_end=179
-  _globals['_SLICE']._serialized_start=181
-  _globals['_SLICE']._serialized_end=281
+  _globals['_FRAME']._serialized_end=264
+  _globals['_SLICE']._serialized_start=267
+  _globals['_SLICE']._serialized_end=422
 # @@protoc_insertion_point(module_scope)

@@ -8,13 +8,19 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from mev.realtime.webtransport.certificates import Certificate, CertificateError, Files, SelfSigned, self_signed
+from mev.realtime.webtransport.certificates import (
+    Certificate,
+    CertificateError,
+    Files,
+    SelfSigned,
+    self_signed,
+)
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 
 
 class Clock:
-    """Stands still unless it is moved."""
+    """A manual clock."""
 
     def __init__(self) -> None:
         self.now = NOW
@@ -42,25 +48,29 @@ def test_what_browsers_take_by_hash() -> None:
 def test_ours_is_kept_private_shared_and_renewed_before_it_ends(tmp_path: Path) -> None:
     folder, clock = tmp_path / "wt", Clock()
     source = SelfSigned(folder, clock)
-    first = source.look()
+    first = source.reload()
     assert first is not None
     assert first.self_signed
     assert (folder / "certificate.pem").stat().st_mode & 0o777 == 0o600
-    assert source.look() is None
-    assert SelfSigned(folder, clock).look() == Certificate(chain=first.chain, key=_Any(), self_signed=True)  # type: ignore[arg-type]
+    assert source.reload() is None
+    assert SelfSigned(folder, clock).reload() == Certificate(
+        chain=first.chain,
+        key=_Any(),  # type: ignore[arg-type]
+        self_signed=True,
+    )
     clock.now += timedelta(days=9)
-    assert source.look() is None
+    assert source.reload() is None
     clock.now += timedelta(days=1)
-    second = source.look()
+    second = source.reload()
     assert second is not None
     assert second.chain != first.chain
-    assert source.look() is None
+    assert source.reload() is None
 
 
 @pytest.mark.parametrize("damage", ["garbage", "mode", "future"])
 def test_a_kept_one_that_is_no_good_is_made_again(tmp_path: Path, damage: str) -> None:
     clock = Clock()
-    first = SelfSigned(tmp_path, clock).look()
+    first = SelfSigned(tmp_path, clock).reload()
     assert first is not None
     if damage == "garbage":
         (tmp_path / "certificate.pem").write_bytes(b"nonsense")
@@ -68,7 +78,7 @@ def test_a_kept_one_that_is_no_good_is_made_again(tmp_path: Path, damage: str) -
         (tmp_path / "certificate.pem").chmod(0o644)
     else:
         clock.now -= timedelta(days=30)  # the clock was wrong when it was made
-    second = SelfSigned(tmp_path, clock).look()
+    second = SelfSigned(tmp_path, clock).reload()
     assert second is not None
     assert second.chain != first.chain
     assert (tmp_path / "certificate.pem").stat().st_mode & 0o777 == 0o600
@@ -80,20 +90,20 @@ def test_files_are_read_when_they_change_and_never_half(tmp_path: Path) -> None:
     chain.write_bytes(pem(first)[0])
     key.write_bytes(pem(first)[1])
     source = Files(chain, key)
-    found = source.look()
+    found = source.reload()
     assert found is not None
     assert (found.chain, found.self_signed) == (first.chain, False)
-    assert source.look() is None
+    assert source.reload() is None
     chain.write_bytes(pem(second)[0])
     with pytest.raises(CertificateError, match="does not belong"):
-        source.look()
+        source.reload()
     key.write_bytes(pem(second)[1])
-    found = source.look()
+    found = source.reload()
     assert found is not None
     assert found.chain == second.chain
     key.unlink()
     with pytest.raises(CertificateError, match="WT_KEY_FILE"):
-        source.look()
+        source.reload()
 
 
 def test_one_file_may_hold_both_and_the_chain(tmp_path: Path) -> None:
@@ -101,7 +111,7 @@ def test_one_file_may_hold_both_and_the_chain(tmp_path: Path) -> None:
     path = tmp_path / "all.pem"
     path.write_bytes(pem(made)[0] + pem(authority)[0] + pem(made)[1])
     os.utime(path)
-    found = Files(path).look()
+    found = Files(path).reload()
     assert found is not None
     assert found.chain == (*made.chain, *authority.chain)
 

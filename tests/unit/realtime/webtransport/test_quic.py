@@ -1,4 +1,4 @@
-"""What is read from the library, as far as it goes without a connection."""
+"""Tests of the library's internals that are read without a connection."""
 
 from pathlib import Path
 
@@ -10,7 +10,10 @@ from mev.realtime.webtransport import quic
 AES, CHACHA = CipherSuite.AES_128_GCM_SHA256, CipherSuite.CHACHA20_POLY1305_SHA256
 
 
-@pytest.mark.parametrize(("has_aes", "first", "last"), [(True, AES, CHACHA), (False, CHACHA, CipherSuite.AES_256_GCM_SHA384)])
+@pytest.mark.parametrize(
+    ("has_aes", "first", "last"),
+    [(True, AES, CHACHA), (False, CHACHA, CipherSuite.AES_256_GCM_SHA384)],
+)
 def test_the_order_of_the_ciphers(has_aes: bool, first: CipherSuite, last: CipherSuite) -> None:
     order = quic.cipher_order(has_aes=has_aes)
     assert (order[0], order[-1], len(set(order))) == (first, last, 3)
@@ -37,7 +40,13 @@ def test_the_configuration_prefers_what_the_processor_has() -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "shown"), [(0, 0x52E4A40FA8DB), (0x1D, 0x52E4A40FA8F8), (0x1E, 0x52E4A40FA8FA), (0xFFFFFFFF, 0x52E5AC983162)]
+    ("code", "shown"),
+    [
+        (0, 0x52E4A40FA8DB),
+        (0x1D, 0x52E4A40FA8F8),
+        (0x1E, 0x52E4A40FA8FA),
+        (0xFFFFFFFF, 0x52E5AC983162),
+    ],
 )
 def test_stream_errors(code: int, shown: int) -> None:
     assert quic.stream_error(code) == shown

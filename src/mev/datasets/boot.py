@@ -1,0 +1,32 @@
+"""Exports and their jobs, built from the settings."""
+
+from mev.datasets.export import ExportLimits
+from mev.datasets.service import ExportQuota, Exports, export_kind
+from mev.jobs.model import JobKind
+from mev.jobs.runner import Runner
+from mev.settings import Settings
+from mev.store.clickhouse import ClickHouse
+
+
+def export_jobs(settings: Settings, clickhouse: ClickHouse) -> JobKind:
+    """Return the job kind of exports from `clickhouse`."""
+    limits = ExportLimits(
+        memory_bytes=settings.export_memory_bytes,
+        size_bytes=settings.export_bytes_per_principal,
+        reserve_bytes=settings.export_reserve_bytes,
+        retry_s=settings.export_retry_s,
+    )
+    return export_kind(
+        clickhouse, limits, expires_s=settings.export_expires_s, folder=settings.export_dir
+    )
+
+
+def exports(settings: Settings, runner: Runner, clickhouse: ClickHouse) -> Exports:
+    """Return the exports from `clickhouse`, which are jobs of `runner`."""
+    quota = ExportQuota(
+        jobs=settings.export_jobs_per_principal,
+        size_bytes=settings.export_bytes_per_principal,
+        part_rows_min=settings.export_part_rows_min,
+        reserve_bytes=settings.export_reserve_bytes,
+    )
+    return Exports(runner, clickhouse, quota)

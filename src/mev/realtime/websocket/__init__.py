@@ -1,0 +1,1 @@
+"""WebSockets on the port of the HTTP application: one connection per client."""

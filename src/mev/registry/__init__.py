@@ -1,0 +1,4 @@
+"""Model registry: pack, compile, compare, sign and store models.
+
+Loading a model is in :mod:`mev.scoring`, which ships with the agent.
+"""
