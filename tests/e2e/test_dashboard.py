@@ -378,6 +378,23 @@ def test_every_page_is_reached_by_keyboard(system: RunningSystem, browser: Windo
     window.check_quiet()
 
 
+CLOSE_AND_JUMP = """() => {
+    document.querySelector("dialog[open]").close();
+    window.dispatchEvent(new KeyboardEvent("keydown", { key: "k", ctrlKey: true }));
+}"""
+
+
+def test_dialog_opened_while_another_closes_stays_open(browser: Windows) -> None:
+    window = browser.open("ada")
+    window.page.keyboard.press("?")
+    expect(window.dialog()).to_contain_text("Ctrl K")
+    window.page.evaluate(CLOSE_AND_JUMP)
+    window.page.keyboard.type("a2")
+    window.page.keyboard.press("Enter")
+    expect(window.dialog()).to_contain_text("clock offset")
+    window.check_quiet()
+
+
 def test_ended_session_asks_for_the_password_and_goes_on(
     system: RunningSystem, browser: Windows
 ) -> None:

@@ -131,7 +131,10 @@ def test_exit_code_is_1_when_an_agent_refused(system: RunningSystem, fleet: Flee
         done.returncode,
         "a1, a2 refused it" in done.stderr or "a2, a1 refused it" in done.stderr,
     ) == (1, True), done.stderr
-    assert system.run("status").returncode == 0  # a refused setting is not in force
+    refused = system.run("status", check=False)  # until another value is set for it
+    assert (refused.returncode, 'config report_interval_s "often"' in refused.stderr) == (1, True)
+    system.run(*change[:3], REPORT_INTERVAL_S, *change[4:], "--wait", "60")
+    assert system.run("status").returncode == 0
     with system.client() as http:
         swap = http.post(
             "/api/control/model-swap",
