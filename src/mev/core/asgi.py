@@ -1,7 +1,8 @@
 """ASGI helpers for raw routes: messages, bounded bodies, prepared responses, and the sender."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
+import contextlib
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +27,8 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 PROBLEM_JSON = "application/problem+json"
 DEFAULT_MAX_RATIO = 100.0
 _LARGE_BODY_BYTES = 4 << 10
+_STOP_S = 0.2
+"""How long a large body waits for stops at most: an endless series of them blocks nobody."""
 _ENCODED_BODY_HEADERS = frozenset({b"content-encoding", b"content-length"})
 ANONYMOUS = "anonymous"
 
@@ -39,6 +42,36 @@ class BodyTooSlowError(MevError):
 
 class ClientGoneError(Exception):
     """The client closed the connection before its request was complete."""
+
+
+class LargeBodies:
+    """Admits one large body at a time, as parsing blocks the event loop, and none during a stop."""
+
+    def __init__(self) -> None:
+        self._lock = asyncio.Lock()
+        self._stops = 0
+        self._no_stop = asyncio.Event()
+        self._no_stop.set()
+
+    async def turn(self) -> None:
+        """Wait until other requests were served, and for stops in progress, up to 0.2 s."""
+        async with self._lock:
+            await asyncio.sleep(0)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_STOP_S):
+                    await self._no_stop.wait()
+
+    @contextlib.contextmanager
+    def stopping(self) -> Iterator[None]:
+        """Keep large bodies waiting while a stop is handled."""
+        self._stops += 1
+        self._no_stop.clear()
+        try:
+            yield
+        finally:
+            self._stops -= 1
+            if not self._stops:
+                self._no_stop.set()
 
 
 def header(scope: Scope, name: bytes) -> bytes | None:
@@ -106,14 +139,13 @@ async def buffered(
     *,
     limit_bytes: int,
     limit_values: int,
-    turn: asyncio.Lock,
+    large: "LargeBodies",
     timeout_s: float | None = None,
     max_ratio: float = DEFAULT_MAX_RATIO,
 ) -> Receive:
     """Read the body now, as :func:`read_body` does, and return a receiver that gives it at once.
 
-    Of large bodies, `turn` admits one at a time: parsing blocks the event loop, and other requests
-    are served in between.
+    Large bodies wait for their turn of `large`.
 
     :raises BodyTooLargeError: also when it may hold more than `limit_values` JSON values.
     """
@@ -125,9 +157,7 @@ async def buffered(
     )
     check_values(body, limit_values)
     if len(body) > _LARGE_BODY_BYTES:
-        async with turn:
-            await asyncio.sleep(0)
-
+        await large.turn()
     if b"content-encoding" in names:  # the endpoint gets the decoded body
         scope["headers"] = [
             (name, value) for name, value in scope["headers"] if name not in _ENCODED_BODY_HEADERS

@@ -264,7 +264,11 @@ class _Front:
                 return
             except asgi.ClientGoneError:
                 return
-        await (raw_route.app if raw_route else self._app)(scope, receive, send)
+        if raw_route:
+            await raw_route.app(scope, receive, send)
+            return
+        with self._gate.handling(scope["path"]):
+            await self._app(scope, receive, send)
 
     async def _answer_options(self, scope: asgi.Scope, send: asgi.Send) -> None:
         """Answer with the methods of a path; they are documented, so no credential is required."""

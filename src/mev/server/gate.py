@@ -4,10 +4,10 @@ The order matters. The cheapest checks are first; a client without a known crede
 address before any lookup; only a principal is counted by name. Health checks bypass the gate.
 """
 
-import asyncio
 import hashlib
 import re
 from collections.abc import Collection, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 from mev.auth import browser
@@ -97,7 +97,7 @@ class Gate:
         self._addresses = addresses
         self._origins = origins
         self._bodies = bodies
-        self._turn = asyncio.Lock()
+        self._large = asgi.LargeBodies()
         self._headers = browser.security_headers(connect_sources, style_sources)
 
     def answer_headers(self, scope: asgi.Scope) -> Headers:
@@ -167,10 +167,14 @@ class Gate:
             receive,
             limit_bytes=limit_bytes,
             limit_values=self._bodies.values,
-            turn=self._turn,
+            large=self._large,
             timeout_s=self._bodies.timeout_s,
             max_ratio=self._bodies.max_ratio,
         )
+
+    def handling(self, path: str) -> AbstractContextManager[None]:
+        """Return a context for handling an admitted request: a stop takes precedence."""
+        return self._large.stopping() if path == KILL_SWITCH else nullcontext()
 
     def _limit_bytes(self, path: str, *, is_open: bool) -> int:
         bodies = self._bodies
