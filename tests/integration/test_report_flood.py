@@ -105,4 +105,4 @@ def test_answers_to_commands_that_nobody_knows_take_bounded_memory(keys: Keys) -
         )
         control_state.apply(seal(report, agent).SerializeToString(), number)
     assert control_state.fleet.agents["a"].last_counter == 300
-    assert control_state.early_bytes <= 32 << 20
+    assert control_state.early.size_bytes <= 32 << 20

@@ -4,13 +4,13 @@ It is the same for any order in which replicas receive them.
 """
 
 import logging
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 
 from google.protobuf.message import DecodeError, Message
 from prometheus_client import Counter
 
 from mev.control.command_store import CommandRecord, CommandStore
+from mev.control.early_answers import EarlyAnswer, EarlyAnswers
 from mev.control.fleet import Fleet
 from mev.control.keys import Keys
 from mev.control.proposals import Proposals
@@ -50,8 +50,6 @@ _VERSIONED: dict[str, type[Lease | Snapshot]] = {
     payload_type(Snapshot): Snapshot,
 }
 _MAX_KEY_SETS = 100
-_MAX_EARLY = 20_000
-_MAX_EARLY_BYTES = 32 << 20
 MAX_REPORT_BYTES = 256 << 10
 """Agents may sign anything, and the event loop parses all of it."""
 _MAX_STORED_REPORT_BYTES = 32 << 10
@@ -77,14 +75,7 @@ class ControlState:
         self.on_command: Callable[[CommandRecord], None] | None = None
         self.on_read: Callable[[Command, bool], None] | None = None
         self.on_early_answer: Callable[[bytes], None] | None = None
-        self._early: OrderedDict[str, list[tuple[Report, int, bytes]]] = OrderedDict()
-        """Reports that arrived before their command.
-
-        They use another topic, and an agent may be faster than a replica.
-        """
-        self._early_count = 0
-        self.early_bytes = 0
-        """Total size of these reports."""
+        self.early = EarlyAnswers()
         self.key_sets: list[bytes] = []  # announced ones that our signing key has signed
         self.fleet = Fleet()
         self.command_store = CommandStore(self.fleet.module_of)
@@ -151,10 +142,10 @@ class ControlState:
         )
         if is_new and self.on_command:
             self.on_command(issued)
-        for report, arrived_at_ns, early in self._recall(command.id):
-            is_new = self.command_store.answer(report, arrived_at_ns)
-            if is_new and _is_storable(report, early) and self.on_early_answer:
-                self.on_early_answer(early)
+        for early in self.early.take(command.id):
+            is_new = self.command_store.answer(early.report, early.arrived_at_ns)
+            if is_new and _is_storable(early.report, early.envelope) and self.on_early_answer:
+                self.on_early_answer(early.envelope)
         return issued
 
     def _written(self, message: Message, raw: bytes) -> bool:
@@ -210,7 +201,7 @@ class ControlState:
             and report.command_id
             and report.command_id not in self.command_store.commands
         ):
-            self._remember(report, arrived_at_ns, raw)
+            self.early.add(EarlyAnswer(report, arrived_at_ns, raw))
         is_due = (
             not report.command_id and arrived_at_ns - agent.kept_ns >= self.keep_sign_of_life_ns
         )
@@ -218,20 +209,6 @@ class ControlState:
         if is_kept:
             agent.kept_ns = arrived_at_ns
         return is_kept and _is_storable(report, raw)
-
-    def _remember(self, report: Report, arrived_at_ns: int, raw: bytes) -> None:
-        self._early.setdefault(report.command_id, []).append((report, arrived_at_ns, raw))
-        self._early_count += 1
-        self.early_bytes += len(raw)
-        while self._early_count > _MAX_EARLY or self.early_bytes > _MAX_EARLY_BYTES:
-            self._recall(next(iter(self._early)))
-
-    def _recall(self, command_id: str) -> list[tuple[Report, int, bytes]]:
-        """Remove and return the reports that arrived before a command."""
-        early = self._early.pop(command_id, [])
-        self._early_count -= len(early)
-        self.early_bytes -= sum(len(raw) for _, _, raw in early)
-        return early
 
 
 def unwrapped(raw: bytes) -> Message:
@@ -241,6 +218,11 @@ def unwrapped(raw: bytes) -> Message:
         Report if envelope.payload_type == _REPORT else _WRITTEN[envelope.payload_type]
     )
     return kind.FromString(envelope.payload)
+
+
+def is_report(raw: bytes) -> bool:
+    """Return whether an envelope of the topics holds an agent's report."""
+    return Envelope.FromString(raw).payload_type == _REPORT
 
 
 def _open_stored(envelope: Envelope, kind: type[Message], trusted: Sequence[TrustStore]) -> Message:

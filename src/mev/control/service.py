@@ -20,7 +20,7 @@ from mev.control.approvals import Approvals
 from mev.control.audit import SYSTEM, AuditWriter, actor_of, details_of
 from mev.control.command_store import CommandRecord
 from mev.control.compaction import compacted
-from mev.control.control_state import ControlState, LevelConflicts
+from mev.control.control_state import ControlState, LevelConflicts, is_report
 from mev.control.enrolments import Enrolments, topic_key
 from mev.control.errors import (
     IdempotencyConflictError,
@@ -54,6 +54,8 @@ from mev.wire.topics import CONTROL
 LOG = logging.getLogger(__name__)
 _MAX_WAITING = 10_000
 _MAX_WAITING_BYTES = 32 << 20
+_SHARE_OF_REPORTS = 0.5
+"""Of the room for messages that wait for the journal: agents do not keep commands out."""
 _KEEP_RETRY_S = 0.5
 _TIDY_S = 1.0
 _READ_BACK_S = 5.0
@@ -296,14 +298,15 @@ class Control:
         `late_at_ns` is as in :meth:`ControlState.apply`.
         """
         if self.state.apply(raw, self._clock(), late_at_ns):
-            self._keep_later(raw)
+            self._keep_later(raw, _SHARE_OF_REPORTS if is_report(raw) else 1)
         if (awaited := self._awaited.pop(raw, None)) is not None and not awaited.done():
             awaited.set_result(None)
 
-    def _keep_later(self, raw: bytes) -> None:
+    def _keep_later(self, raw: bytes, share: float = _SHARE_OF_REPORTS) -> None:
+        """Write a message to the journal; it may use `share` of the room for what waits."""
         if (
-            self._journal.waiting < _MAX_WAITING
-            and self._journal.waiting_bytes + len(raw) <= _MAX_WAITING_BYTES
+            self._journal.waiting < _MAX_WAITING * share
+            and self._journal.waiting_bytes + len(raw) <= _MAX_WAITING_BYTES * share
         ):
             self._later(self._journal.keep(raw))
         else:
