@@ -172,6 +172,19 @@ def test_both_workers_serve_and_one_scrape_shows_all_processes(site: RunningSyst
     assert "mev_sink_lag_messages{" in text
 
 
+def test_load_and_performance_are_those_of_all_processes(site: RunningSystem) -> None:
+    with workers(site) as clients:
+        accepted = sum(published(site).values())
+        for client in clients.values():
+            found = client.get("/api/health/metrics/performance").raise_for_status().json()
+            assert found["routes"]["/api/events/{type}"]["count"] == accepted
+            assert found["stages"]["insert"]["count"] > 0  # in the control process only
+            load = client.get("/api/health/metrics/system").raise_for_status().json()
+            processes = {name: each["pid"] for name, each in load["processes"].items()}
+            assert processes.pop("supervisor") == site.pid
+            assert processes == pids(site)
+
+
 def test_a_kill_switch_through_one_worker_is_seen_through_the_other(site: RunningSystem) -> None:
     with workers(site) as clients:
         for name, client in clients.items():

@@ -1,6 +1,8 @@
 """The HTTP interface of a running system: ingest, reading back, problems, health."""
 
 import json
+import math
+import os
 import time
 from collections.abc import Iterator
 from datetime import datetime
@@ -10,6 +12,7 @@ from typing import Any
 import httpx
 import orjson
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 from websockets.sync.client import connect
 
 from mev.core import confine, native
@@ -436,6 +439,73 @@ def test_health_details_show_lag_freshness_and_latencies(http: httpx.Client) -> 
     assert pipeline["stages"]["insert"]["count"] >= 1
     anonymous = httpx.get(f"{http.base_url}/api/health/details")
     assert anonymous.status_code == 401
+
+
+def test_performance_agrees_with_the_metrics(http: httpx.Client) -> None:
+    for index in range(20):
+        http.post("/api/events/tick", json={"market_id": "performance", "timestamp_ns": index + 1})
+    listed(http, "/api/events/tick?market_id=performance", 20)
+    before = histograms(http)
+    found = http.get("/api/health/metrics/performance").raise_for_status().json()
+    after = histograms(http)
+    stages = {
+        "publish": ("mev_publish_seconds", ""),
+        "insert": ("mev_sink_insert_seconds", ""),
+        "receive": ("mev_realtime_stage_seconds", "receive"),
+        "flush": ("mev_realtime_stage_seconds", "flush"),
+        "queue": ("mev_realtime_stage_seconds", "queue"),
+    }
+    assert found["stages"].keys() == {"http", *stages}
+    for stage, key in stages.items():
+        count = found["stages"][stage]["count"]
+        assert before[key][math.inf] <= count <= after[key][math.inf]
+        assert found["stages"][stage]["per_s"] == pytest.approx(count / found["window_s"], abs=0.01)
+    route = found["routes"]["/api/events/{type}"]
+    buckets = after["mev_http_seconds", "/api/events/{type}"]
+    assert route["count"] == buckets[math.inf]
+    for share in (50, 90, 99):
+        wanted = buckets[math.inf] * share / 100
+        high = next(bound for bound in sorted(buckets) if buckets[bound] >= wanted)
+        low = max((bound for bound in buckets if bound < high), default=0.0)
+        inside = (wanted - buckets.get(low, 0)) / (buckets[high] - buckets.get(low, 0))
+        assert route[f"p{share}_ms"] == pytest.approx(
+            1000 * (low + (high - low) * inside), abs=0.01
+        )
+    accepted = found["throughput"]["events_accepted_per_s"]
+    assert accepted * found["window_s"] >= 19.9
+    assert httpx.get(f"{http.base_url}/api/health/metrics/performance").status_code == 401
+
+
+def histograms(http: httpx.Client) -> dict[tuple[str, str], dict[float, float]]:
+    """Return the buckets in `/metrics`, by the histogram and its label."""
+    found: dict[tuple[str, str], dict[float, float]] = {}
+    for family in text_string_to_metric_families(http.get("/metrics").raise_for_status().text):
+        for sample in family.samples:
+            if "le" in sample.labels:
+                labels = dict(sample.labels)
+                bound = float(labels.pop("le"))
+                found.setdefault((family.name, "".join(labels.values())), {})[bound] = sample.value
+    return found
+
+
+def test_system_load_shows_machine_and_process(http: httpx.Client, system: RunningSystem) -> None:
+    found = http.get("/api/health/metrics/system").raise_for_status().json()
+    assert len(found["machine"]["cpu"]["cores"]) == os.cpu_count()
+    assert found["machine"]["memory"]["total_bytes"] > 0
+    assert found["machine"]["disk"]["data_free_bytes"] > 0
+    process = found["processes"].pop("mev")
+    assert found["processes"] == {}
+    assert process["pid"] == system.pid
+    assert process["resident_bytes"] > 10**7
+    assert 0 < process["open_files"]["count"] < process["open_files"]["limit"]
+    assert process["gc_pauses"].keys() == {"0", "1", "2"}
+    lag = until_document(
+        http,
+        "/api/health/metrics/system",
+        lambda load: load["processes"]["mev"]["event_loop_lag"]["count"],
+    )["processes"]["mev"]["event_loop_lag"]
+    assert lag["p50_ms"] <= lag["p90_ms"] <= lag["p99_ms"]
+    assert httpx.get(f"{http.base_url}/api/health/metrics/system").status_code == 401
 
 
 def test_metrics_count_what_was_done(http: httpx.Client) -> None:

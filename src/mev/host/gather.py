@@ -20,8 +20,8 @@ class _Gathered(Collector):
         return self._families
 
 
-def merge_metrics(texts: Mapping[str, bytes]) -> bytes:
-    """Return one text of all processes' metrics; each sample gets the label `worker`.
+def merge_families(texts: Mapping[str, bytes]) -> list[Metric]:
+    """Return all processes' metrics; each sample gets the label `worker`.
 
     `texts` are metrics in the text format of Prometheus, by the name of the process.
     """
@@ -34,8 +34,13 @@ def merge_metrics(texts: Mapping[str, bytes]) -> bytes:
             gathered.samples += [
                 sample._replace(labels={**sample.labels, LABEL: name}) for sample in family.samples
             ]
+    return list(families.values())
+
+
+def merge_metrics(texts: Mapping[str, bytes]) -> bytes:
+    """Return the text of all processes' metrics; see :func:`merge_families`."""
     registry = CollectorRegistry()
-    registry.register(_Gathered(families.values()))
+    registry.register(_Gathered(merge_families(texts)))
     return generate_latest(registry)
 
 

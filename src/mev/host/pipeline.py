@@ -5,16 +5,14 @@ The figures are those of this process's metrics, so that they agree with ``GET /
 
 import math
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from prometheus_client import REGISTRY, CollectorRegistry
 
-_WINDOW_S = 60.0
-_SAMPLE_S = 1.0
-_LEAST_S = 10.0
+from mev.host.window import Buckets, Window, quantile_ms
+
 _STREAM_LAG = "mev_tail_lag_messages"
 _SINK_LAG = "mev_sink_lag_messages"
 _RETRYING = "mev_sink_retrying_blocks"
@@ -27,8 +25,6 @@ _HISTOGRAMS = {
     "mev_realtime_stage_seconds_bucket": "stream",
     "mev_sink_insert_seconds_bucket": "insert",
 }
-_Buckets = dict[float, float]
-"""Observations up to each bound."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,17 +85,14 @@ class Pipeline:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._registry = registry
-        self._clock = clock
-        self._samples: deque[tuple[float, Mapping[str, _Buckets]]] = deque([(clock(), {})])
+        self._window: Window[Mapping[str, Buckets]] = Window({}, clock=clock)
 
     def status(self) -> PipelineStatus:
         """Return the current state."""
         gauges = self._gauges()
         stored_at = gauges[_STORED_AT].get("", 0)
-        now, buckets = self._clock(), self._buckets()
-        at, before = self._baseline(now)
-        if now - self._samples[-1][0] >= _SAMPLE_S:
-            self._samples.append((now, buckets))
+        buckets = self._buckets()
+        window_s, before = self._window.add(buckets)
         return PipelineStatus(
             lag=Lag(
                 stream_messages=int(sum(gauges[_STREAM_LAG].values())),
@@ -114,25 +107,12 @@ class Pipeline:
                 oldest_waiting_s=round(gauges[_OLDEST].get("", 0), 3),
                 last_stored_at=datetime.fromtimestamp(stored_at, UTC) if stored_at else None,
             ),
-            window_s=round(now - at, 3),
+            window_s=round(window_s, 3),
             stages={
                 stage: _latency(_difference(counts, before.get(stage, {})))
                 for stage, counts in sorted(buckets.items())
             },
         )
-
-    def _baseline(self, now: float) -> tuple[float, Mapping[str, _Buckets]]:
-        """Return the newest sample that is a minute old, else the oldest one.
-
-        If that is much older, because nothing was requested meanwhile, the next one is enough.
-        """
-        while len(self._samples) > 1 and now - self._samples[1][0] >= _WINDOW_S:
-            self._samples.popleft()
-        if len(self._samples) > 1:
-            oldest, following = self._samples[0][0], self._samples[1][0]
-            if now - oldest >= 2 * _WINDOW_S and now - following >= _LEAST_S:
-                self._samples.popleft()
-        return self._samples[0]
 
     def _gauges(self) -> dict[str, dict[str, float]]:
         """Return the value of each gauge by its topic, or by "" without one."""
@@ -141,8 +121,8 @@ class Pipeline:
             found[name][labels.get("topic", "")] = value
         return found
 
-    def _buckets(self) -> dict[str, _Buckets]:
-        found: dict[str, _Buckets] = {}
+    def _buckets(self) -> Mapping[str, Buckets]:
+        found: dict[str, dict[float, float]] = {}
         for name, labels, value in self._read(_HISTOGRAMS):
             stage = labels.get("stage") or _HISTOGRAMS[name]
             found.setdefault(stage, {})[float(labels["le"])] = value
@@ -156,28 +136,13 @@ class Pipeline:
                 yield sample.name, sample.labels, sample.value
 
 
-def _difference(now: _Buckets, before: _Buckets) -> _Buckets:
+def _difference(now: Buckets, before: Buckets) -> Buckets:
     return {bound: value - before.get(bound, 0) for bound, value in now.items()}
 
 
-def _latency(counts: _Buckets) -> StageLatency:
+def _latency(counts: Buckets) -> StageLatency:
     return StageLatency(
         count=int(counts.get(math.inf, 0)),
-        p50_ms=_quantile_ms(counts, 0.5),
-        p99_ms=_quantile_ms(counts, 0.99),
+        p50_ms=quantile_ms(counts, 0.5),
+        p99_ms=quantile_ms(counts, 0.99),
     )
-
-
-def _quantile_ms(counts: _Buckets, share: float) -> float | None:
-    """Return a quantile, interpolated inside its bucket as Prometheus does."""
-    total = counts.get(math.inf, 0)
-    if not total:
-        return None
-    wanted, low, under = total * share, 0.0, 0.0
-    for bound, count in sorted(counts.items()):
-        if count >= wanted:
-            if math.isfinite(bound):
-                low += (bound - low) * (wanted - under) / (count - under)
-            return round(1000 * low, 3)
-        low, under = bound, count
-    return None

@@ -1,15 +1,16 @@
-"""Liveness (a raw ASGI route), readiness and metrics."""
+"""Liveness (a raw ASGI route), readiness, load and metrics."""
 
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from fastapi import APIRouter, Response
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from mev.auth.dependencies import MetricsRead
 from mev.core import asgi
 from mev.host.health import Readiness
+from mev.host.performance import Performance
 from mev.host.pipeline import Pipeline, PipelineStatus
+from mev.host.source import HealthSource, SystemLoad
 
 ALIVE_PATH = "/api/health/"
 _ALIVE = b'{"status":"ok"}'
@@ -39,11 +40,6 @@ async def health_route(_scope: asgi.Scope, _receive: asgi.Receive, send: asgi.Se
     await send(_BODY)
 
 
-async def own_metrics() -> bytes:
-    """Return the metrics of this process in the Prometheus text format."""
-    return generate_latest()
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HealthDetails:
     """Readiness, and the state of the path of events in this process."""
@@ -52,11 +48,8 @@ class HealthDetails:
     pipeline: PipelineStatus
 
 
-def router(
-    readiness_of: Callable[[], Awaitable[Readiness]],
-    metrics_of: Callable[[], Awaitable[bytes]] = own_metrics,
-) -> APIRouter:
-    """Return the routes of readiness and metrics, with the functions that gather them."""
+def router(source: HealthSource) -> APIRouter:
+    """Return the routes of readiness, load and metrics, answered by `source`."""
     routes, pipeline = APIRouter(), Pipeline()
 
     @routes.get(
@@ -67,7 +60,7 @@ def router(
     )
     async def ready(response: Response) -> Readiness:
         """Return 200 if every required dependency answers, else 503, with latencies and errors."""
-        readiness = await readiness_of()
+        readiness = await source.readiness()
         response.status_code = 200 if readiness.ready else 503
         return readiness
 
@@ -82,13 +75,40 @@ def router(
         Stages: `publish` to the brokers' acknowledgement; `receive`, `flush` and `queue` of the
         stream; `insert` of a block into ClickHouse.
         """
-        return HealthDetails(readiness=await readiness_of(), pipeline=pipeline.status())
+        return HealthDetails(readiness=await source.readiness(), pipeline=pipeline.status())
+
+    @routes.get(
+        "/api/health/metrics/system",
+        tags=["health"],
+        summary="Show the load of the machine and the processes",
+    )
+    async def system(_: MetricsRead) -> SystemLoad:
+        """Return processors, memory, disks, network, open files, event loops and collections.
+
+        Rates and shares cover the latest `window_s`: the time since an earlier request, or since
+        the start.
+        """
+        return await source.system()
+
+    @routes.get(
+        "/api/health/metrics/performance",
+        tags=["health"],
+        summary="Show latencies and rates of the latest minute",
+    )
+    async def performance(_: MetricsRead) -> Performance:
+        """Return quantiles and rates of each stage and route, from the histograms of `/metrics`.
+
+        Stages: `http`; `publish` to the brokers' acknowledgement; `receive`, `flush` and `queue`
+        of the stream; `insert` of a block into ClickHouse. They cover the latest `window_s`: the
+        time since an earlier request, or since the start.
+        """
+        return await source.performance()
 
     @routes.get(
         "/metrics", tags=["health"], summary="Metrics for Prometheus", response_class=Response
     )
     async def metrics(_: MetricsRead) -> Response:
         """Return all metrics in the Prometheus text format."""
-        return Response(await metrics_of(), media_type=CONTENT_TYPE_LATEST)
+        return Response(await source.metrics(), media_type=CONTENT_TYPE_LATEST)
 
     return routes

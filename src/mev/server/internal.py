@@ -16,10 +16,13 @@ from mev.core import asgi
 from mev.core.errors import UnavailableError
 from mev.core.files import write_atomically
 from mev.host.health import Health, Readiness
-from mev.host.routes import own_metrics
+from mev.host.performance import Performance
+from mev.host.process import ProcessLoad, ProcessMonitor
+from mev.host.source import SystemLoad, own_metrics
 
 LOG = logging.getLogger(__name__)
 ALIVE, METRICS, READINESS, RELOAD = "/alive", "/metrics", "/readiness", "/reload"
+PROCESS, SYSTEM, PERFORMANCE = "/process", "/system", "/performance"
 FOLDER = "workers"
 """Folder of the sockets, in the data folder."""
 CONTROL_SOCKET, SUPERVISOR_SOCKET = "control.sock", "supervisor.sock"
@@ -31,6 +34,9 @@ Answer = Callable[[], Awaitable[bytes]]
 
 
 READINESS_JSON = TypeAdapter(Readiness)
+PROCESS_JSON = TypeAdapter(ProcessLoad)
+SYSTEM_JSON = TypeAdapter(SystemLoad)
+PERFORMANCE_JSON = TypeAdapter(Performance)
 
 
 class ProcessUnavailableError(UnavailableError):
@@ -52,13 +58,16 @@ def internal_app(answers: Mapping[str, Answer]) -> asgi.App:
     return app
 
 
-def supervised_app(health: Health) -> asgi.App:
-    """Return the application by which the supervisor probes this process."""
+def supervised_app(health: Health, process: ProcessMonitor) -> asgi.App:
+    """Return the application by which the supervisor probes and measures this process."""
 
     async def readiness() -> bytes:
         return READINESS_JSON.dump_json(await health.readiness())
 
-    return internal_app({ALIVE: alive, METRICS: own_metrics, READINESS: readiness})
+    async def load() -> bytes:
+        return PROCESS_JSON.dump_json(await process.report())
+
+    return internal_app({ALIVE: alive, METRICS: own_metrics, READINESS: readiness, PROCESS: load})
 
 
 async def alive() -> bytes:
@@ -121,6 +130,20 @@ class SupervisorClient:
         :raises ProcessUnavailableError: if the supervisor does not answer in time.
         """
         return await self._ask(METRICS)
+
+    async def system(self) -> SystemLoad:
+        """Return the load of the machine and of all processes.
+
+        :raises ProcessUnavailableError: if the supervisor does not answer in time.
+        """
+        return SYSTEM_JSON.validate_json(await self._ask(SYSTEM))
+
+    async def performance(self) -> Performance:
+        """Return the latencies and rates of all processes.
+
+        :raises ProcessUnavailableError: if the supervisor does not answer in time.
+        """
+        return PERFORMANCE_JSON.validate_json(await self._ask(PERFORMANCE))
 
     async def _ask(self, target: str) -> bytes:
         return await ask(self._path, target, timeout_s=self._timeout_s)

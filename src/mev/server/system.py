@@ -30,6 +30,9 @@ from mev.datasets import boot as datasets
 from mev.datasets import routes as datasets_routes
 from mev.host import routes as host_routes
 from mev.host.health import Check, Health
+from mev.host.machine import MachineMonitor
+from mev.host.process import measured_process
+from mev.host.source import OwnHealth
 from mev.ingest import raw_route as ingest
 from mev.ingest import routes as ingest_routes
 from mev.ingest.raw_route import ingest_route
@@ -126,6 +129,7 @@ async def running_parts(
         start = stack.enter_async_context
         data = folder.path
         open_files = raise_open_files_limit()
+        process = await start(measured_process())
 
         # Services and their clients
         policy = _restart_policy(settings)
@@ -218,9 +222,11 @@ async def running_parts(
             confinement=str(confinement),
         )
         routers += [
-            host_routes.router(supervision.supervisor.readiness, supervision.supervisor.metrics)
-            if supervision
-            else host_routes.router(health.readiness),
+            host_routes.router(
+                supervision.supervisor
+                if supervision
+                else OwnHealth(health, MachineMonitor(data), process)
+            ),
             ingest_routes.router(History(clickhouse, cluster_id, settings.query_timeout_s)),
             sink_routes.router(
                 Reconciler(brokers, cluster_id, clickhouse, settings.service_timeout_s)
@@ -246,7 +252,7 @@ async def running_parts(
             hub,
             access,
             listeners,
-            internal=supervised_app(health) if supervision else None,
+            internal=supervised_app(health, process) if supervision else None,
         )
 
         if demo:

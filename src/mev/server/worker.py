@@ -30,6 +30,7 @@ from mev.core.tasks import background
 from mev.core.text import shown
 from mev.host import routes as host_routes
 from mev.host.health import Health
+from mev.host.process import measured_process
 from mev.ingest import routes as ingest_routes
 from mev.ingest.raw_route import ingest_route
 from mev.ingest.recent import History
@@ -133,6 +134,7 @@ async def running_worker(
     async with AsyncExitStack() as stack:
         start = stack.enter_async_context
         open_files = raise_open_files_limit()
+        process = await start(measured_process())
         redis = await start(running_redis(settings, folder.path, _NO_CHILDREN))
         clickhouse = await start(running_clickhouse(settings, folder.path))
         kafka = await start(running_kafka(settings, folder.path, _NO_CHILDREN))
@@ -172,9 +174,7 @@ async def running_worker(
         ingest_app = ingest_route(settings, publisher, security.shedder.check_queue)
         app = create_app(
             [
-                host_routes.router(
-                    supervision.supervisor.readiness, supervision.supervisor.metrics
-                ),
+                host_routes.router(supervision.supervisor),
                 ingest_routes.router(
                     History(clickhouse, kafka.cluster_id, settings.query_timeout_s)
                 ),
@@ -192,7 +192,7 @@ async def running_worker(
             hub,
             access,
             listeners,
-            internal=supervised_app(health),
+            internal=supervised_app(health, process),
         )
 
 

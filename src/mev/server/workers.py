@@ -25,9 +25,12 @@ from prometheus_client import Gauge
 from mev.bus.kafka import Brokers
 from mev.core.errors import ConflictError, UnavailableError
 from mev.core.supervisor import Child, ChildFailedError, RestartPolicy, Supervisor
-from mev.host.gather import merge_metrics, merge_readiness
+from mev.host.gather import merge_families, merge_metrics, merge_readiness
 from mev.host.health import ProcessStatus, Readiness
-from mev.host.routes import own_metrics
+from mev.host.machine import MachineMonitor
+from mev.host.performance import PerformanceMonitor
+from mev.host.process import ProcessMonitor, measured_process
+from mev.host.source import SystemLoad, own_metrics
 from mev.server.http import (
     Server,
     internal_config,
@@ -42,10 +45,16 @@ from mev.server.internal import (
     CONTROL_SOCKET,
     FOLDER,
     METRICS,
+    PERFORMANCE,
+    PERFORMANCE_JSON,
+    PROCESS,
+    PROCESS_JSON,
     READINESS,
     READINESS_JSON,
     RELOAD,
     SUPERVISOR_SOCKET,
+    SYSTEM,
+    SYSTEM_JSON,
     ProcessUnavailableError,
     SharedConfig,
     alive,
@@ -189,6 +198,15 @@ class _Generation:
         self.path.unlink(missing_ok=True)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Monitors:
+    """What the supervisor measures: the machine, itself, and all processes as one system."""
+
+    machine: MachineMonitor
+    process: ProcessMonitor
+    performance: PerformanceMonitor
+
+
 class Workers:
     """The running processes of one system."""
 
@@ -196,12 +214,14 @@ class Workers:
         self,
         control: ManagedProcess,
         workers: list[ManagedProcess],
+        monitors: Monitors,
         *,
         drain_s: float,
         timeout_s: float,
     ) -> None:
         self._control = control
         self._workers = workers
+        self._monitors = monitors
         self._drain_s = drain_s
         self._timeout_s = timeout_s
         self._is_draining = False
@@ -270,6 +290,21 @@ class Workers:
             UP.labels(process.name).set(process.name in found)
         return merge_metrics({**found, _SUPERVISOR: await own_metrics()})
 
+    async def performance(self) -> bytes:
+        """Return the latencies and rates of all processes together, as JSON."""
+        families = merge_families(await self._ask_all(METRICS))
+        return PERFORMANCE_JSON.dump_json(self._monitors.performance.report(families))
+
+    async def system(self) -> bytes:
+        """Return the load of the machine and of each process, as JSON."""
+        loads = {
+            name: PROCESS_JSON.validate_json(text)
+            for name, text in (await self._ask_all(PROCESS)).items()
+        }
+        loads[_SUPERVISOR] = await self._monitors.process.report()
+        machine = await self._monitors.machine.report()
+        return SYSTEM_JSON.dump_json(SystemLoad(machine=machine, processes=loads))
+
     async def readiness(self) -> bytes:
         """Return the readiness of the system as JSON."""
         found = {
@@ -326,7 +361,12 @@ async def running_workers(settings: Settings, *, demo: bool) -> AsyncIterator[Su
             commands=listen_for_commands(folder.path, stack),
             forwarded=stack.enter_context(listen_locally(sockets / CONTROL_SOCKET)),
         )
-        workers = _describe(settings, sockets, tcp, local, demo=demo)
+        monitors = Monitors(
+            machine=MachineMonitor(folder.path),
+            process=await stack.enter_async_context(measured_process()),
+            performance=PerformanceMonitor(),
+        )
+        workers = _describe(settings, sockets, tcp, local, monitors, demo=demo)
         signals = stack.enter_context(_Signals(workers))
         server = _internal_server(workers, listen_locally(sockets / SUPERVISOR_SOCKET))
         await stack.enter_async_context(_serving(server))
@@ -381,6 +421,7 @@ def _describe(
     sockets: Path,
     tcp: Sequence[socket.socket],
     local: _ControlListeners,
+    monitors: Monitors,
     *,
     demo: bool,
 ) -> Workers:
@@ -404,6 +445,7 @@ def _describe(
             )
             for number, listener in enumerate(tcp)
         ],
+        monitors,
         drain_s=settings.drain_s,
         timeout_s=settings.service_timeout_s + 1,
     )
@@ -416,6 +458,8 @@ def _internal_server(workers: Workers, listener: socket.socket) -> Server:
                 ALIVE: alive,
                 METRICS: workers.metrics,
                 READINESS: workers.readiness,
+                PERFORMANCE: workers.performance,
+                SYSTEM: workers.system,
                 RELOAD: workers.reload,
             }
         )
