@@ -11,7 +11,8 @@ from confluent_kafka import KafkaException, Producer
 from prometheus_client import Counter, Histogram
 
 from mev.bus.kafka import POLL_S, Brokers, PublishError, QueueFullError
-from mev.wire.registry import KafkaRecord
+from mev.wire.registry import BY_TOPIC, KafkaRecord
+from mev.wire.topics import OTHER_TOPICS
 
 PUBLISHED = Counter("mev_publish_messages_total", "Messages the brokers acknowledged.", ["topic"])
 FAILED = Counter("mev_publish_failed_total", "Messages the brokers did not acknowledge.", ["topic"])
@@ -70,6 +71,8 @@ class Publisher:
         )
         self._queue_messages = queue_messages
         self._timeout_s = timeout_s
+        for topic in (*BY_TOPIC, *OTHER_TOPICS):  # an alert needs the value before the first one
+            FAILED.labels(topic)
         self._closing = threading.Event()
         self._poller = threading.Thread(target=self._poll, name="publisher-poll", daemon=True)
         self._poller.start()

@@ -58,6 +58,8 @@ class Tail:
     ) -> None:
         self._brokers = brokers
         self._topics = list(topics)
+        for topic in self._topics:  # an alert needs the value before the first one
+            LOST.labels(topic)
         self._from_beginning = set(from_beginning)
         self._since_ms = dict(since_ms or {})
         self._deliver = deliver

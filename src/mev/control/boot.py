@@ -10,6 +10,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from prometheus_client import REGISTRY
+
 from mev.bus.kafka import Brokers
 from mev.bus.publisher import Publisher
 from mev.control.audit import SYSTEM, AuditWriter
@@ -19,6 +21,7 @@ from mev.control.feed import Feed
 from mev.control.fleet import CONTROL_PLANE
 from mev.control.journal import EnvelopeJournal
 from mev.control.keys import Keys, is_announced, join_announced, open_keys
+from mev.control.metrics import FleetCollector
 from mev.control.runtime_config import Replica, RuntimeConfig
 from mev.control.service import Control, ControlSettings
 from mev.core.clock import now_ns
@@ -75,6 +78,11 @@ async def running_control(
         mark=int(replica_key.key_id[-4:], 16),
     )
     await control.start()
+    collector = FleetCollector(
+        control_state.fleet,
+        control_state.proposals,
+        silent_after_s=3 * settings.report_interval_s,
+    )
     feed = Feed(brokers, control, since_ms=since_ms, timeout_s=settings.service_timeout_s)
     try:
         await feed.start()
@@ -94,7 +102,11 @@ async def running_control(
             control.tidy(),
             _report(replica, settings.report_interval_s),
         ):
-            yield control
+            REGISTRY.register(collector)
+            try:
+                yield control
+            finally:
+                REGISTRY.unregister(collector)
     finally:
         await asyncio.to_thread(feed.close)
         await control.close()

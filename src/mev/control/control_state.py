@@ -13,6 +13,7 @@ from mev.control.command_store import CommandRecord, CommandStore
 from mev.control.early_answers import EarlyAnswer, EarlyAnswers
 from mev.control.fleet import Fleet
 from mev.control.keys import Keys
+from mev.control.metrics import observe_answer
 from mev.control.proposals import Proposals
 from mev.crypto.envelope import parse, parse_message, payload_type
 from mev.crypto.errors import (
@@ -128,7 +129,7 @@ class ControlState:
         if envelope.payload_type == _REPORT:
             report = parse_message(Report, envelope.payload)
             arrived_at_ns = min(report.reported_at_ns, now_ns)
-            self._report(envelope, arrived_at_ns, arrived_at_ns, raw)
+            self._report(envelope, arrived_at_ns, arrived_at_ns, raw, is_replay=True)
         elif (kind := _WRITTEN.get(envelope.payload_type)) is not None:
             self._written(_open_stored(envelope, kind, trusted), raw)
         else:
@@ -180,6 +181,7 @@ class ControlState:
         raw: bytes,
         *,
         is_late: bool = False,
+        is_replay: bool = False,
     ) -> bool:
         if len(raw) > MAX_REPORT_BYTES:
             raise MalformedEnvelopeError(
@@ -205,7 +207,12 @@ class ControlState:
         is_due = (
             not report.command_id and arrived_at_ns - agent.kept_ns >= self.keep_sign_of_life_ns
         )
-        is_kept = self.command_store.answer(report, arrived_at_ns) or is_due
+        is_answer = self.command_store.answer(report, arrived_at_ns)
+        if is_answer and not (is_late or is_replay):
+            observe_answer(
+                self.command_store.commands[report.command_id], report.result, arrived_at_ns
+            )
+        is_kept = is_answer or is_due
         if is_kept:
             agent.kept_ns = arrived_at_ns
         return is_kept and _is_storable(report, raw)

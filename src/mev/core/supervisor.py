@@ -87,6 +87,7 @@ class Supervisor:
 
     def __init__(self, child: Child, policy: RestartPolicy) -> None:
         self._child = child
+        RESTARTS.labels(child.name)  # an alert needs the value before the first restart
         self._policy = policy
         self._process: subprocess.Popen[bytes] | None = None
         self._stopping = threading.Event()

@@ -5,12 +5,15 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
+from prometheus_client import Gauge
+
 from mev.core.confine import NOT_CONFINED
 from mev.core.errors import MevError
 from mev.core.supervisor import Supervisor
 
 Check = Callable[[], Awaitable[object]]
 _FRESH_S = 1.0
+UP = Gauge("mev_dependency_up", "1 if the dependency answers, else 0.", ["dependency", "required"])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +90,8 @@ class Health:
                 )
                 dependencies = dict(zip(self._checks, answers, strict=True))
                 self._last = _readiness(dependencies, self._confinement)
+                for name, found in dependencies.items():
+                    UP.labels(name, str(found.required).lower()).set(found.ok)
                 self._asked_at = time.monotonic()
             return self._last
 

@@ -108,7 +108,8 @@ def router(source: HealthSource) -> APIRouter:
         "/metrics", tags=["health"], summary="Metrics for Prometheus", response_class=Response
     )
     async def metrics(_: MetricsRead) -> Response:
-        """Return all metrics in the Prometheus text format."""
+        """Return all metrics in the Prometheus text format, after a check of every dependency."""
+        await source.readiness()
         return Response(await source.metrics(), media_type=CONTENT_TYPE_LATEST)
 
     return routes

@@ -126,6 +126,9 @@ class Ingest:
     def __init__(self, publisher: Publisher, *, max_record_bytes: int, times: TimeBounds) -> None:
         self._publisher = publisher
         NATIVE.set(native.is_used())
+        for name in EVENT_TYPES:
+            ACCEPTED.labels(name)
+            REJECTED.labels(name)
         self._encoders = {
             name: encoder(event, max_record_bytes=max_record_bytes, times=times)
             for name, event in EVENT_TYPES.items()

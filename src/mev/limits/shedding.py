@@ -10,6 +10,7 @@ from mev.core.errors import MevError, UnavailableError
 SHED = Counter(
     "mev_shed_requests_total", "Requests refused because there was too much to do.", ["reason"]
 )
+_LAG, _QUEUE = "lag", "queue"
 _PERIOD_S = 0.05
 _IDLE_PERIODS = 20
 
@@ -40,6 +41,8 @@ class LoadShedder:
         self._max_lag_s = max_lag_s
         self._max_fullness = max_fullness
         self._fullness = fullness
+        for reason in (_LAG, _QUEUE):
+            SHED.labels(reason)
         self.lag_s = 0.0
         """Recent delay of the event loop: rises at once, halves every twentieth of a second."""
         self._asked = asyncio.Event()
@@ -68,7 +71,7 @@ class LoadShedder:
         """
         self._asked.set()
         if self.lag_s > self._max_lag_s:
-            SHED.labels("lag").inc()
+            SHED.labels(_LAG).inc()
             raise OverloadedError("the server is busy; send again in a moment", retry_after_s=1)
 
     def check_queue(self) -> None:
@@ -77,7 +80,7 @@ class LoadShedder:
         :raises OverloadedError: if it is nearly full.
         """
         if self._fullness() > self._max_fullness:
-            SHED.labels("queue").inc()
+            SHED.labels(_QUEUE).inc()
             raise OverloadedError(
                 "more events wait for the brokers than can be sent soon; send again in a moment",
                 retry_after_s=1,

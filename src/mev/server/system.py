@@ -25,6 +25,7 @@ from mev.control import routes as control_routes
 from mev.control.boot import running_control
 from mev.control.runtime_config import RuntimeConfig
 from mev.core.supervisor import RestartPolicy
+from mev.core.tasks import background
 from mev.dashboard import routes as dashboard_routes
 from mev.datasets import boot as datasets
 from mev.datasets import routes as datasets_routes
@@ -62,6 +63,7 @@ from mev.sink.boot import running_sink
 from mev.sink.readiness import WriteCheck, check_sink
 from mev.sink.reconcile import Reconciler
 from mev.stats import routes as stats_routes
+from mev.stats.metrics import TradeMetrics
 from mev.stats.service import Stats
 from mev.store.boot import locked_folder, running_clickhouse, running_redis
 from mev.store.folder import DataFolder, Runtime, master_key
@@ -188,8 +190,10 @@ async def running_parts(
             running_deployments(settings, data, control, registry, audit.record)
         )
         training_of = TrainingHistory(runner).of
+        stats = Stats(clickhouse, settings.query_timeout_s)
+        await start(background(TradeMetrics(stats).run(settings.trade_metrics_s)))
         routers += [
-            stats_routes.router(Stats(clickhouse, settings.query_timeout_s)),
+            stats_routes.router(stats),
             datasets_routes.router(exports, runner, audit=audit.record),
             jobs_routes.router(runner, audit=audit.record),
             training_routes.router(trainings, runner, audit=audit.record),

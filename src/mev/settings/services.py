@@ -166,6 +166,13 @@ class ServicesVariables(VariableGroup):
         description="Interval between the test writes to ClickHouse in the readiness check.",
     )
     query_timeout_s: Seconds = Field(10.0, description="Timeout of a query for a page.")
+    trade_metrics_s: Seconds = Field(
+        15.0,
+        description=(
+            "Interval at which the figures of trades in `/metrics` are read from ClickHouse; longer"
+            " while a query takes more than a twentieth of it."
+        ),
+    )
     http_keep_alive_s: int = Field(
         75, ge=1, le=3600, description="Time an idle HTTP connection stays open."
     )

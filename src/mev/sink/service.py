@@ -18,9 +18,9 @@ from mev.bus.group import GroupConsumer, Offsets, all_group_offsets
 from mev.bus.kafka import Brokers, Position, PublishError, QueueFullError
 from mev.core.errors import MevError
 from mev.sink.block import InsertBlock
-from mev.sink.partition import BlockLimits, Partition
+from mev.sink.partition import LOST, BlockLimits, Partition
 from mev.sink.stall_detector import StallDetector
-from mev.sink.writer import Writer
+from mev.sink.writer import DEAD_LETTERS, Writer
 from mev.store.clickhouse import ClickHouseAwayError, ClickHouseUnavailableError
 from mev.wire.topics import SINK_GROUP
 
@@ -69,6 +69,9 @@ class Sink:
     ) -> None:
         self._brokers = brokers
         self._topics = list(topics)
+        for topic in self._topics:  # an alert needs the value before the first one
+            LOST.labels(topic)
+            DEAD_LETTERS.labels(topic)
         self._writer = writer
         self._limits = limits
         self._buffer_bytes = buffer_bytes

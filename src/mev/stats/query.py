@@ -39,7 +39,7 @@ class Source(StrEnum):
 
 
 class GroupBy(StrEnum):
-    """A column by which trades are grouped."""
+    """What trades are grouped by."""
 
     AGENT = "agent"
     SIGNER = "signer"
