@@ -2,16 +2,16 @@ PY := .venv/bin/python
 # Most tests wait for services to start: more at once than there are processors.
 TEST_WORKERS ?= 4
 
-.PHONY: help run test check bench proto docs lock web screenshots release
+.PHONY: help run test check bench proto docs dashboards monitoring lock web screenshots release
 
 help:  ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 run:  ## start everything on this machine, with simulated data
 	./start-mev-backend.sh
 
 test: .venv/dev  ## run all tests, several files at once (TEST_WORKERS=4)
-	$(PY) -m pytest --numprocesses $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
+	$(PY) -m pytest --numprocesses $(TEST_WORKERS) --dist loadfile
 
 check: .venv/dev  ## formatting, linters, types, layer contracts, generated code up to date
 	$(PY) -m ruff format --check .
@@ -21,6 +21,8 @@ check: .venv/dev  ## formatting, linters, types, layer contracts, generated code
 	$(PY) tools/proto.py --check
 	$(PY) tools/settings_reference.py --check
 	$(PY) tools/asyncapi.py --check
+	$(PY) tools/dashboards.py --check
+	$(PY) tools/slo_rules.py --check
 	tools/check_native
 	$(PY) tools/dependencies.py
 
@@ -33,6 +35,13 @@ proto: .venv/dev  ## generate src/mev/wire/pb from protocol/
 docs: .venv/dev  ## generate docs/settings.md and docs/asyncapi.json
 	$(PY) tools/settings_reference.py
 	$(PY) tools/asyncapi.py
+
+dashboards: .venv/dev  ## generate the dashboards and the rules of the objectives in deploy/monitoring
+	$(PY) tools/dashboards.py
+	$(PY) tools/slo_rules.py
+
+monitoring: .venv/dev  ## run the system with Prometheus, Alertmanager and, where installed, Grafana
+	$(PY) tools/run_monitoring.py
 
 web:  ## install, build and test the TypeScript client and the dashboard
 	cd web/client && npm ci --no-audit --no-fund && npm run build && npm test

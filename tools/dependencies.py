@@ -62,7 +62,7 @@ NAMES = {
     "Python Software Foundation License": "PSF-2.0",
 }
 # Packages whose metadata names none: read in their repositories.
-READ = {"jsonalias": "MIT", "solders": "Apache-2.0"}
+READ = {"grafana-foundation-sdk": "Apache-2.0", "jsonalias": "MIT", "solders": "Apache-2.0"}
 _CLASSIFIER = "License :: OSI Approved :: "
 _SPDX = get_spdx_licensing()
 
