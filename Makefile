@@ -11,7 +11,7 @@ run:  ## start everything on this machine, with simulated data
 	./start-mev-backend.sh
 
 test: .venv/dev  ## run all tests, several files at once (TEST_WORKERS=4)
-	$(PY) -m pytest --numprocesses $(TEST_WORKERS) --dist loadfile
+	$(PY) -m pytest --numprocesses $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
 
 check: .venv/dev  ## formatting, linters, types, layer contracts, generated code up to date
 	$(PY) -m ruff format --check .

@@ -23,7 +23,8 @@ from tests.services.waits import until
 pytestmark = [pytest.mark.timeout(240), pytest.mark.real_kafka]
 PASSWORD = 'a password, with = and " signs'
 LISTENER = """
-listeners=PLAINTEXT://127.0.0.1:{{port}},SECURE://127.0.0.1:{secure},CONTROLLER://127.0.0.1:{controller}
+listeners=PLAINTEXT://127.0.0.1:{{port}},SECURE://127.0.0.1:{secure},\
+CONTROLLER://127.0.0.1:{controller}
 advertised.listeners=PLAINTEXT://127.0.0.1:{{port}},SECURE://localhost:{secure}
 controller.quorum.voters=1@127.0.0.1:{controller}
 listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SECURE:SASL_SSL

@@ -50,7 +50,7 @@ async def answer(_scope: asgi.Scope, _receive: asgi.Receive, send: asgi.Send) ->
 
 
 def dashboard() -> APIRouter:
-    """Return the files of the dashboard, and a login that accepts everybody."""
+    """Return the files of the dashboard, and a login that accepts every name."""
     router = dashboard_router()
 
     @router.post("/api/auth/login")

@@ -1,6 +1,7 @@
 """Groups of subscriptions with the same topics and filter, which share every batch."""
 
 import asyncio
+import math
 import time
 from collections.abc import Iterator, Sequence
 from typing import Protocol
@@ -36,6 +37,10 @@ class Window:
     def resize(self, window_s: float) -> None:
         """Set the length of windows opened from now on."""
         self._window_s = window_s
+
+    def has_passed(self, since_s: float) -> bool:
+        """Return whether a window has passed since a time of the event loop."""
+        return asyncio.get_running_loop().time() - since_s >= self._window_s
 
     def open(self, group: Flushable) -> None:
         """Open the window of `group`, unless it is open."""
@@ -81,7 +86,8 @@ class Member(Protocol):
 class Group:
     """Collects the events of `kafka_topics` that match `filter`, and sends them in batches.
 
-    A batch is sent when it is full, or when its window ends.
+    A batch is sent when it is full, when its window ends, and at once if nothing was sent during
+    the last window: batches form only under load.
     """
 
     def __init__(
@@ -101,6 +107,7 @@ class Group:
         self._positions = positions
         self._members: dict[Member, None] = {}
         self._since_s = 0.0
+        self._sent_s = -math.inf
         self._batch = self._new_batch()
 
     def __bool__(self) -> bool:
@@ -118,8 +125,10 @@ class Group:
     def add(self, block: MessageBlock) -> None:
         """Collect the block's events; send each full frame."""
         chosen = block.select(self.filter)
+        at_once = False
         if not self._batch.count:
             self._since_s = time.monotonic()
+            at_once = self._window.has_passed(self._sent_s)
         start, end = 0, len(chosen)
         while start < end:
             stop = min(end, start + self._max_size - self._batch.count)
@@ -127,7 +136,10 @@ class Group:
             start = stop
             if self._batch.count >= self._max_size:
                 self.flush()
-        if self._batch.count:
+                at_once = False
+        if at_once:
+            self.flush()
+        elif self._batch.count:
             self._window.open(self)
 
     def lose(self, count: int) -> None:
@@ -141,6 +153,7 @@ class Group:
         if not self._batch.count:
             return
         batch, self._batch = self._batch, self._new_batch()
+        self._sent_s = asyncio.get_running_loop().time()
         now_s = time.monotonic()
         metrics.FLUSH_LATENCY.observe(now_s - self._since_s)
         self._since_s = now_s

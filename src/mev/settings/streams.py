@@ -9,7 +9,11 @@ class StreamsVariables(VariableGroup):
     """Batches and WebSocket connections."""
 
     batch_window_ms: float = Field(
-        15.0, ge=1, le=1000, description="Time an event waits for its batch; 10 to 25 is usual."
+        15.0,
+        ge=1,
+        le=1000,
+        description="Longest time that an event waits for its batch, under load; "
+        "after a quiet time it is sent at once. 10 to 25 is usual.",
     )
     batch_max_size: int = Field(
         256, ge=1, le=65_536, description="Largest number of events per batch."

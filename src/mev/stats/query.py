@@ -39,7 +39,7 @@ class Source(StrEnum):
 
 
 class GroupBy(StrEnum):
-    """What trades are grouped by."""
+    """A column by which trades are grouped."""
 
     AGENT = "agent"
     SIGNER = "signer"

@@ -55,23 +55,34 @@ def frame_events(messages: list[Sent]) -> list[tuple[str, int, int]]:
     ]
 
 
-async def test_events_wait_for_the_window(clock: Clock) -> None:
+async def test_event_after_a_quiet_window_is_sent_at_once_and_the_next_ones_wait(
+    clock: Clock,
+) -> None:
     hub = make_hub(batch_window_ms=5)
     client, link = connect(hub, Encoding.PROTOBUF)
     hub.subscribe(client, "a", TICK)
-    push(hub, 0, 2)
-    push(hub, 2, 1)
-    assert link.messages() == []
-    await clock.forward(0.01)
-    (message,) = link.messages()
+    push(hub, 0, 1)
+    assert [frame_events([message]) for message in link.messages()] == [[("mev.tick.v1", 0, 0)]]
+    push(hub, 1, 2)
+    push(hub, 3, 1)
+    assert len(link.messages()) == 1
+    await clock.forward(0.006)
+    _, message = link.messages()
     (part,) = message.frame.slices
     assert (part.topic, part.partition, part.first_offset, list(part.events)) == (
         "mev.tick.v1",
         0,
-        0,
-        [tick(i) for i in range(3)],
+        1,
+        [tick(i) for i in range(1, 4)],
     )
     assert message.frame.sent_at_ns > 0
+    await clock.forward(0.004)
+    push(hub, 4, 1)
+    assert len(link.messages()) == 2
+    await clock.forward(0.006)
+    await clock.forward(0.006)
+    push(hub, 5, 1)
+    assert [offset for _, _, offset in frame_events(link.messages())] == list(range(6))
     hub.close()
 
 
@@ -95,10 +106,11 @@ async def test_a_frame_counts_events_over_all_its_slices(clock: Clock) -> None:
     hub = make_hub(batch_max_size=4)
     client, link = connect(hub, Encoding.PROTOBUF)
     hub.subscribe(client, "a", BOTH)
-    push(hub, 0, 3)
+    push(hub, 0, 1)
+    push(hub, 1, 3)
     push(hub, 7, 3, topic="bundle", partition=2)
     await clock.forward(0.01)
-    first, second = link.messages()
+    _, first, second = link.messages()
     assert [(part.topic, len(part.events)) for part in first.frame.slices] == [
         ("mev.tick.v1", 3),
         ("mev.bundle.v1", 1),
@@ -141,12 +153,13 @@ async def test_json_has_events_cursor_and_losses(clock: Clock) -> None:
     hub = make_hub()
     client, link = connect(hub, Encoding.JSON)
     hub.subscribe(client, 'a"b', BOTH)
+    push(hub, 6, 1)
     push(hub, 7, 1)
     hub.push(
         batch("bundle", 3, [1, 2], [Bundle(bundle_id="x", landed=True).SerializeToString()] * 2)
     )
     await clock.forward(0.01)
-    (message,) = link.messages()
+    _, message = link.messages()
     events = message.json.pop("events")
     assert isinstance(events, list)
     assert [
@@ -213,22 +226,23 @@ async def test_a_cursor_ends_where_its_batch_ends() -> None:
 
 
 async def test_json_beyond_the_rate_is_counted_and_the_newest_kept(clock: Clock) -> None:
-    hub = make_hub(json_events_per_s=4)
+    hub = make_hub(json_events_per_s=5)
     client, link = connect(hub, Encoding.JSON)
     hub.subscribe(client, "a", TICK)
-    push(hub, 0, 3)
+    push(hub, 0, 1)
+    push(hub, 1, 3)
     push(hub, 3, 5, partition=1)
     await clock.forward(0.01)
-    push(hub, 3, 4)
+    push(hub, 4, 4)
     await clock.forward(0.01)
-    (message,) = link.messages()
+    _, message = link.messages()
     events = message.json["events"]
     assert isinstance(events, list)
     assert [event["timestamp_ns"] for event in events] == [4, 5, 6, 7]
-    assert (message.json["dropped"], message.json["cursor"]) == (4, {"tick": {"0": 3, "1": 8}})
+    assert (message.json["dropped"], message.json["cursor"]) == (4, {"tick": {"0": 4, "1": 8}})
     client.report()
     told = link.messages()[-1].json
-    assert (told["events"], told["dropped"], told["cursor"]) == ([], 4, {"tick": {"0": 7, "1": 8}})
+    assert (told["events"], told["dropped"], told["cursor"]) == ([], 4, {"tick": {"0": 8, "1": 8}})
     hub.close()
 
 

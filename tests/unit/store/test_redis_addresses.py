@@ -257,7 +257,8 @@ async def test_cluster_with_a_key_on_any_node(
         node.ask("CLUSTER", "MEET", "127.0.0.1", nodes[0].port)
 
     def is_up(node: Server) -> bool:
-        return b"cluster_state:ok" in bytes(node.ask("CLUSTER", "INFO"))  # type: ignore[call-overload]
+        state = node.ask("CLUSTER", "INFO")
+        return b"cluster_state:ok" in bytes(state)  # type: ignore[call-overload]
 
     for node in nodes:
         until(lambda: is_up(node), what="the cluster is not complete")
