@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.services import clickhouse, kafka, processes, redis, require, system
+from tests.services import clickhouse, kafka, processes, redis, require, s3, system
 from tests.services.kafka import jars
 from tests.services.service import Service
 
@@ -26,12 +26,16 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark each test by the server it uses, and allow time for the broker's first download."""
-    downloads = not jars.cached()
+    downloads = {
+        name
+        for name, pom in {"real_kafka": jars.POM, "real_s3": s3.POM}.items()
+        if not jars.cached(pom)
+    }
     for item in items:
         names: list[str] = getattr(item, "fixturenames", [])
-        for name in {"real_kafka", "real_redis", "clickhouse_http"}.intersection(names):
+        for name in {"real_kafka", "real_redis", "real_s3", "clickhouse_http"}.intersection(names):
             item.add_marker(name)
-        if downloads and "real_kafka" in names:
+        if downloads.intersection(names):
             item.add_marker(pytest.mark.timeout(jars.RESOLVE_TIMEOUT_S + 60))
 
 
@@ -69,6 +73,18 @@ def real_redis(
         request.config.stash[RUNNING].append(server)
         yield server
         request.config.stash[RUNNING].remove(server)
+
+
+@pytest.fixture(scope="session")
+def real_s3(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[s3.RealS3]:
+    """Run an S3 server for the session; a test that stops or kills it may leave it so."""
+    with s3.real_s3(tmp_path_factory.mktemp("s3")) as server:
+        request.config.stash[RUNNING].append(server)
+        yield server
+        request.config.stash[RUNNING].remove(server)
+    shutil.rmtree(server.data, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

@@ -30,6 +30,8 @@ DOCUMENTED: dict[str, tuple[str, object]] = {
     "WT_PORT": ("4434", 4434),
     "MODEL_DIR": ("/models", Path("/models")),
     "EXPORT_DIR": ("/exports", Path("/exports")),
+    "OBJECT_STORE": ("s3://bucket/mev", "s3://bucket/mev"),
+    "AWS_SECRET_ACCESS_KEY": (SECRET, SECRET),
 }
 SECRETS = {
     "REDIS_URL",
@@ -38,6 +40,7 @@ SECRETS = {
     "MASTER_API_KEY",
     "CLICKHOUSE_PASSWORD",
     "KAFKA_OPTIONS",
+    "AWS_SECRET_ACCESS_KEY",
 }
 
 

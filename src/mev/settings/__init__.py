@@ -19,6 +19,7 @@ from mev.settings.events import IngestVariables, SinkVariables
 from mev.settings.learning import ExportsVariables, TrainingsVariables
 from mev.settings.services import (
     LogsVariables,
+    ObjectStoreVariables,
     PathsVariables,
     SecretsVariables,
     ServicesVariables,
@@ -61,6 +62,7 @@ class Settings(
     AuditVariables,
     ControlVariables,
     SecretsVariables,
+    ObjectStoreVariables,
     ServicesVariables,
     TrainingsVariables,
     PathsVariables,

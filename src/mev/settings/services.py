@@ -230,6 +230,38 @@ class ServicesVariables(VariableGroup):
         return tuple(name for name, given in services.items() if not given)
 
 
+class ObjectStoreVariables(VariableGroup):
+    """Object store that replicas share."""
+
+    object_store: str | None = Field(
+        None,
+        description=(
+            "Where replicas share models: s3://bucket/prefix, or file:///folder for a shared file"
+            " system. Models stay in the data folder when not set."
+        ),
+    )
+    aws_endpoint_url: str | None = Field(
+        None,
+        pattern=r"^https?://",
+        description="Address of an S3-compatible server; Amazon's when not set.",
+    )
+    aws_region: str = Field("us-east-1", description="Region of the bucket.")
+    aws_access_key_id: str | None = Field(
+        None, description="Access key of the bucket; of the machine's role when not set."
+    )
+    aws_secret_access_key: SecretStr | None = Field(None, description="Secret of the access key.")
+
+    @field_validator("object_store")
+    @classmethod
+    def _store_has_a_place(cls, value: str | None) -> str | None:
+        place = urlsplit(value or "")
+        is_bucket = place.scheme == "s3" and bool(place.netloc)
+        is_folder = place.scheme == "file" and not place.netloc and len(place.path) > 1
+        if value and (place.query or place.fragment or not (is_bucket or is_folder)):
+            raise ValueError("expected s3://bucket/prefix or file:///folder")
+        return value
+
+
 class SecretsVariables(VariableGroup):
     """Keys and passwords."""
 

@@ -1,4 +1,4 @@
-"""Jars of the broker, resolved once by Maven from pom.xml and cached for offline runs."""
+"""Jars of a server, resolved once by Maven from its pom.xml and cached for offline runs."""
 
 import hashlib
 import os
@@ -15,16 +15,16 @@ RESOLVE_TIMEOUT_S = 540
 
 
 class JarsMissingError(Exception):
-    """The broker cannot run here; the message says what is missing."""
+    """The server cannot run here; the message says what is missing."""
 
 
-def cached() -> bool:
+def cached(pom: Path = POM) -> bool:
     """Tell whether the jars are here already."""
-    return _folder().is_dir()
+    return _folder(pom).is_dir()
 
 
 def java() -> str:
-    """Find a Java that runs the broker."""
+    """Find a Java that runs the servers."""
     path = shutil.which("java")
     if path is None:
         raise JarsMissingError(
@@ -39,19 +39,23 @@ def java() -> str:
     return path
 
 
-def classpath() -> str:
-    """Give the class path of the broker and its tools."""
-    if not cached():
-        _resolve(_folder())
-    return f"{_folder()}/*"
+def classpath(pom: Path = POM) -> str:
+    """Give the class path of the server and its tools."""
+    if not cached(pom):
+        _resolve(pom, _folder(pom))
+    return f"{_folder(pom)}/*"
 
 
-def _folder() -> Path:
+def _folder(pom: Path) -> Path:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "mev-tests" / f"kafka-{hashlib.sha256(POM.read_bytes()).hexdigest()[:12]}"
+    return (
+        cache
+        / "mev-tests"
+        / f"{pom.parent.name}-{hashlib.sha256(pom.read_bytes()).hexdigest()[:12]}"
+    )
 
 
-def _resolve(folder: Path) -> None:
+def _resolve(pom: Path, folder: Path) -> None:
     maven = shutil.which("mvn")
     if maven is None:
         raise JarsMissingError("mvn is not installed (Debian: apt-get install maven)")
@@ -64,7 +68,7 @@ def _resolve(folder: Path) -> None:
                 "-q",
                 "-B",
                 "-f",
-                str(POM),
+                str(pom),
                 "dependency:copy-dependencies",
                 f"-DoutputDirectory={jars}",
             ],
@@ -88,5 +92,5 @@ def _run_maven(command: list[str], cache: Path) -> None:
             )
         except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
             raise JarsMissingError(
-                f"Maven could not resolve the Kafka broker's jars (see {log})"
+                f"Maven could not resolve the server's jars (see {log})"
             ) from None

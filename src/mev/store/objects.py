@@ -1,0 +1,339 @@
+"""The object store: objects named by their SHA-256, and small documents that change.
+
+An object is created only if it is absent, and its digest is checked at every read. A document is
+replaced only if nobody replaced it since it was read. Calls block.
+"""
+
+import fcntl
+import hashlib
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import unquote, urlsplit
+
+import obstore
+from obstore.exceptions import (
+    AlreadyExistsError,
+    BaseError,
+    NotModifiedError,
+    PermissionDeniedError,
+    PreconditionError,
+    UnauthenticatedError,
+)
+from obstore.store import LocalStore, MemoryStore, S3Store
+
+from mev.core.errors import ConflictError, MevError, UnavailableError
+from mev.core.files import DiskFullError
+from mev.settings import Settings
+
+Store = S3Store | LocalStore | MemoryStore
+T = TypeVar("T")
+_TRANSFER_S = 600
+_RETRIES = 2
+_LOCK = ".lock"
+_MAX_DOCUMENT_BYTES = 64 << 20
+_S3_CODE = re.compile(r"<Code>(\w+)</Code>")
+_CAUSE = re.compile(r'(?:message|detail|inner): "([^"]+)"')
+_NO_SPACE = re.compile(
+    r"os error (?:28|122)\b|No space left|StorageFull|QuotaExceeded|507 Insufficient"
+)
+_METADATA_SERVICE = "169.254.169.254"
+"""Where obstore asks for the credentials of a cloud machine if none are set."""
+
+
+class ObjectStoreUnavailableError(UnavailableError):
+    """The object store does not answer."""
+
+    code = "object_store_unavailable"
+
+
+class ObjectStoreDeniedError(UnavailableError):
+    """The object store refuses the credentials."""
+
+    code = "object_store_denied"
+
+
+class BucketMissingError(UnavailableError):
+    """The bucket or folder of the object store does not exist."""
+
+    code = "object_store_bucket_missing"
+
+
+class DamagedObjectError(MevError):
+    """An object does not have its digest."""
+
+    code = "object_damaged"
+
+
+class MissingObjectError(MevError):
+    """An object is not in the store any more."""
+
+    code = "object_missing"
+
+
+class DocumentChangedError(ConflictError):
+    """The document was replaced since it was read."""
+
+    code = "document_changed"
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A document and its version."""
+
+    content: bytes
+    version: str
+
+
+class ObjectStore:
+    """The object store at `place`, a URL; `open_store` opens it at the first call.
+
+    `folder` is the folder of a `file://` store.
+    """
+
+    def __init__(
+        self, place: str, open_store: Callable[[], Store], folder: Path | None = None
+    ) -> None:
+        self.place = place
+        self._open = open_store
+        self._folder = folder
+
+    @cached_property
+    def _store(self) -> Store:
+        return self._open()
+
+    def put(self, folder: str, content: bytes) -> str:
+        """Store an object unless it exists, and return its SHA-256.
+
+        :raises MevError: when it cannot be stored.
+        """
+        digest = hashlib.sha256(content).hexdigest()
+        key = f"{folder}/{digest}"
+
+        def create() -> None:
+            try:
+                obstore.put(self._store, key, content, mode="create")
+            except AlreadyExistsError:
+                # a crash may have cut the file of a `file://` store
+                if obstore.head(self._store, key)["size"] != len(content):
+                    obstore.put(self._store, key, content, use_multipart=False)
+
+        self._do(create)
+        return digest
+
+    def get(self, folder: str, sha256: str, *, max_bytes: int) -> bytes:
+        """Return an object.
+
+        :raises DamagedObjectError: when it does not have its digest.
+        :raises MissingObjectError: when it does not exist.
+        """
+        key = f"{folder}/{sha256}"
+
+        def read() -> bytes:
+            found = obstore.get(self._store, key)
+            if found.meta["size"] > max_bytes:
+                raise DamagedObjectError(self._damaged(key, f"{found.meta['size']} bytes"), key=key)
+            return bytes(found.bytes())
+
+        content = self._found(key, read)
+        if (digest := hashlib.sha256(content).hexdigest()) != sha256:
+            raise DamagedObjectError(self._damaged(key, f"SHA-256 {digest}"), key=key)
+        return content
+
+    def stored_ns(self, folder: str, sha256: str) -> int:
+        """Return the latest time at which an object may have been written.
+
+        :raises MissingObjectError: when it does not exist.
+        """
+        key = f"{folder}/{sha256}"
+        if self._folder is not None:
+            path = self._folder / key
+            return self._found(key, lambda: path.lstat().st_ctime_ns)
+        written = self._found(key, lambda: obstore.head(self._store, key)["last_modified"])
+        return (int(written.timestamp()) + 1) * 1_000_000_000  # S3 gives whole seconds
+
+    def document(self, name: str, known: Document | None = None) -> Document | None:
+        """Return a document, `known` if that is its version, or None if there is none.
+
+        :raises MevError: when the store cannot be read.
+        """
+
+        def read() -> Document | None:
+            try:
+                found = obstore.get(
+                    self._store, name, options={"if_none_match": known.version} if known else {}
+                )
+            except NotModifiedError:
+                return known
+            except FileNotFoundError as error:
+                if "NoSuchBucket" in _S3_CODE.findall(str(error)):
+                    raise
+                return None
+            if found.meta["size"] > _MAX_DOCUMENT_BYTES:
+                raise DamagedObjectError(
+                    self._damaged(name, f"{found.meta['size']} bytes"), key=name
+                )
+            return Document(bytes(found.bytes()), found.meta["e_tag"] or "")
+
+        return self._do(read)
+
+    def replace(self, name: str, content: bytes, known: Document | None) -> Document:
+        """Replace the document `known`, or create it, and return the new one.
+
+        :raises DocumentChangedError: when another process replaced or created it meanwhile.
+        """
+
+        def write() -> Document:
+            try:
+                if self._folder is None:
+                    version = obstore.put(
+                        self._store,
+                        name,
+                        content,
+                        mode={"e_tag": known.version} if known else "create",
+                    )["e_tag"]
+                else:
+                    version = self._replace_file(name, content, known)
+            except (AlreadyExistsError, PreconditionError):
+                raise DocumentChangedError(
+                    f"{name} of {self.place} was changed by another process; try again"
+                ) from None
+            return Document(content, version or "")
+
+        return self._do(write)
+
+    def _replace_file(self, name: str, content: bytes, known: Document | None) -> str | None:
+        """Replace a document under a lock: the file system has no conditional replacement."""
+        with self._locked():
+            found = self.document(name)
+            if (found and found.version) != (known and known.version):
+                raise PreconditionError(name)
+            return obstore.put(self._store, name, content, use_multipart=False)["e_tag"]
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        assert self._folder is not None  # noqa: S101 - for the type checker
+        descriptor = os.open(self._folder / _LOCK, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _found(self, key: str, work: Callable[[], T]) -> T:
+        try:
+            return self._do(work)
+        except FileNotFoundError:
+            raise MissingObjectError(
+                f"{key} is not in {self.place} any more; restore it from a copy or an older"
+                " version of the bucket",
+                key=key,
+            ) from None
+
+    def _do(self, work: Callable[[], T]) -> T:
+        """Return the result of `work`, or raise the named error for its failure."""
+        if self._folder is not None and not self._folder.is_dir():
+            # creating it would hide that a disk is not mounted
+            raise BucketMissingError(
+                f"{self._folder} (OBJECT_STORE) is not a folder; mount or create it"
+            )
+        try:
+            return work()
+        except (BaseError, FileNotFoundError, NotImplementedError, ValueError, OSError) as error:
+            if (known := self._known(error)) is not None:
+                raise known from None
+            raise
+
+    def _known(self, error: Exception) -> MevError | None:
+        text = str(error)
+        code = next(iter(_S3_CODE.findall(text)), "")
+        if code == "NoSuchBucket":
+            return BucketMissingError(
+                f"the bucket of {self.place} (OBJECT_STORE) does not exist; create it, or correct"
+                " OBJECT_STORE and AWS_ENDPOINT_URL"
+            )
+        if isinstance(error, FileNotFoundError):
+            return None
+        if _NO_SPACE.search(text):
+            return DiskFullError(
+                f"{self.place} (OBJECT_STORE) is full; free space there, then try again",
+                path=self.place,
+            )
+        if (denied := self._denied(error, code, text)) is not None:
+            return denied
+        cause = code or next(reversed(_CAUSE.findall(text)), "") or _first_line(text)
+        return ObjectStoreUnavailableError(
+            f"{self.place} (OBJECT_STORE) does not answer: {cause}; check AWS_ENDPOINT_URL and"
+            " that the server runs",
+            retry_after_s=5,
+        )
+
+    def _denied(self, error: Exception, code: str, text: str) -> MevError | None:
+        if code == "RequestTimeTooSkewed":
+            return ObjectStoreDeniedError(
+                f"{self.place} refuses requests because this machine's clock is wrong ({code});"
+                " synchronise the clock"
+            )
+        if isinstance(error, PermissionDeniedError | UnauthenticatedError | PermissionError):
+            return ObjectStoreDeniedError(
+                f"{self.place} refuses access ({code or _first_line(text)}); check"
+                " AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and that they may list the bucket"
+                " and read and write its objects"
+            )
+        if _METADATA_SERVICE in text:
+            return ObjectStoreDeniedError(
+                f"there are no credentials for {self.place}; set AWS_ACCESS_KEY_ID and"
+                " AWS_SECRET_ACCESS_KEY"
+            )
+        return None
+
+    def _damaged(self, key: str, found: str) -> str:
+        return (
+            f"{key} in {self.place} has {found}: it was changed or cut; restore it from a copy or"
+            " an older version of the bucket"
+        )
+
+
+def open_object_store(settings: Settings) -> ObjectStore | None:
+    """Return the store at OBJECT_STORE, or None if it is not set."""
+    if settings.object_store is None:
+        return None
+    place = urlsplit(settings.object_store)
+    if place.scheme == "file":
+        folder = Path(unquote(place.path))
+        return ObjectStore(settings.object_store, lambda: LocalStore(folder), folder)
+    return ObjectStore(settings.object_store, lambda: _s3(settings))
+
+
+def _s3(settings: Settings) -> S3Store:
+    place = urlsplit(settings.object_store or "")
+    secret = settings.aws_secret_access_key
+    given = {
+        "endpoint": settings.aws_endpoint_url,
+        "region": settings.aws_region,
+        "access_key_id": settings.aws_access_key_id,
+        "secret_access_key": secret.get_secret_value() if secret else None,
+    }
+    timeout = timedelta(seconds=settings.service_timeout_s)
+    return S3Store(
+        place.netloc,
+        prefix=place.path.strip("/") or None,
+        config={name: value for name, value in given.items() if value},  # type: ignore[arg-type]
+        client_options={
+            "allow_http": (settings.aws_endpoint_url or "").startswith("http://"),
+            "connect_timeout": timeout,
+            "read_timeout": timeout,
+            "timeout": timedelta(seconds=_TRANSFER_S),
+        },
+        retry_config={"max_retries": _RETRIES, "retry_timeout": timeout},
+    )
+
+
+def _first_line(text: str) -> str:
+    return text.partition("\n")[0][:300]
