@@ -1,5 +1,6 @@
 """Tests of several replicas on one Kafka, Redis and ClickHouse: consistent, and one may die."""
 
+import hashlib
 import secrets
 import signal
 import subprocess
@@ -7,7 +8,7 @@ import uuid
 from base64 import b64decode
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,9 @@ from tests.services.clickhouse import ClickHouseHttp
 from tests.services.kafka import RealKafka
 from tests.services.redis import RealRedis
 from tests.services.reporting import enrol
+from tests.services.s3 import RealS3
 from tests.services.system import MEV, RunningSystem
-from tests.services.waits import until
+from tests.services.waits import until, until_document
 
 pytestmark = pytest.mark.timeout(240)
 PROMPT = {
@@ -67,7 +69,11 @@ class Site:
 
 @contextmanager
 def running(
-    kafka: RealKafka, redis_server: RealRedis, clickhouse: ClickHouseHttp, folder: Path
+    kafka: RealKafka,
+    redis_server: RealRedis,
+    clickhouse: ClickHouseHttp,
+    s3: RealS3,
+    folder: Path,
 ) -> Iterator[Site]:
     """Run two replicas that start at the same moment, on services that know nothing of them."""
     renew(real(kafka), SINK_GROUP, [*BY_TOPIC, DEAD_LETTER])
@@ -82,6 +88,7 @@ def running(
         "JWT_SECRET_KEY": secrets.token_urlsafe(48),
         "MASTER_API_KEY": secrets.token_urlsafe(32),
         **clickhouse.environment,
+        **s3.environment(database),
         **PROMPT,
     }
     address = Address(
@@ -138,8 +145,10 @@ def site(
     real_kafka: RealKafka,
     real_redis: RealRedis,
     clickhouse_http: ClickHouseHttp,
+    real_s3: RealS3,
 ) -> Iterator[Site]:
-    with running(real_kafka, real_redis, clickhouse_http, tmp_path_factory.mktemp("site")) as found:
+    folder = tmp_path_factory.mktemp("site")
+    with running(real_kafka, real_redis, clickhouse_http, real_s3, folder) as found:
         yield found
 
 
@@ -156,8 +165,12 @@ def agent(site: Site) -> Iterator[str]:
 
 
 @contextmanager
-def trading(site: Site) -> Iterator[str]:
-    """Run an agent that found its control plane at the first replica, and may trade."""
+def trading(site: Site, *numbers: int) -> Iterator[str]:
+    """Run an agent that may trade and found its control plane at the first of these replicas.
+
+    They are the first two unless others are named.
+    """
+    numbers = numbers or (0, 1)
     name = f"agent-{uuid.uuid4().hex[:8]}"
     environment = {
         **site.environment,
@@ -174,19 +187,20 @@ def trading(site: Site) -> Iterator[str]:
             "--id",
             name,
             "--api",
-            site.replicas[0].url,
+            site.replicas[numbers[0]].url,
         ]
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
     try:
-        with site.client(0) as first, site.client(1) as second:
+        with ExitStack() as stack:
+            clients = [stack.enter_context(site.client(number)) for number in numbers]
             until(
-                lambda: seen(first, name) and seen(second, name),
+                lambda: all(seen(client, name) for client in clients),
                 what="the agent is not known everywhere",
             )
             raised = ordered(
-                first, "kill-switch", {"scope": "all", "level": "ACTIVE", "reason": "start"}
+                clients[0], "kill-switch", {"scope": "all", "level": "ACTIVE", "reason": "start"}
             )
-            for client in (first, second):
+            for client in clients:
                 until(
                     lambda: seen(client, name).get("level") == "ACTIVE",
                     what="the agent may not trade",
@@ -196,7 +210,7 @@ def trading(site: Site) -> Iterator[str]:
                     what="the agent did not say so everywhere",
                 )
         yield name
-        with site.client(0) as first:
+        with site.client(numbers[0]) as first:
             first.delete(f"/api/control/agents/{name}").raise_for_status()
     finally:
         process.send_signal(signal.SIGKILL)
@@ -257,10 +271,14 @@ def at_once(*calls: Callable[[], Any]) -> list[Any]:
 
 @pytest.fixture
 def new_site(
-    tmp_path: Path, real_kafka: RealKafka, real_redis: RealRedis, clickhouse_http: ClickHouseHttp
+    tmp_path: Path,
+    real_kafka: RealKafka,
+    real_redis: RealRedis,
+    clickhouse_http: ClickHouseHttp,
+    real_s3: RealS3,
 ) -> Iterator[Site]:
     """Run replicas for one test, which may restart them; others would share a consumer group."""
-    with running(real_kafka, real_redis, clickhouse_http, tmp_path) as found:
+    with running(real_kafka, real_redis, clickhouse_http, real_s3, tmp_path) as found:
         yield found
 
 
@@ -533,3 +551,59 @@ def test_who_has_ordered_already_does_not_join_others(site: Site) -> None:
     refused = anonymous.run("up", check=False)
     assert refused.returncode == 1
     assert "belongs to a control plane with another root key" in refused.stderr
+
+
+def test_a_model_of_one_that_was_killed_is_deployed_by_the_other(
+    site: Site, real_s3: RealS3
+) -> None:
+    site.replicas[0].run("simulate", "--count", "3000", "--seed", "7", "--fast")
+    with site.client(0) as first:
+        model = trained(first)
+        first.put("/api/training/models/aliases/best", json={"model": model}).raise_for_status()
+    site.replicas[0].kill()
+    real_s3.kill()
+    real_s3.start()
+    with site.client(1) as second, trading(site, 1) as agent:
+        (listed,) = second.get("/api/training/models").raise_for_status().json()["items"]
+        assert (listed["id"], listed["aliases"]) == (model, ["best"])
+        card = second.get(f"/api/training/models/{model}/card").raise_for_status().text
+        assert "data:image/svg+xml;base64," in card
+        digest = listed["forms"]["mevt"]
+        served = second.get(f"/api/training/models/best/files/{digest}.mevt").raise_for_status()
+        assert hashlib.sha256(served.content).hexdigest() == digest
+        answer = second.post(
+            "/api/training/models/best/deploy", json={"stage": "production", "reason": "test"}
+        )
+        assert answer.status_code == 202, answer.text
+        until(
+            lambda: (seen(second, agent)["model"] or {}).get("id") == model,
+            what="the agent does not run the model",
+        )
+        aliases = second.get(f"/api/training/models/{model}").raise_for_status().json()["aliases"]
+        assert aliases == ["best", "champion"]
+        objects = second.get("/api/health/ready").json()["dependencies"]["objects"]
+        assert (objects["ok"], objects["required"]) == (True, False)
+
+
+def trained(client: httpx.Client) -> str:
+    """Train on the simulated market of a replica, and return the model's id."""
+    until_document(
+        client,
+        "/api/datasets",
+        lambda page: all(
+            item["rows"] >= 3000
+            for item in page["items"]
+            if item["type"] in {"opportunity", "bundle"}
+        ),
+    )
+    request = {"dataset": "training_examples", "target": "landed", "rounds": 10}
+    started = client.post("/api/training/train", json=request)
+    assert started.status_code == 202, started.text
+    job = until_document(
+        client,
+        f"/api/jobs/{started.json()['id']}",
+        lambda job: job["state"] in {"succeeded", "failed"},
+    )
+    assert job["state"] == "succeeded", job["error"]
+    model: str = client.get(f"/api/training/jobs/{job['id']}").json()["model_id"]
+    return model

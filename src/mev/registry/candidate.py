@@ -17,17 +17,19 @@ import numpy as np
 from mev.core.confine import Confinement
 from mev.crypto.envelope import Signer
 from mev.registry import re_sign
-from mev.registry.registry import Registry, RegistryEntry, check_files, check_size
+from mev.registry.file_checks import check_files, check_size
+from mev.registry.folder import MAX_PLOT_BYTES, PLOT
+from mev.registry.registry import Registry, RegistryEntry
 from mev.scoring import manifest as manifests
 from mev.scoring.errors import BadManifestError, MalformedModelError
 from mev.scoring.load import check_schema
-from mev.scoring.manifest import ABI, Manifest
+from mev.scoring.manifest import ABI, FORMS, Manifest
 
 GOLDEN_ROWS = 64
 _NAME = "candidate"
 _MANIFEST = f"{_NAME}.json"
-_FORMS = ("ubj", "mevt", "so")
 _LONGEST_TEXT = 128
+_MAX_PLOTS = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,10 +68,24 @@ def register(
         abi=ABI,
         lineage={**candidate.manifest.lineage, **lineage},
     )
-    entry = registry.add(manifest, candidate.files, key)
-    for name in (_MANIFEST, *(f"{_NAME}.{form}" for form in _FORMS)):
+    entry = registry.add(manifest, candidate.files, key, plots=_plots(folder))
+    for name in (_MANIFEST, *(f"{_NAME}.{form}" for form in FORMS)):
         (folder / name).unlink(missing_ok=True)
     return entry
+
+
+def _plots(folder: Path) -> dict[str, bytes]:
+    """Return the plots in `folder`, each as SVG if there is one; without those of odd size."""
+    paths = [
+        drawn if (drawn := path.with_suffix(".svg")).exists() else path
+        for path in sorted(folder.glob("*.png"))
+        if PLOT.fullmatch(path.name)
+    ]
+    return {
+        path.name: path.read_bytes()
+        for path in paths[:_MAX_PLOTS]
+        if path.stat().st_size <= MAX_PLOT_BYTES
+    }
 
 
 def _read(folder: Path) -> Candidate:
@@ -77,7 +93,7 @@ def _read(folder: Path) -> Candidate:
     if _MANIFEST not in sizes or f"{_NAME}.ubj" not in sizes:
         raise MalformedModelError("the training left no model")
     check_size("manifest", sizes[_MANIFEST])
-    forms = [form for form in _FORMS if f"{_NAME}.{form}" in sizes]
+    forms = [form for form in FORMS if f"{_NAME}.{form}" in sizes]
     for form in forms:
         check_size(form, sizes[f"{_NAME}.{form}"])
     manifest = manifests.from_json((folder / _MANIFEST).read_bytes())
@@ -91,7 +107,7 @@ def _check(candidate: Candidate, confinement: Confinement | None, *, compiled: b
     _check_types(manifest)
     check_schema(manifest)
     check_files(manifest, candidate.files)
-    named = {form for form in _FORMS if manifest.digest(form)}
+    named = {form for form in FORMS if manifest.digest(form)}
     if named != set(candidate.files):
         raise BadManifestError(
             f"the manifest names {', '.join(sorted(named))}, and there are"

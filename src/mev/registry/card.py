@@ -111,8 +111,13 @@ class _Feature:
     bar_width: int
 
 
-def page(entry: RegistryEntry, training: Training | None) -> str:
-    """Return the card of a model, with its training where that is available."""
+def page(
+    entry: RegistryEntry, training: Training | None, plots: Mapping[str, bytes] | None = None
+) -> str:
+    """Return the card of a model, with its training where that is available.
+
+    `plots` are by file name; those of the training are shown for models registered without plots.
+    """
     manifest = entry.manifest
     lineage = manifest.lineage
     result: Mapping[str, Any] = training.result if training else {}
@@ -130,7 +135,7 @@ def page(entry: RegistryEntry, training: Training | None) -> str:
         spec=spec,
         training=training,
         metrics=list(_metrics(manifest)),
-        pictures=list(_pictures(training)),
+        pictures=list(_pictures(_stems(plots) or (training.pictures if training else {}))),
         features=list(_features(manifest, importance)),
         has_importance=bool(importance),
         rows=rows,
@@ -173,8 +178,11 @@ def _metrics(manifest: Manifest) -> Iterable[_Metric]:
         yield _Metric(label, _shown(name, numbers[name]), interval, meaning)
 
 
-def _pictures(training: Training | None) -> Iterable[_Picture]:
-    pictures = training.pictures if training else {}
+def _stems(plots: Mapping[str, bytes] | None) -> dict[str, bytes]:
+    return {name.partition(".")[0]: content for name, content in (plots or {}).items()}
+
+
+def _pictures(pictures: Mapping[str, bytes]) -> Iterable[_Picture]:
     there = [name for name in pictures if name not in _DRAWN_HERE]
     for name in [
         *(name for name in _PICTURES if name in there),

@@ -15,8 +15,8 @@ from mev.core.errors import InvalidInputError
 from mev.registry.candidate import GOLDEN_ROWS, Candidate
 from mev.registry.compile import compile_model
 from mev.registry.errors import UnsupportedModelError
+from mev.registry.file_checks import check_size
 from mev.registry.pack import pack
-from mev.registry.registry import check_size
 from mev.scoring import probe
 from mev.scoring.drift import Baseline
 from mev.scoring.manifest import Manifest, Parity

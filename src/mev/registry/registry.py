@@ -1,54 +1,49 @@
-"""Local model registry: immutable files named by digest, and mutable aliases.
+"""Model registry: immutable files named by digest, and mutable aliases.
 
-The folder (``MODEL_DIR``) holds the files of each model and ``registry.json`` with aliases and
-archived models. The manifest is written last and makes the model exist. Any number of processes may
-read; writers take a lock.
+They are in a folder (``MODEL_DIR``), see :mod:`mev.registry.folder`. With an object store, the
+folder is a copy of what replicas share, see :mod:`mev.registry.shared`.
 """
 
-import fcntl
 import hashlib
+import logging
 import os
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
-
-import orjson
 
 from mev.core.clock import Clock, now_ns
 from mev.core.confine import Confinement
-from mev.core.errors import InvalidInputError
-from mev.core.files import write_atomically
+from mev.core.errors import InvalidInputError, MevError
 from mev.crypto.envelope import Signer
 from mev.crypto.trust import TrustStore
 from mev.registry import re_sign
 from mev.registry.errors import (
     AmbiguousModelError,
     ModelInUseError,
-    ModelTooLargeError,
     UnknownModelError,
     UnknownModelFileError,
 )
+from mev.registry.file_checks import check_files, check_size
+from mev.registry.folder import MODEL_ID, RegistryFolder, State
 from mev.registry.manifest_cache import MANIFEST, Manifests
 from mev.registry.re_sign import Notary
-from mev.scoring import manifest as manifests
+from mev.registry.shared import SharedModels
 from mev.scoring import model_files
 from mev.scoring.errors import (
     BadManifestError,
-    BadModelDigestError,
     ModelError,
     ModelMissingError,
     UnsignedManifestError,
 )
 from mev.scoring.load import load, read_manifest
-from mev.scoring.manifest import Manifest, seal
+from mev.scoring.manifest import FORMS, Manifest, seal
 from mev.scoring.predictor import Predictor
+from mev.store.objects import ObjectStore
 
+LOG = logging.getLogger(__name__)
 _ALIAS = re.compile(r"[a-z][a-z0-9_-]{0,31}")
-_ID = re.compile(r"[0-9a-f]{64}")
 _PART_OF_ID = re.compile(r"[0-9a-f]{8,63}")
 _AGENTS_FILE = re.compile(r"[0-9a-f]{64}\.(mevt|so|manifest\.json)")
 DEPLOYED = frozenset({"champion", "challenger", "shadow"})
@@ -81,16 +76,11 @@ class File:
     status: os.stat_result
 
 
-@dataclass(frozen=True, slots=True)
-class _State:
-    aliases: dict[str, str] = field(default_factory=dict)
-    archived: dict[str, str] = field(default_factory=dict)
-
-
 class Registry:
     """Registry of the models in `folder` whose manifests `trust` verifies.
 
-    `confinement` applies to processes that test a file, see :func:`probe`.
+    `confinement` applies to processes that test a file, see :func:`probe`. Replicas with the same
+    `objects` have the same models and aliases.
     """
 
     def __init__(
@@ -100,17 +90,31 @@ class Registry:
         confinement: Confinement | None = None,
         *,
         clock: Clock = now_ns,
+        objects: ObjectStore | None = None,
     ) -> None:
         self.folder = folder
+        self._files = RegistryFolder(folder)
+        self._shared = (
+            SharedModels(objects, self._files, lambda name: read_manifest(folder, name, trust))
+            if objects
+            else None
+        )
         self.confinement = confinement
         self.trust = trust
         self._manifests = Manifests(folder, trust, clock)
 
-    def add(self, manifest: Manifest, files: Mapping[str, bytes], *keys: Signer) -> RegistryEntry:
+    def add(
+        self,
+        manifest: Manifest,
+        files: Mapping[str, bytes],
+        *keys: Signer,
+        plots: Mapping[str, bytes] | None = None,
+    ) -> RegistryEntry:
         """Store a model and sign its manifest with `keys`.
 
-        `files` are by form (``ubj``, ``mevt``, ``so``) and match the digests in `manifest`. A model
-        that exists keeps its manifest, unless no trusted key signed that one.
+        `files` are by form (``ubj``, ``mevt``, ``so``) and match the digests in `manifest`; `plots`
+        are by file name. A model that exists keeps its manifest, unless no trusted key signed that
+        one. If the object store does not answer, the model is in the folder and shared later.
 
         :raises BadModelDigestError: when a file does not match its digest in the manifest.
         :raises ModelTooLargeError: when a file is larger than agents accept.
@@ -118,14 +122,38 @@ class Registry:
         check_files(manifest, files)
         sealed = seal(manifest, *keys)
         check_size("manifest", len(sealed))
-        with self._writing():
+        self._read()
+        with self._files.writing():
             for form, content in files.items():
-                self._keep(f"{manifest.digest(form)}.{form}", content)
+                self._files.keep(f"{manifest.digest(form)}.{form}", content)
+            self._files.keep_plots(manifest.model_id, plots or {})
             try:
                 read_manifest(self.folder, manifest.model_id, self.trust)
             except (ModelMissingError, UnsignedManifestError):
-                self._put(f"{manifest.model_id}{MANIFEST}", sealed)
+                self._files.put(f"{manifest.model_id}{MANIFEST}", sealed)
+        self._publish(manifest)
         return self.get(manifest.model_id)
+
+    @property
+    def is_shared(self) -> bool:
+        """Return whether there is an object store."""
+        return self._shared is not None
+
+    def share(self) -> None:
+        """Store the models that are only in the folder in the object store, if there is one.
+
+        :raises MevError: when it cannot be read or written.
+        """
+        if self._shared is not None:
+            self._shared.share()
+
+    def check_shared(self) -> None:
+        """Check that the object store, if there is one, answers and has all models.
+
+        :raises MevError: when it does not.
+        """
+        if self._shared is not None:
+            self._shared.check()
 
     def get(self, name: str) -> RegistryEntry:
         """Return the model with that id, alias or unique id prefix of 8 digits or more.
@@ -139,15 +167,22 @@ class Registry:
         try:
             return _entry(read_manifest(self.folder, model_id, self.trust), state)
         except ModelMissingError:
+            if self._shared is not None and (why := self._shared.refused.get(model_id)):
+                raise why from None
             raise UnknownModelError(f"there is no model {name[:100]!r}") from None
         except ModelError:
-            if not _ID.fullmatch(model_id):
+            if not MODEL_ID.fullmatch(model_id):
                 raise UnknownModelError(f"there is no model {name[:100]!r}") from None
             raise
 
     def list(self, *, archived: bool = False) -> Listing:
         """Return all models, including archived ones when `archived`."""
         state, entries, refused = self._read(), [], {}
+        if self._shared is not None:
+            refused = {
+                model_id: f"{why.code}: {why.detail}"
+                for model_id, why in self._shared.refused.items()
+            }
         for model_id, found in self._manifests.read().items():
             if model_id in state.archived and not archived:
                 continue
@@ -184,11 +219,13 @@ class Registry:
         form = form or ("mevt" if manifest.mevt_sha256 else "so")
         if (digest := manifest.digest(form)) is None:
             raise ModelMissingError(f"model {manifest.model_id} has no {form} file")
+        self._fetch(manifest, form)
         return load(self.folder / f"{digest}.{form}", manifest)
 
     def read(self, name: str, form: str) -> bytes:
         """Return the verified file of a model in that form."""
         manifest = self.get(name).manifest
+        self._fetch(manifest, form)
         return model_files.read_signed(
             self.folder, f"{manifest.digest(form)}.{form}", manifest.digest(form)
         )
@@ -205,8 +242,8 @@ class Registry:
                 field="alias",
             )
         entry = None if name is None else self.get(name)
-        with self._writing():
-            state = self._read()
+
+        def apply(state: State) -> None:
             state.aliases.pop(alias, None)
             if entry is not None:
                 if entry.manifest.model_id in state.archived:
@@ -214,7 +251,8 @@ class Registry:
                         f"model {entry.manifest.model_id} is archived; restore it first"
                     )
                 state.aliases[alias] = entry.manifest.model_id
-            self._write(state)
+
+        self._change(apply)
         return entry and self.get(entry.manifest.model_id)
 
     def archive(self, name: str, *, archived: bool = True) -> RegistryEntry:
@@ -223,8 +261,9 @@ class Registry:
         :raises ModelInUseError: when it has an alias.
         """
         model_id = self.get(name).manifest.model_id
-        with self._writing():
-            state = self._read()
+        at = datetime.now(UTC).isoformat(timespec="seconds")
+
+        def apply(state: State) -> None:
             if aliases := [alias for alias, named in state.aliases.items() if named == model_id]:
                 raise ModelInUseError(
                     f"model {model_id} is {', '.join(aliases)}; move the alias first",
@@ -232,9 +271,25 @@ class Registry:
                 )
             state.archived.pop(model_id, None)
             if archived:
-                state.archived[model_id] = datetime.now(UTC).isoformat(timespec="seconds")
-            self._write(state)
+                state.archived[model_id] = at
+
+        self._change(apply)
         return self.get(model_id)
+
+    def plots(self, name: str) -> dict[str, bytes]:
+        """Return the plots of a model's training, by file name; none while they cannot be read."""
+        model_id = self.get(name).manifest.model_id
+        if self._shared is not None:
+            try:
+                self._shared.fetch_plots(model_id)
+            except MevError as error:
+                LOG.warning(
+                    "plots of model %s: %s",
+                    model_id,
+                    error.detail,
+                    extra={"action": "plots_not_read"},
+                )
+        return self._files.plots(model_id)
 
     def agents_file(self, model_id: str, file_name: str) -> File:
         """Return a file of a model for an agent machine, by model id, archived or not.
@@ -245,7 +300,7 @@ class Registry:
             existing files.
         """
         try:
-            if _AGENTS_FILE.fullmatch(file_name) and _ID.fullmatch(model_id):
+            if _AGENTS_FILE.fullmatch(file_name) and MODEL_ID.fullmatch(model_id):
                 return self.file(model_id, file_name)
         except (UnknownModelError, UnknownModelFileError):
             pass
@@ -261,9 +316,7 @@ class Registry:
         """
         manifest = self.get(name).manifest
         digests = {
-            f"{digest}.{form}": digest
-            for form in ("mevt", "so", "ubj")
-            if (digest := manifest.digest(form))
+            f"{digest}.{form}": digest for form in FORMS if (digest := manifest.digest(form))
         }
         its_manifest = f"{manifest.model_id}{MANIFEST}"
         if file_name == its_manifest:
@@ -276,6 +329,7 @@ class Registry:
                 files=sorted([its_manifest, *digests]),
             )
         if file_name != its_manifest:
+            self._fetch(manifest, file_name.rpartition(".")[2])
             # a changed file must not be served under the original digest
             model_files.read_signed(self.folder, file_name, digests[file_name])
         path = self.folder / file_name
@@ -295,20 +349,27 @@ class Registry:
             model_id = self._id(name, self._read())
         path = self.folder / f"{model_id}{MANIFEST}"
         data = model_files.read(self.folder, path.name)
-        manifest = re_sign.vouched(data, path.lstat().st_ctime_ns, notary.retired())
+        stored_ns = self._shared.manifest_stored_ns(model_id) if self._shared else None
+        manifest = re_sign.vouched(data, stored_ns or path.lstat().st_ctime_ns, notary.retired())
         if manifest.model_id != model_id:
             raise BadManifestError(
                 f"the manifest of model {manifest.model_id} lies under the name of model {model_id}"
             )
+        for form in FORMS:
+            self._fetch(manifest, form)
         # slow, so done without the lock that alias changes need
         re_sign.check_files(self.folder, manifest, self.confinement)
-        with self._writing():
+        signed = re_sign.signed_again(data, notary.model_signer())
+        if self._shared is not None:
+            self._shared.publish(manifest, signed)
+            return self.get(model_id)
+        with self._files.writing():
             # otherwise another process has signed it, or it is refused below
             if model_files.read(self.folder, path.name) == data:
-                self._put(path.name, re_sign.signed_again(data, notary.model_signer()))
+                self._files.put(path.name, signed)
         return self.get(model_id)
 
-    def _id(self, name: str, state: _State) -> str:
+    def _id(self, name: str, state: State) -> str:
         """Return the id of the model that `name` means, or `name` where there is none."""
         if name in state.aliases or not _PART_OF_ID.fullmatch(name):
             return state.aliases.get(name, name)
@@ -321,68 +382,48 @@ class Registry:
             )
         return found[0] if found else name
 
-    def _keep(self, name: str, content: bytes) -> None:
-        # an existing file is never overwritten: it may be in use
-        if not (self.folder / name).exists():
-            self._put(name, content)
+    def _fetch(self, manifest: Manifest, form: str) -> None:
+        """Copy a file from the object store unless it is in the folder."""
+        if self._shared is not None and (digest := manifest.digest(form)) is not None:
+            self._shared.fetch(f"{digest}.{form}", digest)
 
-    def _put(self, name: str, content: bytes) -> None:
-        path = self.folder / name
-        write_atomically(path, content)
-        path.chmod(0o400)
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor = os.open(self.folder / ".lock", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    def _publish(self, manifest: Manifest) -> None:
+        """Store a model of the folder in the object store."""
+        name = f"{manifest.model_id}{MANIFEST}"
+        if self._shared is None:
+            return
+        there = self._shared.manifest_sha256(manifest.model_id)
+        if there == self._files.sha256(name):
+            return
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(descriptor)
+            self._shared.publish(manifest, model_files.read(self.folder, name))
+        except MevError as error:
+            if there is not None:  # the earlier manifest would replace this one
+                raise
+            LOG.warning(
+                "model %s is only on this machine until the object store answers: %s",
+                manifest.model_id,
+                error.detail,
+                extra={"action": "model_not_shared"},
+            )
 
-    def _read(self) -> _State:
-        try:
-            content: dict[str, Any] = orjson.loads((self.folder / "registry.json").read_bytes())
-        except FileNotFoundError:
-            return _State()
-        return _State(content["aliases"], content["archived"])
+    def _read(self) -> State:
+        if self._shared is not None:
+            self._shared.pull()
+        return self._files.read_state()
 
-    def _write(self, state: _State) -> None:
-        content = {"aliases": state.aliases, "archived": state.archived}
-        write_atomically(
-            self.folder / "registry.json",
-            orjson.dumps(content, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS),
-        )
-
-
-def check_files(manifest: Manifest, files: Mapping[str, bytes]) -> None:
-    """Check digests and sizes of `files`, by form.
-
-    :raises BadModelDigestError, ModelTooLargeError: naming the form.
-    """
-    for form, content in files.items():
-        if hashlib.sha256(content).hexdigest() != manifest.digest(form):
-            raise BadModelDigestError(f"the {form} file is not the one that the manifest names")
-        check_size(form, len(content))
+    def _change(self, apply: Callable[[State], None]) -> None:
+        if self._shared is not None:
+            self._shared.change(apply)
+            return
+        with self._files.writing():
+            state = self._files.read_state()
+            apply(state)
+            state.copy_of = ""
+            self._files.write_state(state)
 
 
-def check_size(form: str, size: int) -> None:
-    """Check that a file is not larger than agents accept.
-
-    :raises ModelTooLargeError: when it is.
-    """
-    most = manifests.MAX_BYTES if form == "manifest" else model_files.MAX_BYTES
-    if size > most:
-        raise ModelTooLargeError(
-            f"the {form} file has {size} bytes, and agents take {most}: train fewer or smaller"
-            " trees (rounds, max_depth)",
-            form=form,
-            bytes=size,
-        )
-
-
-def _entry(manifest: Manifest, state: _State) -> RegistryEntry:
+def _entry(manifest: Manifest, state: State) -> RegistryEntry:
     aliases = tuple(
         sorted(alias for alias, named in state.aliases.items() if named == manifest.model_id)
     )

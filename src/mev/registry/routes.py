@@ -97,7 +97,9 @@ def _reading(registry: Registry, training_of: TrainingOf) -> APIRouter:
         entry = await asyncio.to_thread(registry.get, name)
         training = await training_of(entry.manifest.model_id)
         return HTMLResponse(
-            await asyncio.to_thread(card.page, entry, training),
+            await asyncio.to_thread(
+                lambda: card.page(entry, training, registry.plots(entry.manifest.model_id))
+            ),
             headers={"Cache-Control": "no-cache"},
         )
 

@@ -20,6 +20,8 @@ from mev.wire.pb.envelope_pb2 import Envelope, Signature
 PAYLOAD_TYPE: Final = "application/vnd.mev.model+json"
 ABI: Final = 1
 MAX_BYTES: Final = 2 * MAX_ENVELOPE_BYTES
+FORMS: Final = ("ubj", "mevt", "so")
+"""Forms of a model's file, by their suffixes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

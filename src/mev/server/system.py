@@ -49,7 +49,7 @@ from mev.realtime.hub import Hub
 from mev.realtime.websocket import handshake
 from mev.realtime.websocket.connection import PATH as WS_PATH
 from mev.registry import routes as models_routes
-from mev.registry.registry import Registry
+from mev.registry.boot import running_registry, store_checks
 from mev.rollout import routes as deploy_routes
 from mev.rollout.boot import running_deployments
 from mev.server.app import RawRoute, create_app
@@ -174,7 +174,8 @@ async def running_parts(
 
         # Exports, trainings, models and deployments
         confinement = await find_confinement(settings)
-        registry = Registry(settings.model_dir or data / "models", keys.trust, confinement)
+        registry = await start(running_registry(settings, data, keys.trust, confinement))
+        checks |= store_checks(registry)
         runner = await start(
             running_jobs(
                 data / "jobs",
@@ -221,7 +222,7 @@ async def running_parts(
             checks,
             embedded=settings.embedded,
             timeout_s=settings.service_timeout_s,
-            optional=("redis",),
+            optional=("redis", "objects"),
             children={"redis": redis.supervisor, "kafka": kafka.supervisor},
             confinement=str(confinement),
         )
