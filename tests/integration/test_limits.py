@@ -57,6 +57,8 @@ class Server:
         self.size = 2
         self.started = 0
         """Requests whose head has arrived."""
+        self.gone = asyncio.Event()
+        """Set when the client of a request to /waiting has gone."""
 
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         while not self._server.started:  # noqa: ASYNC110 - uvicorn has no event for it
@@ -85,6 +87,11 @@ class Server:
         self.started += 1
         if scope["path"].endswith("/busy"):
             await self._stopping.wait()
+        if scope["path"] == "/waiting":
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            self.gone.set()
+            return
         if scope["path"] == "/refuse":
             await asgi.respond(send, 413, b"no")
             return
@@ -147,6 +154,30 @@ async def test_large_heads_are_refused_whole_or_in_parts(
             await asyncio.sleep(0)
     with contextlib.suppress(ConnectionError):
         assert is_problem(answered(await reader.read()), 431, "headers_too_large")
+
+
+async def test_request_ends_with_its_client_although_others_wait_behind_it(
+    serve: Callable[..., Server],
+) -> None:
+    server = serve()
+    _, writer = await server.connect()
+    writer.write(REQUEST.replace(b"/ ", b"/waiting ") + REQUEST * 2)
+    while not server.started:  # noqa: ASYNC110 - the server has no event for it
+        await asyncio.sleep(0.01)
+    writer.close()
+    await server.gone.wait()
+
+
+async def test_few_requests_may_wait_on_a_connection(serve: Callable[..., Server]) -> None:
+    server = serve(pipelined=3)
+    reader, writer = await server.connect()
+    writer.write(REQUEST * 4)
+    for _ in range(4):
+        assert (await reader.readuntil(b"kk")).startswith(b"HTTP/1.1 200")
+    before = server.started
+    refused = await server.exchange(REQUEST * 100)
+    assert is_problem(refused, 429, "too_many_pipelined_requests")
+    assert server.started - before <= 4
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from mev.limits.protocol import KILL_SWITCH
 from mev.server.forward import Forward, ForwardLimits
 from tests.services.waits import until_async
 
-LIMITS = ForwardLimits(total=4, reserved=2, stops=1, body_timeout_s=0.5)
+LIMITS = ForwardLimits(total=4, reserved=2, stops=2, body_timeout_s=0.5)
 CONTROL = "/api/control/agents"
 OTHER = "/api/datasets"
 
@@ -49,9 +49,17 @@ async def forwarding(folder: Path) -> AsyncIterator[tuple[Forward, ControlProces
 
 
 async def send_to(
-    forward: Forward, path: str, address: str, *, body: bytes | None = None
+    forward: Forward,
+    path: str,
+    address: str,
+    *,
+    body: bytes | None = None,
+    may_read: asyncio.Event | None = None,
 ) -> tuple[int, bytes]:
-    """Send a GET from `address`, or a POST with a `body`, empty: never; return status and body."""
+    """Send a GET from `address`, or a POST with a `body`, empty: never; return status and body.
+
+    The response is read once `may_read` is set, if given.
+    """
     sent: list[Any] = []
     parts = [body] if body else []
     never = asyncio.Event()
@@ -62,6 +70,8 @@ async def send_to(
         return await never.wait()
 
     async def send(message: Any) -> None:
+        if may_read is not None:
+            await may_read.wait()
         sent.append(message)
 
     scope = {
@@ -98,10 +108,12 @@ async def test_one_address_has_half_and_stops_have_room_of_their_own(tmp_path: P
         assert not await passes(CONTROL, "192.0.2.1")
         assert [await passes("/", "192.0.2.3"), await passes(CONTROL, "192.0.2.3")] == [True] * 2
         assert not await passes(CONTROL, "192.0.2.4")
-        assert [await passes(KILL_SWITCH, "192.0.2.1") for _ in range(2)] == [True, False]
+        for address in ("192.0.2.1", "192.0.2.4"):
+            assert [await passes(KILL_SWITCH, address) for _ in range(2)] == [True, False]
+        assert not await passes(KILL_SWITCH, "192.0.2.5")
         control.may_answer.set()
         answers = [status for status, _ in await asyncio.gather(*tasks)]
-        assert answers.count(200) == control.arrived == 7
+        assert answers.count(200) == control.arrived == 8
         assert await send_to(forward, OTHER, "192.0.2.1") == (200, b"{}")
 
 
@@ -120,6 +132,21 @@ async def test_requests_whose_body_never_comes_take_no_place_and_end(tmp_path: P
         assert {(status, orjson.loads(body)["code"]) for status, body in answers} == {
             (408, "body_too_slow")
         }
+
+
+async def test_stops_whose_answer_is_not_read_take_no_place(tmp_path: Path) -> None:
+    may_read = asyncio.Event()
+    async with forwarding(tmp_path) as (forward, control):
+        control.may_answer.set()
+        unread = []
+        for number in range(2 * LIMITS.most):
+            unread.append(
+                asyncio.create_task(send_to(forward, KILL_SWITCH, "192.0.2.1", may_read=may_read))
+            )
+            await until_async(lambda: control.arrived > number)
+        assert (await send_to(forward, KILL_SWITCH, "192.0.2.1"))[0] == 200
+        may_read.set()
+        assert {status for status, _ in await asyncio.gather(*unread)} == {200}
 
 
 async def test_forwarded_requests_take_no_place_of_commands_on_this_machine() -> None:

@@ -28,7 +28,7 @@ PROBLEM_JSON = "application/problem+json"
 DEFAULT_MAX_RATIO = 100.0
 _LARGE_BODY_BYTES = 4 << 10
 _STOP_S = 0.2
-"""How long a large body waits for stops at most: an endless series of them blocks nobody."""
+"""How long large bodies wait for stops at most: one that does not end blocks nothing."""
 _ENCODED_BODY_HEADERS = frozenset({b"content-encoding", b"content-length"})
 ANONYMOUS = "anonymous"
 
@@ -50,22 +50,25 @@ class LargeBodies:
     def __init__(self) -> None:
         self._lock = asyncio.Lock()
         self._stops = 0
+        self._until_s = 0.0
         self._no_stop = asyncio.Event()
-        self._no_stop.set()
 
     async def turn(self) -> None:
         """Wait until other requests were served, and for stops in progress, up to 0.2 s."""
         async with self._lock:
             await asyncio.sleep(0)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_STOP_S):
-                    await self._no_stop.wait()
+            if self._stops and asyncio.get_running_loop().time() < self._until_s:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout_at(self._until_s):
+                        await self._no_stop.wait()
 
     @contextlib.contextmanager
     def stopping(self) -> Iterator[None]:
         """Keep large bodies waiting while a stop is handled."""
+        if not self._stops:
+            self._until_s = asyncio.get_running_loop().time() + _STOP_S
+            self._no_stop.clear()
         self._stops += 1
-        self._no_stop.clear()
         try:
             yield
         finally:

@@ -37,6 +37,8 @@ class ConnectionLimits:
     """Places beyond those, for requests to the kill switch."""
     head_bytes: int = 32 * 1024
     head_timeout_s: float = 10
+    pipelined: int = 8
+    """Requests that may wait on a connection for the answer to the one before."""
     stall_timeout_s: float = 60
     """Longest time a peer may read none of a response, or keep sending a body that was refused."""
 

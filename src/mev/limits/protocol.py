@@ -36,6 +36,13 @@ class TooManyHttpConnectionsError(UnavailableError):
     code = "too_many_connections"
 
 
+class TooManyPipelinedError(MevError):
+    """The client sends requests on one connection without waiting for answers."""
+
+    code = "too_many_pipelined_requests"
+    status = 429
+
+
 class HeadTooLargeError(MevError):
     """The request line and headers are larger than allowed."""
 
@@ -99,6 +106,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._stalled_since: float | None = None
         self._stalled_at = 0
         self._data = b""
+        self._running: RequestResponseCycle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Register the connection, or refuse it at once."""
@@ -111,8 +119,11 @@ class HttpProtocol(HttpToolsProtocol):
             self._refuse(_too_many())
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Remove the connection from the registry."""
+        """Remove the connection from the registry; its request is not answered any more."""
         self._registry.leave(self)
+        if self._running is not None:  # not the last cycle if requests wait behind it
+            self._running.disconnected = True
+            self._running.message_event.set()
         super().connection_lost(exc)
 
     def evict(self) -> None:
@@ -168,6 +179,10 @@ class HttpProtocol(HttpToolsProtocol):
         is_last = self._registry.are_last or self._place is not ConnectionUse.ANY
         if is_last and self.cycle is not None:
             self.cycle.keep_alive = False  # a reserved place is for one request
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
 
     def on_message_complete(self) -> None:
         """Note that the whole request is there, unless it has been answered before."""
@@ -293,6 +308,11 @@ class HttpProtocol(HttpToolsProtocol):
         ) is not None:
             REFUSED.labels("malformed").inc()
             return objection
+        if len(self.pipeline) >= self._limits.pipelined:
+            REFUSED.labels("pipelined").inc()
+            return TooManyPipelinedError(
+                f"more than {self._limits.pipelined} requests wait for the answer to the one before"
+            )
         is_control = self.url.startswith(CONTROL_PATHS.encode())
         if (self._place is ConnectionUse.CONTROL and not is_control) or (
             self._place is ConnectionUse.STOP and self.url != KILL_SWITCH.encode()

@@ -8,6 +8,7 @@ import logging
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from http import HTTPStatus
 from typing import Any, cast
 
@@ -267,8 +268,18 @@ class _Front:
         if raw_route:
             await raw_route.app(scope, receive, send)
             return
-        with self._gate.handling(scope["path"]):
+        stopping = self._gate.stopping(scope)
+        if stopping is None:
             await self._app(scope, receive, send)
+            return
+        with ExitStack() as until_answered:
+            until_answered.enter_context(stopping)
+
+            async def answered(message: asgi.Message) -> None:
+                until_answered.close()  # a client that does not read must not delay others
+                await send(message)
+
+            await self._app(scope, receive, answered)
 
     async def _answer_options(self, scope: asgi.Scope, send: asgi.Send) -> None:
         """Answer with the methods of a path; they are documented, so no credential is required."""

@@ -11,7 +11,7 @@ oldest of them, and each has a time limit.
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpcore
@@ -41,17 +41,25 @@ class ForwardLimits:
     """Limits of the requests that a worker has under way in the control process."""
 
     total: int = 512
-    """All requests; those of one address may be half of them, except for the kill switch."""
+    """All requests; those of one address may be half of them."""
     reserved: int = 64
     """More, for control paths, the dashboard and its login."""
     stops: int = 16
-    """More, for the kill switch."""
+    """More, for the kill switch; one address may have half of them."""
     body_timeout_s: float = 30.0
 
     @property
     def most(self) -> int:
         """Requests that one worker has under way at most."""
         return self.total + self.reserved + self.stops
+
+
+@dataclass(frozen=True, slots=True)
+class _UnderWay:
+    """Requests of a worker that are under way, and those to the kill switch, by address."""
+
+    by_address: Counter[str] = field(default_factory=Counter)
+    stops: Counter[str] = field(default_factory=Counter)
 
 
 def forward_limits(settings: Settings) -> ForwardLimits:
@@ -72,7 +80,7 @@ class Forward:
     def __init__(self, path: Path, limits: ForwardLimits, addresses: Addresses) -> None:
         self._limits = limits
         self._addresses = addresses
-        self._under_way: Counter[str] = Counter()
+        self._under_way = _UnderWay()
         # One request per connection: a control process that stops closes no connection in use.
         self._pool = httpcore.AsyncConnectionPool(
             uds=str(path), max_connections=None, max_keepalive_connections=0
@@ -84,47 +92,24 @@ class Forward:
 
     async def __call__(self, scope: asgi.Scope, receive: asgi.Receive, send: asgi.Send) -> None:
         """Pass one request on, and its response back; stop when the client is gone."""
-        address = self._addresses.client(_peer(scope), scope["headers"])
-        counted = 0
-
-        def count() -> None:
-            nonlocal counted
-            self._check_room(scope["path"], address)
-            self._under_way[address] += 1
-            counted = 1
-
+        place = _Place(self._under_way, self._limits, scope["path"], self._address(scope))
         try:
-            await self._pass_on(scope, receive, send, count)
+            await self._pass_on(scope, receive, send, place)
         finally:
-            self._under_way[address] -= counted
-            if not self._under_way[address]:
-                del self._under_way[address]
+            place.give_back()
 
-    def _check_room(self, path: str, address: str) -> None:
-        limits, under_way = self._limits, self._under_way.total()
-        if path == KILL_SWITCH:
-            has_room = under_way < limits.most
-        else:
-            preferred = path == "/" or path.startswith(_PREFERRED)
-            has_room = (
-                under_way < limits.total + (limits.reserved if preferred else 0)
-                and self._under_way[address] < limits.total // 2
-            )
-        if not has_room:
-            raise OverloadedError(
-                "too many requests are under way in the control process; repeat it later",
-                retry_after_s=1,
-            )
+    def _address(self, scope: asgi.Scope) -> str:
+        return self._addresses.client(_peer(scope), scope["headers"])
 
     async def _pass_on(
         self,
         scope: asgi.Scope,
         receive: asgi.Receive,
         send: asgi.Send,
-        count: Callable[[], None],
+        place: "_Place",
     ) -> None:
         is_read = asyncio.Event()
-        exchange = asyncio.create_task(self._exchange(scope, receive, is_read, send, count))
+        exchange = asyncio.create_task(self._exchange(scope, receive, is_read, send, place))
         gone = asyncio.create_task(_wait_until_gone(receive, is_read))
         try:
             await asyncio.wait({exchange, gone}, return_when=asyncio.FIRST_COMPLETED)
@@ -139,19 +124,26 @@ class Forward:
         receive: asgi.Receive,
         is_read: asyncio.Event,
         send: asgi.Send,
-        count: Callable[[], None],
+        place: "_Place",
     ) -> None:
         is_answered = False
         try:
             body = None
             if _has_body(scope):
-                body = _body(receive, is_read, count, self._limits.body_timeout_s)
+                body = _body(receive, is_read, place.take, self._limits.body_timeout_s)
             else:
-                count()
+                place.take()
                 is_read.set()
             async with self._pool.stream(
                 scope["method"].encode(), _url(scope), headers=_headers(scope), content=body
             ) as response:
+                if scope["path"] == KILL_SWITCH:
+                    # A client that does not read its answer must not keep others out.
+                    content = await response.aread()
+                    place.give_back()
+                    await send(_start(response))
+                    await send({"type": "http.response.body", "body": content})
+                    return
                 await send(_start(response))
                 is_answered = True
                 async for chunk in response.aiter_stream():
@@ -171,6 +163,62 @@ class Forward:
                 retry_after_s=2,
             )
             await asgi.respond_problem(send, ended)
+
+
+class _Place:
+    """The place of one request among those under way in the control process."""
+
+    def __init__(
+        self, under_way: "_UnderWay", limits: ForwardLimits, path: str, address: str
+    ) -> None:
+        self._under_way = under_way
+        self._limits = limits
+        self._path = path
+        self._address = address
+        self._is_taken = False
+
+    def take(self) -> None:
+        """Take the place.
+
+        :raises OverloadedError: if there is none.
+        """
+        if not self._has_room():
+            raise OverloadedError(
+                "too many requests are under way in the control process; repeat it later",
+                retry_after_s=1,
+            )
+        self._is_taken = True
+        self._count(1)
+
+    def give_back(self) -> None:
+        """Give the place back if it is taken."""
+        if self._is_taken:
+            self._is_taken = False
+            self._count(-1)
+
+    def _has_room(self) -> bool:
+        limits, total = self._limits, self._under_way.by_address.total()
+        is_stop = self._path == KILL_SWITCH
+        preferred = is_stop or self._path == "/" or self._path.startswith(_PREFERRED)
+        if (
+            total < limits.total + (limits.reserved if preferred else 0)
+            and self._under_way.by_address[self._address] < limits.total // 2
+        ):
+            return True
+        return (
+            is_stop
+            and total < limits.most
+            and self._under_way.stops[self._address] < limits.stops // 2
+        )
+
+    def _count(self, number: int) -> None:
+        counters = [self._under_way.by_address]
+        if self._path == KILL_SWITCH:
+            counters.append(self._under_way.stops)
+        for counter in counters:
+            counter[self._address] += number
+            if not counter[self._address]:
+                del counter[self._address]
 
 
 def with_peer(app: asgi.App) -> asgi.App:

@@ -7,7 +7,7 @@ address before any lookup; only a principal is counted by name. Health checks by
 import hashlib
 import re
 from collections.abc import Collection, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from mev.auth import browser
@@ -172,9 +172,12 @@ class Gate:
             max_ratio=self._bodies.max_ratio,
         )
 
-    def handling(self, path: str) -> AbstractContextManager[None]:
-        """Return a context for handling an admitted request: a stop takes precedence."""
-        return self._large.stopping() if path == KILL_SWITCH else nullcontext()
+    def stopping(self, scope: asgi.Scope) -> AbstractContextManager[None] | None:
+        """Return the context in which an admitted stop takes precedence; None if it is none."""
+        is_stop = scope["path"] == KILL_SWITCH and scope["method"] == "POST"
+        if not (is_stop and scope[PRINCIPAL].may(Permission.CONTROL_LOWER)):
+            return None
+        return self._large.stopping()
 
     def _limit_bytes(self, path: str, *, is_open: bool) -> int:
         bodies = self._bodies

@@ -203,5 +203,6 @@ def _connection_limits(settings: Settings, open_files: int) -> ConnectionLimits:
         per_address=settings.http_connections_per_ip,
         head_bytes=settings.http_max_header_bytes,
         head_timeout_s=settings.http_header_timeout_s,
+        pipelined=settings.http_pipelined_requests,
         stall_timeout_s=settings.http_stall_timeout_s,
     )

@@ -109,6 +109,12 @@ class LimitsVariables(VariableGroup):
         32_768, ge=1024, le=1 << 20, description="Largest request line and headers, in bytes."
     )
     http_header_timeout_s: Seconds = Field(10.0, description="Timeout of reading request headers.")
+    http_pipelined_requests: int = Field(
+        8,
+        ge=1,
+        le=1000,
+        description="Requests that may wait on a connection for the answer to the one before.",
+    )
     http_max_body_bytes: int = Field(
         1 << 20,
         ge=1024,
