@@ -1,7 +1,7 @@
 """Run Prometheus, Alertmanager and, where it is installed, Grafana beside the running system.
 
-Without a running system on the data folder, one with simulated events is started. Everything ends
-with this program. The files of the services are in `monitoring` in the data folder.
+Without a running system on the data folder, one with simulated events and an agent is started.
+Everything ends with this program. The files of the services are in `monitoring` in the data folder.
 """
 
 import argparse
@@ -41,7 +41,8 @@ def main() -> None:
     configuration = parser.parse_args().configuration
     prometheus, alertmanager = _program("prometheus"), _program("prometheus-alertmanager")
     data = settings_module.load().mev_data_dir
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     with ExitStack() as stack:
         processes: list[subprocess.Popen[bytes]] = []
 
@@ -62,6 +63,7 @@ def main() -> None:
         data.mkdir(parents=True, exist_ok=True, mode=0o700)
         folder.mkdir(exist_ok=True)
         api = _running_api(data)
+        is_demo = api is None
         if api is None:
             start("system", str(_MEV), "up", "--demo")
             _wait("the system", processes[-1], folder, lambda: _running_api(data))
@@ -92,6 +94,8 @@ def main() -> None:
             del urls["grafana"]
         else:
             start("grafana", *grafana[0], environment=grafana[1])
+        if is_demo:
+            start("agent", str(_MEV), "agent", "run", "--module", "arbitrage", "--id", "demo")
         (folder / "addresses.json").write_text(json.dumps({"system": api, **urls}))
         for name, url in {"system": api, **urls}.items():
             sys.stderr.write(f"{name:<12}  {url}\n")

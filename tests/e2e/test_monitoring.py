@@ -173,6 +173,28 @@ def test_every_panel_has_data_and_no_alert_fires_in_health(monitored: Monitored)
     assert monitored.notified == {}
 
 
+def test_figures_of_trades_agree_with_stats(monitored: Monitored) -> None:
+    names = {"count": "bundles", "landed": "bundles_landed", "tip_lamports": "tip_lamports"}
+    with monitored.system.client() as http:
+
+        def exact(figure: str) -> int:
+            answer = http.get("/api/stats/trades", params={"simulated": "only", "by": "agent"})
+            return sum(sum(one[figure]) for one in answer.raise_for_status().json()["series"])
+
+        def counted(figure: str) -> float:
+            text = http.get("/metrics").raise_for_status().text
+            samples = re.findall(
+                rf"^mev_agent_{names[figure]}_total{{.*}} (\S+)$", text, re.MULTILINE
+            )
+            return sum(map(float, samples))
+
+        stored = {figure: exact(figure) for figure in names}
+        assert stored["landed"] > 0
+        for figure, least in stored.items():
+            value = until(lambda: counted(figure), lambda value: value >= least, pause_s=PAUSE_S)
+            assert value <= exact(figure)
+
+
 def test_metrics_pass_promtool(monitored: Monitored) -> None:
     with monitored.system.client() as http:
         text = http.get("/metrics").raise_for_status().text
