@@ -1,5 +1,6 @@
 """Tests that the application refuses endpoints without a permission and guards all of them."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import httpx
 import pytest
 from fastapi import APIRouter
 
-from mev.auth.dependencies import EventsRead, UsersManageFresh
+from mev.auth.dependencies import ControlLower, EventsRead, UsersManageFresh
 from mev.auth.model import CredentialKind, Permission, Principal
 from mev.auth.tokens import BROWSER_PREFIX, Keyring, new_session_id
 from mev.core import asgi
@@ -19,6 +20,7 @@ from mev.server.security import build, jwt_key
 from mev.settings import load
 from mev.store.folder import DataFolder
 from mev.store.redis import Redis
+from tests.unit.realtime.clock import Clock
 
 KEY = "the-master-key-of-the-tests"
 HEADERS = {"X-API-Key": KEY}
@@ -86,6 +88,36 @@ def guarded() -> APIRouter:
         return who.name
 
     return router
+
+
+def stops(may_answer: asyncio.Event) -> APIRouter:
+    router = APIRouter(prefix="/api/control")
+
+    @router.post("/kill-switch")
+    async def kill_switch(_: ControlLower) -> str:
+        await may_answer.wait()
+        return "stopped"
+
+    return router
+
+
+def app_of(http: httpx.AsyncClient) -> asgi.App:
+    transport = http._transport
+    assert isinstance(transport, httpx.ASGITransport)
+    return transport.app
+
+
+def http_scope(path: str) -> asgi.Scope:
+    return {
+        "type": "http",
+        "method": "POST",
+        "scheme": "http",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "headers": [(b"host", b"mev.example"), (b"x-api-key", KEY.encode())],
+        "client": ("127.0.0.1", 1),
+    }
 
 
 def test_an_endpoint_that_asks_for_nothing_keeps_the_application_from_starting(
@@ -177,6 +209,36 @@ async def test_bodies_have_a_size_and_arrive_whole(redis: Redis, tmp_path: Path)
             assert (await http.post("/api/x/echo", content=body, headers=HEADERS)).json()[
                 "code"
             ] == "body_too_large"
+
+
+async def test_stop_whose_answer_is_not_read_keeps_no_body_waiting(
+    redis: Redis, tmp_path: Path
+) -> None:
+    admitted, is_answering, may_read = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def unread(message: asgi.Message) -> None:
+        del message
+        is_answering.set()
+        await may_read.wait()
+
+    async def receive() -> asgi.Message:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async with application(redis, tmp_path, guarded(), stops(admitted)) as http:
+        large = {"text": "x" * 5000}
+        await http.post("/api/x/echo", headers=HEADERS, json=large)  # the key is known from now on
+        clock = Clock()
+        with clock.installed():
+            scope = http_scope("/api/control/kill-switch")
+            stop = asyncio.ensure_future(app_of(http)(scope, receive, unread))
+            echo = asyncio.create_task(http.post("/api/x/echo", headers=HEADERS, json=large))
+            await clock.forward()
+            assert not echo.done()
+            admitted.set()
+            await is_answering.wait()
+            assert (await echo).status_code == 200
+            may_read.set()
+            await stop
 
 
 async def test_pages_of_listed_origins_may_use_the_api_and_no_others(
