@@ -12,6 +12,7 @@ use pyo3::types::{PyBytes, PyDict, PyList, PyString};
 use crate::body::{Form, Malformed, Piece, Range, Reader, Record};
 use crate::check;
 use crate::filter::{Columns, Condition, Literal, Op, Path, Test};
+use crate::records;
 use crate::schema::{Field, Kind, Label, Message, Schema, MAX_FIELDS};
 use crate::trees::Trees;
 
@@ -386,9 +387,17 @@ fn wrong(reason: &str) -> PyErr {
     PyValueError::new_err(reason.to_owned())
 }
 
+/// Whether `data` from `start` is exactly `count` records of a Kafka record batch.
+#[pyfunction]
+fn are_complete_records(data: &[u8], start: usize, count: u32) -> bool {
+    data.get(start..)
+        .map_or(false, |found| records::are_complete(found, count))
+}
+
 #[pymodule]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
-    module.add("INTERFACE", 3)?;
+    module.add("INTERFACE", 4)?;
+    module.add_function(wrap_pyfunction!(are_complete_records, module)?)?;
     module.add_class::<BodyConverter>()?;
     module.add_class::<Pieces>()?;
     module.add_class::<TreeModel>()?;

@@ -8,6 +8,7 @@ pub mod body;
 pub mod check;
 pub mod filter;
 pub mod json;
+pub mod records;
 pub mod schema;
 pub mod trees;
 

@@ -12,6 +12,8 @@ _Condition = tuple[Sequence[str], str | None, str, Sequence[bool | int | float |
 
 class MalformedError(ValueError): ...
 
+def are_complete_records(data: bytes, start: int, count: int) -> bool: ...
+
 @final
 class BodyConverter:
     def __new__(

@@ -1,5 +1,6 @@
 """Tests of the embedded broker under abuse: killed, stopped, unknown clients, odd consumers."""
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -14,14 +15,17 @@ import pytest
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
+from mev.broker.wire import ErrorCode
 from mev.bus.embedded import AGENT_USER, EmbeddedBroker, embedded_brokers
-from mev.bus.kafka import Brokers, BrokerUnavailableError, KafkaCluster, PublishError
+from mev.bus.kafka import PARTITIONS, Brokers, BrokerUnavailableError, KafkaCluster, PublishError
 from mev.bus.publisher import Publisher
 from mev.core.supervisor import RestartPolicy
 from mev.wire.registry import EVENT_TYPES
 from mev.wire.topics import AUDIT, CONTROL, REPORT
 from tests.integration.brokers import TIMEOUT_S, new_topic, read_all, records, values
 from tests.services.waits import until
+from tests.unit.broker.client import joined, produced
+from tests.unit.broker.test_batches import UNREADABLE
 
 OPPORTUNITY = EVENT_TYPES["opportunity"].topic
 
@@ -154,6 +158,49 @@ def test_agents_password_cannot_forge_an_opportunity(
             with pytest.raises(PublishError):
                 publisher.publish_and_wait(topic, records(1))
     assert [values(read_all(broker.brokers, topic)) for topic in closed] == [[]] * len(closed)
+
+
+def test_unreadable_batches_of_agents_stop_no_reader(
+    broker: EmbeddedBroker, tmp_path: Path
+) -> None:
+    KafkaCluster(broker.brokers, timeout_s=TIMEOUT_S).ensure_topics([REPORT])
+    port = int(broker.brokers.servers.rpartition(":")[2])
+    password = str(
+        embedded_brokers(tmp_path / "kafka", "", user=AGENT_USER).options["sasl.password"]
+    )
+
+    async def attack() -> set[int]:
+        streams = await joined(port, AGENT_USER, password)
+        codes = {
+            await produced(streams, REPORT, data, partition)
+            for partition in range(PARTITIONS)
+            for data in UNREADABLE.values()
+        }
+        streams[1].close()
+        return codes
+
+    assert asyncio.run(attack()) == {
+        ErrorCode.CORRUPT_MESSAGE,
+        ErrorCode.UNSUPPORTED_COMPRESSION_TYPE,
+    }
+    publish(broker.brokers, REPORT, "")
+    assert len(values(read_all(broker.brokers, REPORT))) == 100
+
+
+def test_reader_continues_behind_damaged_batches_on_disk(tmp_path: Path) -> None:
+    folder = tmp_path / "kafka"
+    with closing(EmbeddedBroker(folder, timeout_s=TIMEOUT_S)) as broker:
+        topic = new_topic(broker.brokers)
+        publish(broker.brokers, topic, "before-")
+    for segment in (folder / "topics" / topic).glob("*/*.log"):
+        with segment.open("ab") as file:
+            content = bytearray(UNREADABLE["garbage"])
+            content[:8] = struct.pack(">q", 1000)
+            file.write(content)
+    with closing(EmbeddedBroker(folder, timeout_s=TIMEOUT_S)) as broker:
+        publish(broker.brokers, topic, "after-")
+        found = values(read_all(broker.brokers, topic))
+    assert len(found) == 200
 
 
 def test_agents_password_makes_no_topic_and_commits_nothing_for_the_sink(

@@ -2,11 +2,11 @@
 
 Acknowledged batches are written: they survive a kill of the process, as with Apache Kafka's
 defaults; a power failure may lose the last seconds. An incomplete batch is truncated when the log
-is opened.
+is opened. A damaged batch in a file is replaced by an empty one before consumers can read it.
 """
 
+import logging
 import os
-import struct
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -14,23 +14,29 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
 
+from mev.broker.batch import (
+    COMPRESSION,
+    HEADER,
+    PREFIX,
+    SEQUENCES,
+    TRANSACTIONAL_OR_CONTROL,
+    BatchHeader,
+    empty_batch,
+    parse,
+    problem,
+)
 from mev.broker.wire import ErrorCode
+from mev.core.files import write_atomically
 
-_HEADER = struct.Struct(">qiibIhiqqqhii")
-# Base offset, length and leader epoch are not covered by the checksum.
-_PREFIX = struct.Struct(">qii")
-_BEFORE_LENGTH = 12
-_MAGIC = 2
+LOG = logging.getLogger(__name__)
 _INDEX_BYTES = 4096
 _SEGMENTS = 16
 _LEAST_SEGMENT_BYTES = 4096
 _PRODUCERS = 1000
 _BATCHES_REMEMBERED = 5  # maximum number of in-flight requests of an idempotent producer
-_SEQUENCES = 1 << 31
-_TRANSACTIONAL_OR_CONTROL = 0x30
 _FIRST_READ = 1 << 14
+_INT32 = (1 << 31) - 1
 
 
 class LogError(Exception):
@@ -39,39 +45,6 @@ class LogError(Exception):
     def __init__(self, code: ErrorCode, detail: str = "") -> None:
         super().__init__(detail or code.name)
         self.code = code
-
-
-class BatchHeader(NamedTuple):
-    """Header of a record batch of format 2."""
-
-    base_offset: int
-    length: int
-    leader_epoch: int
-    magic: int
-    crc: int
-    attributes: int
-    last_offset_delta: int
-    base_timestamp_ms: int
-    max_timestamp_ms: int
-    producer_id: int
-    producer_epoch: int
-    base_sequence: int
-    records: int
-
-    @property
-    def size(self) -> int:
-        """Size of the whole batch in bytes."""
-        return self.length + _BEFORE_LENGTH
-
-    @property
-    def last_sequence(self) -> int:
-        """Sequence number of the last record."""
-        return (self.base_sequence + self.last_offset_delta) % _SEQUENCES
-
-    @property
-    def next_offset(self) -> int:
-        """Offset after the batch."""
-        return self.base_offset + self.last_offset_delta + 1
 
 
 @dataclass(slots=True)
@@ -111,17 +84,58 @@ class _Segment:
         self.max_timestamp_ms = max(self.max_timestamp_ms, header.max_timestamp_ms)
 
     def scan(self) -> Iterator[BatchHeader]:
-        """Index and yield the batches of the file, up to the first incomplete one."""
-        self.is_indexed, self.size, self.end = True, 0, self.base
+        """Index and yield the batches of the file, up to the first incomplete one.
+
+        Damaged batches are replaced by empty ones, also in the file.
+
+        :raises LogError: when the file cannot be replaced.
+        """
+        self.is_indexed, self.size, self.end = False, 0, self.base
         self._offsets, self._positions = [self.base], [0]
         content = self.path.read_bytes()
+        position, is_repaired, parts = 0, False, []
         while (
-            (header := _parse(content, self.size))
+            (header := parse(content, position))
             and header.base_offset >= self.end
-            and self.size + header.size <= len(content)
+            and position + header.size <= len(content)
         ):
+            part = content[position : position + header.size]
+            position += header.size
+            if reason := problem(header, part):
+                part, header = self._without_records(header, reason, parse(content, position))
+                is_repaired = True
+            parts.append(part)
             self.add(header)
             yield header
+        if is_repaired:
+            try:
+                write_atomically(self.path, b"".join(parts))
+            except OSError as error:
+                raise LogError(ErrorCode.KAFKA_STORAGE_ERROR, str(error)) from None
+        self.is_indexed = True
+
+    def _without_records(
+        self, header: BatchHeader, reason: str, following: BatchHeader | None
+    ) -> tuple[bytes, BatchHeader]:
+        """Return an empty batch for the offsets of a damaged one."""
+        last_delta = header.last_offset_delta
+        if following is not None and 0 < following.base_offset - header.base_offset <= _INT32:
+            last_delta = following.base_offset - header.base_offset - 1
+        LOG.error(
+            "batch_damaged: %s: offsets %d to %d are left out: %s",
+            self.path,
+            header.base_offset,
+            header.base_offset + last_delta,
+            reason,
+        )
+        part = empty_batch(header.base_offset, last_delta)
+        return part, header._replace(
+            length=len(part) - (header.size - header.length),
+            last_offset_delta=last_delta,
+            max_timestamp_ms=-1,
+            producer_id=-1,
+            records=0,
+        )
 
     def position(self, offset: int) -> int | None:
         """Return the position of the batch that contains `offset`, or of the next one."""
@@ -138,7 +152,7 @@ class _Segment:
         while position < self.size:
             block = self.read(position, _FIRST_READ)
             start = 0
-            while (header := _parse(block, start)) is not None:
+            while (header := parse(block, start)) is not None:
                 yield header, position + start
                 start += header.size
             if not start:
@@ -213,7 +227,6 @@ class PartitionLog:
         self._stored = stored
         self._producers: dict[int, _Producer] = {}
         self._segments = self._found()
-        self._size = sum(segment.size for segment in self._segments)
         self._active.open()
         if skipped:
             self._active.end += skipped
@@ -229,12 +242,15 @@ class PartitionLog:
         """Offset of the next record."""
         return self._active.end
 
-    def append(self, data: memoryview) -> int:
+    def append(self, data: memoryview, *, may_compress: bool = True) -> int:
         """Append one batch and return its base offset; a producer's retry is not written twice.
 
-        :raises LogError: when the batch is incomplete, out of sequence, or does not fit.
+        The records in a compressed batch are not examined; without `may_compress` it is refused.
+
+        :raises LogError: when consumers could not read the batch, or it is out of sequence, or does
+            not fit.
         """
-        header = _parse(data, 0)
+        header = parse(data, 0)
         if (
             header is None
             or header.size != len(data)
@@ -242,19 +258,26 @@ class PartitionLog:
             or header.last_offset_delta != header.records - 1
         ):
             raise LogError(ErrorCode.CORRUPT_MESSAGE, "not one whole record batch of format 2")
-        if header.attributes & _TRANSACTIONAL_OR_CONTROL:
+        if header.attributes & TRANSACTIONAL_OR_CONTROL:
             raise LogError(
                 ErrorCode.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
                 "the embedded broker knows no transactions",
             )
+        if header.attributes & COMPRESSION and not may_compress:
+            raise LogError(
+                ErrorCode.UNSUPPORTED_COMPRESSION_TYPE,
+                "this user's batches must not be compressed; set compression.type=none",
+            )
+        content = bytes(data)
+        if reason := problem(header, content):
+            raise LogError(ErrorCode.CORRUPT_MESSAGE, reason)
         if (repeated := self._sequence(header)) is not None:
             return repeated
         self._make_room(header.size)
         offset = self.end
         written = header._replace(base_offset=offset)
-        self._active.write(_PREFIX.pack(offset, header.length, 0) + bytes(data[_PREFIX.size :]))
+        self._active.write(PREFIX.pack(offset, header.length, 0) + content[PREFIX.size :])
         self._active.add(written)
-        self._size += header.size
         self._remember(written)
         return offset
 
@@ -280,8 +303,8 @@ class PartitionLog:
                 if following < len(self._segments)
                 else b""
             )
-        data = segment.read(position, max(max_bytes, _HEADER.size))
-        first = _parse(data, 0)
+        data = segment.read(position, max(max_bytes, HEADER.size))
+        first = parse(data, 0)
         if first is not None and first.size > len(data):
             return segment.read(position, first.size)
         return data[: _whole(data)]
@@ -324,20 +347,22 @@ class PartitionLog:
                 self._remember(header)
         return segments
 
+    def _size(self) -> int:
+        return sum(segment.size for segment in self._segments)
+
     def _path(self, base: int) -> Path:
         return self._folder / f"{base:020d}.log"
 
     def _make_room(self, size: int) -> None:
         if self._active.size + size > self._segment_bytes and self._active.size:
             self._roll()
-        while self._size + size > self._max_bytes and len(self._segments) > 1:
+        while self._size() + size > self._max_bytes and len(self._segments) > 1:
             oldest = self._segments[0]
             if self._stored is not None and self._stored() < oldest.end:
                 raise LogError(
                     ErrorCode.KAFKA_STORAGE_ERROR, "what is not stored yet fills the partition"
                 )
             oldest.path.unlink(missing_ok=True)
-            self._size -= oldest.size
             del self._segments[0]
 
     def _roll(self) -> None:
@@ -363,7 +388,7 @@ class PartitionLog:
         if header.producer_epoch < known.epoch:
             raise LogError(ErrorCode.INVALID_PRODUCER_EPOCH)
         expected = (
-            (known.batches[-1][1] + 1) % _SEQUENCES if header.producer_epoch == known.epoch else 0
+            (known.batches[-1][1] + 1) % SEQUENCES if header.producer_epoch == known.epoch else 0
         )
         if header.producer_epoch == known.epoch:
             for first, last, offset in known.batches:
@@ -386,19 +411,9 @@ class PartitionLog:
             del self._producers[next(iter(self._producers))]
 
 
-def _parse(data: bytes | memoryview, position: int) -> BatchHeader | None:
-    """Return the header at `position`, or None if it is incomplete or invalid."""
-    if len(data) - position < _HEADER.size:
-        return None
-    header = BatchHeader._make(_HEADER.unpack_from(data, position))
-    if header.magic != _MAGIC or header.size < _HEADER.size or header.last_offset_delta < 0:
-        return None
-    return header
-
-
 def _whole(data: bytes) -> int:
     """Return the size of the complete batches in `data`."""
     end = 0
-    while (header := _parse(data, end)) is not None and end + header.size <= len(data):
+    while (header := parse(data, end)) is not None and end + header.size <= len(data):
         end += header.size
     return end

@@ -48,7 +48,8 @@ def produce(broker: Broker, request: RequestReader) -> ResponseWriter | None:
             error = ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
         else:
             try:
-                offset, start = log.append(batch), log.start
+                offset = log.append(batch, may_compress=not broker.is_restricted(request.user))
+                start = log.start
             except LogError as failure:
                 error = failure.code
                 broker.tell("append_refused", f"{name}[{number}]: {failure}")

@@ -7,7 +7,7 @@ import functools
 import os
 from importlib import import_module
 
-INTERFACE = 3
+INTERFACE = 4
 """Number of the interface that this version of the package uses."""
 _INSTEAD = "Python code runs instead, slower"
 _OFF = frozenset({"0", "false", "off", "no", "f", "n"})

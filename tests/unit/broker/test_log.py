@@ -1,6 +1,5 @@
 """Tests of a partition's log: durable appends; repeats and damaged data add nothing."""
 
-import struct
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -10,17 +9,7 @@ from hypothesis import strategies as st
 
 from mev.broker.log import LogError, PartitionLog
 from mev.broker.wire import ErrorCode, MalformedRequestError, RequestReader
-
-HEADER = struct.Struct(">qiibIhiqqqhii")
-
-
-def batch(
-    records: int = 1, *, payload: bytes = b"x", producer_id: int = -1, sequence: int = 0
-) -> memoryview:
-    """Return a record batch whose records the broker does not look into."""
-    size = HEADER.size + len(payload) - 12
-    fields = (0, size, -1, 2, 0, 0, records - 1, 1, 1, producer_id, 0, sequence, records)
-    return memoryview(HEADER.pack(*fields) + payload)
+from tests.unit.broker.client import HEADER, batch
 
 
 def read_all(log: PartitionLog) -> list[int]:

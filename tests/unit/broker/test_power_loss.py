@@ -9,7 +9,8 @@ import pytest
 
 from mev.broker import topics
 from mev.broker.topics import Topics
-from tests.unit.broker.test_log import batch, read_all
+from tests.unit.broker.client import batch
+from tests.unit.broker.test_log import read_all
 
 SKIPPED = 1_000_000
 
