@@ -1,8 +1,9 @@
-"""Latency of ticks through the hub at 20,000 a second, against a minimal program.
+"""Latency of ticks through the hub, at 20,000 a second and one by one, against a minimal program.
 
-Both collect events for the same window, or a full frame, and write it to every client. A tick
-carries the time at which it was pushed; the reader, in another process, samples four in each full
-frame. A side's rate is 1 divided by the 99th percentile.
+At 20,000 a second both collect events for the same window, or a full frame, and write it to every
+client; the minimal program writes a lone event at once. A tick carries the time at which it was
+pushed; the reader, in another process, samples four in each full frame. A side's rate is 1 divided
+by the 99th percentile.
 """
 
 import asyncio
@@ -10,6 +11,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import partial
 
 from bench import sockets
@@ -25,8 +27,6 @@ from mev.wire.registry import EVENT_TYPES
 
 _TYPE = EVENT_TYPES["tick"]
 _RATE_PER_S = 20_000
-_PUSH_EVENTS = 20  # what comes at once: one push a millisecond
-_PUSHES = 1500  # in one round
 _WINDOW_MS = HubLimits().batch_window_ms
 _MOST_EVENTS = HubLimits().batch_max_size
 _MORE_MS = 10.0  # than the window
@@ -35,9 +35,26 @@ _TIMEOUT_S = 60
 Push = Callable[[list[bytes]], None]
 
 
+@dataclass(frozen=True)
+class _Pace:
+    """How many ticks come at once, how often in a round, and in which time."""
+
+    events: int
+    pushes: int
+    period_s: float
+
+
+_STEADY = _Pace(events=20, pushes=1500, period_s=20 / _RATE_PER_S)
+_LONE = _Pace(events=1, pushes=60, period_s=0.04)
+
+
 @contextmanager
-def _open(clients: int, _: RowInput) -> Iterator[Sides]:
-    with event_loop() as loop, _bare(loop, clients) as bare, _hub(loop, clients) as ours:
+def _open(clients: int, pace: _Pace, _: RowInput) -> Iterator[Sides]:
+    with (
+        event_loop() as loop,
+        _bare(loop, clients, pace) as bare,
+        _hub(loop, clients, pace) as ours,
+    ):
 
         def notes(figures: RowFigures) -> list[str]:
             window = (
@@ -53,8 +70,8 @@ def _open(clients: int, _: RowInput) -> Iterator[Sides]:
 def _open_beside(clients: int, _: RowInput) -> Iterator[Sides]:
     with (
         event_loop() as loop,
-        _hub(loop, clients) as alone,
-        _hub(loop, clients, beside_bad=True) as beside,
+        _hub(loop, clients, _STEADY) as alone,
+        _hub(loop, clients, _STEADY, beside_bad=True) as beside,
     ):
         yield Sides(
             alone.side,
@@ -76,8 +93,10 @@ class _Timed:
         push: Push,
         frames: Callable[[], int],
         waiting: Callable[[], bool],
+        pace: _Pace,
     ) -> None:
         self._loop = loop
+        self._pace = pace
         self._pipe = pipe
         self._push = push
         self._frames = frames
@@ -101,17 +120,17 @@ class _Timed:
             statistics.median(column)
             for column in zip(*self._rounds[-len(figures.ours) :], strict=True)
         )
-        return f"p50 {p50:.1f} ms, p99 {p99:.1f} ms"
+        return f"p50 {p50:.2f} ms, p99 {p99:.2f} ms"
 
     async def _pump(self) -> None:
         """Push at the given rate; a late push is made at once, with its actual time."""
         loop = asyncio.get_running_loop()
         values = [
             Tick(market_id=f"orca:{number}", last_price=number).SerializeToString()
-            for number in range(_PUSH_EVENTS)
+            for number in range(self._pace.events)
         ]
-        started_s, period_s = loop.time(), _PUSH_EVENTS / _RATE_PER_S
-        for number in range(_PUSHES):
+        started_s, period_s = loop.time(), self._pace.period_s
+        for number in range(self._pace.pushes):
             await asyncio.sleep(max(0.0, started_s + number * period_s - loop.time()))
             now = Tick(timestamp_ns=time.monotonic_ns()).SerializeToString()
             self._push([value + now for value in values])
@@ -121,7 +140,7 @@ class _Timed:
 
 
 @contextmanager
-def _hub(loop: Loop, clients: int, *, beside_bad: bool = False) -> Iterator[_Timed]:
+def _hub(loop: Loop, clients: int, pace: _Pace, *, beside_bad: bool = False) -> Iterator[_Timed]:
     """Serve a hub as the running system does; `beside_bad`, also to clients that do not keep up."""
     pushed = 0
     with sockets.serve_hub(loop, _MOST_EVENTS) as served, ExitStack() as stack:
@@ -146,13 +165,15 @@ def _hub(loop: Loop, clients: int, *, beside_bad: bool = False) -> Iterator[_Tim
                 push,
                 lambda: served.sent()[0],
                 lambda: served.sent()[1] < pushed * clients,
+                pace,
             )
 
 
 class _Collector:
-    """One list and one timer."""
+    """One list and one timer; without a window, what is pushed is written at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, window_s: float) -> None:
+        self._window_s = window_s
         self.transports: list[asyncio.Transport] = []
         self.frames = 0
         self._pushed = 0
@@ -167,10 +188,10 @@ class _Collector:
     def push(self, values: list[bytes]) -> None:
         """Collect `values`."""
         self._values += values
-        if len(self._values) >= _MOST_EVENTS:
+        if len(self._values) >= _MOST_EVENTS or not self._window_s:
             self._write()
         if self._values and self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(_WINDOW_MS / 1000, self._write)
+            self._timer = asyncio.get_running_loop().call_later(self._window_s, self._write)
 
     def _write(self) -> None:
         if self._timer is not None:
@@ -189,9 +210,9 @@ class _Collector:
 
 
 @contextmanager
-def _bare(loop: Loop, clients: int) -> Iterator[_Timed]:
+def _bare(loop: Loop, clients: int, pace: _Pace) -> Iterator[_Timed]:
     """Serve a collector with nothing but `transport.write`."""
-    collector = _Collector()
+    collector = _Collector(_WINDOW_MS / 1000 if pace is _STEADY else 0)
 
     with (
         loop.listen(partial(sockets.GreetingProtocol, collector.transports)) as port,
@@ -199,7 +220,7 @@ def _bare(loop: Loop, clients: int) -> Iterator[_Timed]:
     ):
         pipe.recv()
         yield _Timed(
-            loop, pipe, collector.push, lambda: collector.frames, lambda: collector.waiting
+            loop, pipe, collector.push, lambda: collector.frames, lambda: collector.waiting, pace
         )
 
 
@@ -215,7 +236,7 @@ def _row(clients: int) -> Row:
             "the same by a list, a timer of the same window and transport.write, uvloop: 1 / p99"
         ),
         clock=Clock.WALL,
-        open=partial(_open, clients),
+        open=partial(_open, clients, _STEADY),
         expected_ms=_WINDOW_MS + _MORE_MS,
     )
 
@@ -233,4 +254,13 @@ _BESIDE = Row(
     expected_ratio=0.8,
 )
 
-ROWS = (_row(1), _row(100), _BESIDE)
+_FIRST = Row(
+    name="latency_lone",
+    unit="1/s",
+    ours="one tick every 40 ms, pushed to received by one WebSocket client: 1 / p99",
+    baseline="the same by transport.write at once, uvloop: 1 / p99",
+    clock=Clock.WALL,
+    open=partial(_open, 1, _LONE),
+)
+
+ROWS = (_row(1), _row(100), _FIRST, _BESIDE)
