@@ -59,6 +59,16 @@ ENTRIES: dict[str, CommandEntry] = {
         help="Check machine, limits, clocks, disk and services; exit code 1 if there is a problem.",
         panel=_SYSTEM,
     ),
+    "backup": CommandEntry(
+        made_by="mev.cli.backup:backup",
+        help="Save the data of the stopped system to a new folder, with its keys encrypted.",
+        panel=_SYSTEM,
+    ),
+    "restore": CommandEntry(
+        made_by="mev.cli.backup:restore",
+        help="Restore a backup to the data folder, which must not exist or be empty.",
+        panel=_SYSTEM,
+    ),
     "config": CommandEntry(
         made_by="mev.cli.main:config", help="Show and check the settings.", panel=_SYSTEM
     ),

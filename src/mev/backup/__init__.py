@@ -1,0 +1,1 @@
+"""Backup and restore of the data folder of a system that is stopped."""
