@@ -560,6 +560,7 @@ def test_a_model_of_one_that_was_killed_is_deployed_by_the_other(
     with site.client(0) as first:
         model = trained(first)
         first.put("/api/training/models/aliases/best", json={"model": model}).raise_for_status()
+        entry = first.get(f"/api/training/models/{model}").raise_for_status().json()
     site.replicas[0].kill()
     real_s3.kill()
     real_s3.start()
@@ -571,6 +572,7 @@ def test_a_model_of_one_that_was_killed_is_deployed_by_the_other(
         digest = listed["forms"]["mevt"]
         served = second.get(f"/api/training/models/best/files/{digest}.mevt").raise_for_status()
         assert hashlib.sha256(served.content).hexdigest() == digest
+        check_export(second, entry["lineage"]["export"])
         answer = second.post(
             "/api/training/models/best/deploy", json={"stage": "production", "reason": "test"}
         )
@@ -583,6 +585,16 @@ def test_a_model_of_one_that_was_killed_is_deployed_by_the_other(
         assert aliases == ["best", "champion"]
         objects = second.get("/api/health/ready").json()["dependencies"]["objects"]
         assert (objects["ok"], objects["required"]) == (True, False)
+
+
+def check_export(client: httpx.Client, export: str) -> None:
+    """Check that a replica serves an export of another one."""
+    shown = client.get(f"/api/datasets/export/{export}").raise_for_status().json()
+    assert shown["job"]["state"] == "succeeded"
+    (part,) = shown["manifest"]["parts"]
+    path = f"/api/datasets/export/{export}/files/{part['file']}"
+    answer = client.get(path, headers={"Range": "bytes=0-"}).raise_for_status()
+    assert hashlib.sha256(answer.content).hexdigest() == part["sha256"]
 
 
 def trained(client: httpx.Client) -> str:

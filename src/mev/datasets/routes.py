@@ -59,6 +59,7 @@ def router(exports: Exports, runner: Runner, *, audit: AuditCallback = no_audit)
     @routes.get("/export/{export_id}", summary="Show an export")
     async def one(_: DatasetsExport, export_id: str) -> ExportOut:
         """Return the job's state and progress; after success also the manifest and files."""
+        await exports.find(export_id)
         return await asyncio.to_thread(
             lambda: _export(exports.get(export_id), exports.manifest(export_id))
         )
@@ -69,7 +70,7 @@ def router(exports: Exports, runner: Runner, *, audit: AuditCallback = no_audit)
 
         Cancel a waiting or running one first, with `DELETE /api/jobs/{id}`.
         """
-        check_may_end(who, exports.get(export_id))
+        check_may_end(who, await exports.find(export_id))
         job = await exports.remove(export_id)
         await note(
             audit, who.id, "datasets.delete", export_id, owner=job.owner, state=job.state.value
@@ -85,6 +86,7 @@ def router(exports: Exports, runner: Runner, *, audit: AuditCallback = no_audit)
 
         `Repr-Digest` is the SHA-256 of the whole file.
         """
+        await exports.find(export_id)
         path, digest = await asyncio.to_thread(exports.file, export_id, name)
         headers = {"Cache-Control": "private, immutable, max-age=86400"}
         if digest:

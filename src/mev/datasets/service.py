@@ -19,6 +19,8 @@ from mev.datasets.errors import (
 )
 from mev.datasets.export import KIND, ExportLimits, make_export
 from mev.datasets.query import ONLY_REAL, Query, Statements
+from mev.datasets.shared import SharedExports
+from mev.jobs.context import Context
 from mev.jobs.errors import UnknownJobError
 from mev.jobs.model import Job, JobKind, JobState, Owner
 from mev.jobs.runner import Runner
@@ -69,13 +71,27 @@ class DatasetSummary:
 
 
 def export_kind(
-    clickhouse: ClickHouse, limits: ExportLimits, *, expires_s: float, folder: Path | None
+    clickhouse: ClickHouse,
+    limits: ExportLimits,
+    *,
+    expires_s: float,
+    folder: Path | None,
+    shared: SharedExports | None = None,
 ) -> JobKind:
-    """Return the job kind of exports; files are stored below `folder`, or in the job's folder."""
+    """Return the job kind of exports; files are stored below `folder`, or in the job's folder.
+
+    Finished exports are added to those that are `shared`.
+    """
     work = make_export(clickhouse, limits)
+
+    def export(context: Context) -> None:
+        work(context)
+        if shared is not None:
+            shared.add(context)
+
     return JobKind(
         name=KIND,
-        run=work,
+        run=export,
         concurrency=1,
         resumable=True,
         in_thread=True,
@@ -85,10 +101,17 @@ def export_kind(
 
 
 class Exports:
-    """Exports of the datasets in `clickhouse`."""
+    """Exports of the datasets in `clickhouse`, and those of other replicas that are `shared`."""
 
-    def __init__(self, runner: Runner, clickhouse: ClickHouse, quota: ExportQuota) -> None:
+    def __init__(
+        self,
+        runner: Runner,
+        clickhouse: ClickHouse,
+        quota: ExportQuota,
+        shared: SharedExports | None = None,
+    ) -> None:
         self._runner = runner
+        self._shared = shared
         self._clickhouse = clickhouse
         self._quota = quota
         self._accepting = asyncio.Lock()
@@ -171,8 +194,25 @@ class Exports:
 
         :raises UnknownJobError: if it does not exist.
         :raises JobNotEndedError: if it waits or runs.
+        :raises MevError: if the object store does not answer: it is there still.
         """
-        return await self._runner.remove(self.get(export_id).id)
+        job = await self._runner.remove(self.get(export_id).id)
+        if self._shared is not None and job.state is JobState.SUCCEEDED:
+            await asyncio.to_thread(self._shared.remove, job.id)
+        return job
+
+    async def find(self, export_id: str) -> Job:
+        """Return an export's job; add it to the jobs here if another replica has shared it.
+
+        :raises UnknownJobError: if it does not exist.
+        :raises MevError: if the object store does not answer.
+        """
+        if self._shared is not None and not self._runner.has(export_id):
+            found = await asyncio.to_thread(self._shared.find, export_id)
+            async with self._accepting:
+                if found is not None and not self._runner.has(export_id):
+                    await self._runner.adopt(found.job, found.spec, found.write_manifest)
+        return self.get(export_id)
 
     def get(self, export_id: str) -> Job:
         """Return an export's job.
@@ -218,7 +258,10 @@ class Exports:
                 f"no file {name!r}; there are {', '.join([*digests][:5])}",
                 code="unknown_export_file",
             )
-        return self._runner.output(export_id) / name, digests[name]
+        output = self._runner.output(export_id)
+        if self._shared is not None:
+            self._shared.fetch(export_id, output, name)
+        return output / name, digests[name]
 
     def _check(self, query: Query) -> None:
         if query.part_rows < (least := self._quota.part_rows_min):

@@ -2,7 +2,7 @@
 
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -40,13 +40,14 @@ class JobFolders:
         """Return the log of a job."""
         return self.of(job_id) / _LOG
 
-    def create(self, job: Job, spec: Spec) -> None:
-        """Store a new job; writing its state makes it exist."""
+    def create(self, job: Job, spec: Spec, before: Callable[[], None] = lambda: None) -> None:
+        """Store a new job; writing its state, after `before`, makes it exist."""
         folder = self.of(job.id)
         try:
             folder.mkdir(parents=True, mode=0o700)
             (folder / _LOG).touch(mode=0o600)
             write_atomically(folder / _SPEC, orjson.dumps(spec))
+            before()
             self.write(job)
         except OSError:
             shutil.rmtree(folder, ignore_errors=True)

@@ -135,6 +135,21 @@ class Runner:
         self._pump()
         return self._jobs[job.id]
 
+    def has(self, job_id: str) -> bool:
+        """Return whether a job exists."""
+        return job_id in self._jobs
+
+    async def adopt(self, job: Job, spec: Spec, fill: Callable[[Path], None]) -> None:
+        """Add a job that another system has finished; `fill` writes its output to a folder."""
+        output = self._output(job)
+
+        def write() -> None:
+            output.mkdir(parents=True, exist_ok=True, mode=0o700)
+            fill(output)
+
+        await asyncio.to_thread(self._folders.create, job, spec, write)
+        self._jobs[job.id] = job
+
     def get(self, job_id: str) -> Job:
         """Return a job.
 
@@ -201,11 +216,7 @@ class Runner:
 
     def output(self, job_id: str) -> Path:
         """Return the output folder of a job; it is valid after success."""
-        job = self.get(job_id)
-        kind = self._kinds.get(job.kind)
-        return (
-            kind.outputs / job.id if kind and kind.outputs else self._folders.of(job.id) / "output"
-        )
+        return self._output(self.get(job_id))
 
     def outputs(self, kind: str) -> Path:
         """Return the folder of the outputs of a kind; it may not exist yet."""
@@ -285,6 +296,12 @@ class Runner:
             told = {
                 job_id: progress.at_ns for job_id, progress in found.items() if progress is not None
             }
+
+    def _output(self, job: Job) -> Path:
+        kind = self._kinds.get(job.kind)
+        return (
+            kind.outputs / job.id if kind and kind.outputs else self._folders.of(job.id) / "output"
+        )
 
     def _is_over(self, job: Job) -> bool:
         return job.state.ended and job.expires_ns < now_ns()

@@ -12,7 +12,7 @@ from mev.core.tasks import background
 from mev.crypto.trust import TrustStore
 from mev.registry.registry import Registry
 from mev.settings import Settings
-from mev.store.objects import open_object_store
+from mev.store.objects import ObjectStore
 
 LOG = logging.getLogger(__name__)
 _PAUSE_S = 5.0
@@ -20,13 +20,16 @@ _PAUSE_S = 5.0
 
 @asynccontextmanager
 async def running_registry(
-    settings: Settings, data: Path, trust: TrustStore, confinement: Confinement
+    settings: Settings,
+    data: Path,
+    trust: TrustStore,
+    confinement: Confinement,
+    objects: ObjectStore | None,
 ) -> AsyncIterator[Registry]:
     """Open the registry in MODEL_DIR, or in the data folder `data`.
 
-    An object store that does not answer delays nothing: its models follow once it does.
+    If `objects` does not answer, that delays nothing: its models follow once it does.
     """
-    objects = open_object_store(settings)
     registry = Registry(settings.model_dir or data / "models", trust, confinement, objects=objects)
     if objects is None:
         yield registry

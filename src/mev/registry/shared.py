@@ -8,14 +8,15 @@ any number of replicas may write. While the store does not answer, the folder is
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 
-from mev.core.errors import ConflictError, MevError
+from mev.core.errors import ConflictError, MevError, UnavailableError
 from mev.registry.folder import MAX_PLOT_BYTES, MODEL_ID, PLOT, RegistryFolder, State
 from mev.registry.manifest_cache import MANIFEST
 from mev.scoring import model_files
@@ -33,8 +34,8 @@ LOG = logging.getLogger(__name__)
 INDEX = "models.json"
 _OBJECTS = "models"
 _TRIES = 50
-_PAUSE_S = 2.0
-"""Time for which the store is not asked again after it did not answer."""
+_PAUSE_S = 30.0
+"""Time for which reads do not ask a store that did not answer, unless sharing finds it back."""
 Verified = Callable[[str], Manifest]
 """Returns the verified manifest of a model in the folder, or raises `ModelError`."""
 
@@ -68,7 +69,8 @@ class SharedModels:
         self._index = _Index()
         self._copied: dict[str, str] = {}
         """Digests of the manifests in the folder, by model id."""
-        self._ask_at_s = 0.0
+        self._away: tuple[float, UnavailableError] | None = None
+        """Until when reads do not ask the store, and why."""
         self.refused: dict[str, MevError] = {}
         """Models whose manifest in the store is missing or damaged, with the reason."""
         self._unshared: MevError | None = None
@@ -76,13 +78,15 @@ class SharedModels:
 
     def pull(self) -> None:
         """Copy to the folder what other replicas changed, if the store answers."""
+        if self._is_away():
+            return
         with self._lock:
-            if time.monotonic() < self._ask_at_s:
+            if self._is_away():
                 return
             try:
-                self._read()
+                with self._asking():
+                    self._read()
             except MevError as error:
-                self._ask_at_s = time.monotonic() + _PAUSE_S
                 LOG.warning(
                     "models of other replicas are not read now: %s",
                     error.detail,
@@ -99,7 +103,8 @@ class SharedModels:
         """
         with self._sharing:
             try:
-                self._share()
+                with self._asking():
+                    self._share()
             except MevError as error:
                 self._unshared = error
                 raise
@@ -110,7 +115,9 @@ class SharedModels:
 
         :raises MevError: when it does not.
         """
-        with self._lock:
+        if (away := self._is_away()) is not None:
+            raise away
+        with self._lock, self._asking():
             self._read()
         if (error := self._unshared or next(iter(self.refused.values()), None)) is not None:
             raise error
@@ -191,6 +198,22 @@ class SharedModels:
         digest = self.manifest_sha256(model_id)
         return self._objects.stored_ns(_OBJECTS, digest) if digest else None
 
+    def _is_away(self) -> UnavailableError | None:
+        """Return why the store is not asked now, or None."""
+        if self._away is None or time.monotonic() > self._away[0]:
+            return None
+        return self._away[1]
+
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        """Note whether the store answers; a thread each that waits would use up the threads."""
+        try:
+            yield
+        except UnavailableError as error:
+            self._away = time.monotonic() + _PAUSE_S, error
+            raise
+        self._away = None
+
     def _join(self) -> None:
         """Share the folder's aliases before any change, else the store's would replace them."""
         if self._known is None or self._is_original():
@@ -204,7 +227,7 @@ class SharedModels:
         return bool(state.aliases or state.archived or self._folder.model_ids())
 
     def _change(self, apply: Callable[[_Index], None]) -> None:
-        with self._lock:
+        with self._lock, self._asking():
             for _ in range(_TRIES):
                 index = deepcopy(self._read())
                 apply(index)

@@ -67,6 +67,7 @@ from mev.stats.metrics import TradeMetrics
 from mev.stats.service import Stats
 from mev.store.boot import locked_folder, running_clickhouse, running_redis
 from mev.store.folder import DataFolder, Runtime, master_key
+from mev.store.objects import open_object_store
 from mev.training import routes as training_routes
 from mev.training.history import TrainingHistory
 from mev.training.job import train_kind
@@ -153,9 +154,13 @@ async def running_parts(
         checks["sink"] = partial(asyncio.to_thread, check_sink, sink)
 
         # Streams
-        connections = connection_shares(settings, open_files).websocket
         hub = await start(
-            running_streams(settings, brokers, log=cluster_id, connections=connections)
+            running_streams(
+                settings,
+                brokers,
+                log=cluster_id,
+                connections=connection_shares(settings, open_files).websocket,
+            )
         )
 
         # Control
@@ -174,23 +179,29 @@ async def running_parts(
 
         # Exports, trainings, models and deployments
         confinement = await find_confinement(settings)
-        registry = await start(running_registry(settings, data, keys.trust, confinement))
+        objects = open_object_store(settings)
+        registry = await start(running_registry(settings, data, keys.trust, confinement, objects))
         checks |= store_checks(registry)
+        shared = datasets.shared_exports(settings, objects, registry.pinned_jobs)
         runner = await start(
             running_jobs(
                 data / "jobs",
-                [datasets.export_jobs(settings, clickhouse), train_kind(registry, keys)],
+                [
+                    datasets.export_jobs(settings, clickhouse, shared),
+                    train_kind(registry, keys, shared.fetch_all)
+                    if shared
+                    else train_kind(registry, keys),
+                ],
                 announce=Announcer(publisher),
                 pinned=registry.pinned_jobs,
                 confinement=confinement,
             )
         )
-        exports = datasets.exports(settings, runner, clickhouse)
+        exports = datasets.exports(settings, runner, clickhouse, shared)
         trainings = make_trainings(settings, runner, exports, confinement)
         deployments = await start(
             running_deployments(settings, data, control, registry, audit.record)
         )
-        training_of = TrainingHistory(runner).of
         stats = Stats(clickhouse, settings.query_timeout_s)
         await start(background(TradeMetrics(stats).run(settings.trade_metrics_s)))
         routers += [
@@ -198,7 +209,9 @@ async def running_parts(
             datasets_routes.router(exports, runner, audit=audit.record),
             jobs_routes.router(runner, audit=audit.record),
             training_routes.router(trainings, runner, audit=audit.record),
-            models_routes.router(registry, keys, training_of=training_of, audit=audit.record),
+            models_routes.router(
+                registry, keys, training_of=TrainingHistory(runner).of, audit=audit.record
+            ),
             deploy_routes.router(deployments),
         ]
 

@@ -236,8 +236,8 @@ class ObjectStoreVariables(VariableGroup):
     object_store: str | None = Field(
         None,
         description=(
-            "Where replicas share models: s3://bucket/prefix, or file:///folder for a shared file"
-            " system. Models stay in the data folder when not set."
+            "Where replicas share models and exports: s3://bucket/prefix, or file:///folder for a"
+            " shared file system. They stay in the data folder when not set."
         ),
     )
     aws_endpoint_url: str | None = Field(

@@ -8,8 +8,9 @@ import fcntl
 import hashlib
 import os
 import re
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
@@ -29,7 +30,7 @@ from obstore.exceptions import (
 from obstore.store import LocalStore, MemoryStore, S3Store
 
 from mev.core.errors import ConflictError, MevError, UnavailableError
-from mev.core.files import DiskFullError
+from mev.core.files import DiskFullError, disk_full
 from mev.settings import Settings
 
 Store = S3Store | LocalStore | MemoryStore
@@ -145,6 +146,63 @@ class ObjectStore:
         if (digest := hashlib.sha256(content).hexdigest()) != sha256:
             raise DamagedObjectError(self._damaged(key, f"SHA-256 {digest}"), key=key)
         return content
+
+    def put_file(self, folder: str, path: Path, sha256: str) -> None:
+        """Store the file `path`, whose digest is `sha256`, unless it is stored already.
+
+        :raises MevError: when it cannot be stored.
+        """
+        key, size = f"{folder}/{sha256}", path.stat().st_size
+
+        def upload() -> None:
+            try:
+                if obstore.head(self._store, key)["size"] == size:
+                    return
+            except FileNotFoundError:
+                pass
+            obstore.put(self._store, key, path)
+
+        self._do(upload)
+
+    def get_file(self, folder: str, sha256: str, target: Path) -> None:
+        """Write an object to the file `target`, complete or not at all.
+
+        :raises DamagedObjectError: when it does not have its digest.
+        :raises MissingObjectError: when it does not exist.
+        :raises DiskFullError: when the disk of `target` is full.
+        """
+        key = f"{folder}/{sha256}"
+        temporary = target.with_name(f".{target.name}.{os.getpid()}.{threading.get_ident()}")
+        try:
+            digest = self._found(key, lambda: _download(self._store, key, temporary))
+            if digest != sha256:
+                raise DamagedObjectError(self._damaged(key, f"SHA-256 {digest}"), key=key)
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def folders(self, folder: str) -> list[str]:
+        """Return the names of the folders in `folder`.
+
+        :raises MevError: when the store cannot be read.
+        """
+        found = self._do(lambda: obstore.list_with_delimiter(self._store, folder))
+        return sorted(prefix.rpartition("/")[2] for prefix in found["common_prefixes"])
+
+    def remove(self, folder: str, first: str) -> None:
+        """Remove the document `first` of `folder`, then everything else in it.
+
+        :raises MevError: when the store cannot be read or written.
+        """
+
+        def delete() -> None:
+            with suppress(FileNotFoundError):
+                obstore.delete(self._store, f"{folder}/{first}")
+            for page in obstore.list(self._store, folder):
+                with suppress(FileNotFoundError):
+                    obstore.delete(self._store, [found["path"] for found in page])
+
+        self._do(delete)
 
     def stored_ns(self, folder: str, sha256: str) -> int:
         """Return the latest time at which an object may have been written.
@@ -298,6 +356,24 @@ class ObjectStore:
             f"{key} in {self.place} has {found}: it was changed or cut; restore it from a copy or"
             " an older version of the bucket"
         )
+
+
+def _download(store: Store, key: str, target: Path) -> str:
+    """Write an object to `target` and return the digest of what was written."""
+    digest = hashlib.sha256()
+    stream = obstore.get(store, key).stream()
+    try:
+        with target.open("xb") as file:
+            for chunk in stream:
+                digest.update(chunk)
+                file.write(chunk)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        if (full := disk_full(error, target)) is not None:
+            raise full from None
+        raise
+    return digest.hexdigest()
 
 
 def open_object_store(settings: Settings) -> ObjectStore | None:

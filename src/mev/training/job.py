@@ -5,7 +5,7 @@ signs them.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -35,10 +35,19 @@ _SHOWN = frozenset({"export_id", "training", "compiled", "notes"})
 _WAIT_S = 0.3
 
 
-def train_kind(registry: Registry, notary: Notary) -> JobKind:
+FetchExport = Callable[[str, Path, Callable[[], None]], None]
+"""Copies the files of an export to a folder, given its id and a check that raises to stop it."""
+
+
+def nothing_fetched(_export_id: str, _folder: Path, _check: Callable[[], None]) -> None:
+    """Do nothing: the default where all exports are complete on this machine."""
+
+
+def train_kind(registry: Registry, notary: Notary, fetch: FetchExport = nothing_fetched) -> JobKind:
     """Return the training job kind; models are added to `registry`, signed by `notary`.
 
-    One training runs at a time, because it uses all processors.
+    `fetch` completes exports of other replicas. One training runs at a time, because it uses all
+    processors.
     """
 
     def finish(context: Context) -> None:
@@ -47,7 +56,7 @@ def train_kind(registry: Registry, notary: Notary) -> JobKind:
     return JobKind(
         name=KIND,
         run=work,
-        prepare=prepare,
+        prepare=lambda context: prepare(context, fetch),
         finish=finish,
         concurrency=1,
         resumable=True,
@@ -102,8 +111,8 @@ def _tls() -> dict[str, str] | None:
         raise SchedulerNotEncryptedError(f"a file of TRAIN_TLS_* cannot be read: {error}") from None
 
 
-def prepare(context: Context) -> Given:
-    """Wait for the export and return the input of the training process.
+def prepare(context: Context, fetch: FetchExport = nothing_fetched) -> Given:
+    """Wait for the export, complete it, and return the input of the training process.
 
     It contains no signing key and no settings; for distributed training, it has the TLS
     certificates and the private key for the Dask scheduler.
@@ -116,6 +125,7 @@ def prepare(context: Context) -> Given:
         context.log.info("%s", note)
     export = Path(spec["export_folder"])
     _wait(context, Path(spec["export_state"]))
+    fetch(str(spec["export_id"]), export, context.check)
     given = {
         "training": spec["training"],
         "compiled": spec["compiled"],

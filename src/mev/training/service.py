@@ -91,6 +91,8 @@ class Trainings:
         if compiled:
             compiler()
         self._confinement.check()
+        if dataset not in DATASETS:
+            await self._exports.find(dataset)
         await asyncio.to_thread(self._check_columns, dataset, training)
         if training.search and training.search.timeout_s > (most := self._quota.search_s):
             raise InvalidTrainingError(

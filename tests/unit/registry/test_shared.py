@@ -30,6 +30,7 @@ class Place:
         self.store = folder / "store"
         self.store.mkdir()
         self.is_up = True
+        self.asked = 0
         kept = MemoryStore()
         self._open = (lambda: kept) if memory else (lambda: LocalStore(self.store))
         self._in_files = not memory
@@ -50,6 +51,7 @@ class _Objects(ObjectStore):
         self._place_of = place
 
     def _do(self, work: Callable[[], T]) -> T:
+        self._place_of.asked += 1
         if not self._place_of.is_up:
             raise ObjectStoreUnavailableError("the store does not answer")
         return super()._do(work)
@@ -149,6 +151,26 @@ def test_the_folder_is_read_while_the_store_is_down_and_changes_are_refused(plac
     restarted.point("best", None)
     restarted.check_shared()
     assert place.restarted(a).get(model_id).aliases == ()
+
+
+def test_a_store_that_is_away_is_asked_by_sharing_only(place: Place) -> None:
+    a, b = place.replica("a"), place.replica("b")
+    model_id = register_bytes(a, "first", KEY)
+    assert ids(b) == {model_id}
+    place.is_up = False
+    assert ids(b) == {model_id}
+    asked = place.asked
+    for _ in range(3):
+        assert ids(b) == {model_id}
+        with pytest.raises(ObjectStoreUnavailableError):
+            b.check_shared()
+    assert place.asked == asked
+    place.is_up = True
+    second = register_bytes(a, "second", KEY)
+    assert ids(b) == {model_id}
+    b.share()
+    assert ids(b) == {model_id, second}
+    b.check_shared()
 
 
 def test_a_model_registered_while_the_store_is_down_is_shared_later(place: Place) -> None:

@@ -164,3 +164,34 @@ def test_settings_name_the_store(tmp_path: Path) -> None:
 def test_a_place_of_another_kind_is_refused(place: str) -> None:
     with pytest.raises(InvalidSettingsError, match="OBJECT_STORE: expected s3://bucket/prefix"):
         load(object_store=place)
+
+
+def test_files_are_stored_by_their_digest_and_removed_with_their_folder(
+    objects: ObjectStore, tmp_path: Path
+) -> None:
+    path, copy = tmp_path / "part", tmp_path / "copy"
+    path.write_bytes(bytes(6 << 20))
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    for _ in range(2):
+        objects.put_file("exports/1", path, digest)
+    objects.replace("exports/1/export.json", b"{}", None)
+    objects.put("exports/2", CONTENT)
+    assert objects.folders("exports") == ["1", "2"]
+    objects.get_file("exports/1", digest, copy)
+    assert copy.read_bytes() == path.read_bytes()
+    objects.remove("exports/1", "export.json")
+    assert objects.document("exports/1/export.json") is None
+    with pytest.raises(MissingObjectError):
+        objects.get_file("exports/1", digest, copy)
+    assert objects.get("exports/2", DIGEST, max_bytes=100) == CONTENT
+
+
+def test_a_file_that_does_not_fit_here_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    objects = local(tmp_path / "store")
+    digest = objects.put("exports/1", bytes(1 << 20))
+    with small_disk(tmp_path / "disk", 1 << 20) as disk:
+        fill(disk, leave_bytes=1 << 16)
+        with pytest.raises(DiskFullError, match=str(disk)):
+            objects.get_file("exports/1", digest, disk / "part")
+        assert [each.name for each in disk.iterdir()] == ["ballast"]

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -370,8 +370,13 @@ async def test_the_manifest_says_which_job_made_it_for_whom_and_from_what(
     given = context(tmp_path, export, QUICK, owner_name="ada/bot")
     export_is(tmp_path, JobState.SUCCEEDED)
     keys = open_keys(tmp_path / "control", seed_hex=None, key_id=None, now_ns=1)
-    registry = Registry(tmp_path / "models", keys.trust)
-    async with running_jobs(tmp_path / "jobs", [train_kind(registry, keys)]) as runner:
+    registry, fetched = Registry(tmp_path / "models", keys.trust), []
+
+    def fetch(export_id: str, folder: Path, check: Callable[[], None]) -> None:
+        check()
+        fetched.append((export_id, folder))
+
+    async with running_jobs(tmp_path / "jobs", [train_kind(registry, keys, fetch)]) as runner:
         job = await runner.wait((await runner.submit("train", given.spec, owner="user:ada")).id)
         assert job.state is JobState.SUCCEEDED, job.error
         result = orjson.loads((runner.output(job.id) / "result.json").read_bytes())
@@ -382,7 +387,9 @@ async def test_the_manifest_says_which_job_made_it_for_whom_and_from_what(
             "roc.svg",
         }
         assert list(runner.output(job.id).glob("candidate*")) == []
+    assert fetched == [("export-job", export)]
     (entry,) = registry.list().entries
+    assert {"learning.svg", "roc.svg"} <= set(registry.plots(entry.manifest.model_id))
     lineage = entry.manifest.lineage
     assert (lineage["job"], lineage["export"], lineage["trained_by"]) == (
         job.id,
