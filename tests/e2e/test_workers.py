@@ -170,6 +170,9 @@ def test_both_workers_serve_and_one_scrape_shows_all_processes(site: RunningSyst
         text = client.get("/metrics").text
     assert 'mev_process_up{process="api-1",worker="supervisor"} 1.0' in text
     assert "mev_sink_lag_messages{" in text
+    for worker in ("api-0", "api-1", "control"):
+        labels = f'dependency="kafka",required="true",worker="{worker}"'
+        assert f"mev_dependency_up{{{labels}}} 1.0" in text
 
 
 def test_load_and_performance_are_those_of_all_processes(site: RunningSystem) -> None:
@@ -227,7 +230,10 @@ def test_a_killed_process_is_replaced(site: RunningSystem) -> None:
         assert after["api-1"]["pid"] == before["api-1"]
         assert f"{name} ended with signal SIGKILL" in site.log.read_text()
         with site.client() as client:
-            assert f'mev_child_restarts_total{{child="{name}"' in client.get("/metrics").text
+            restarts = f'mev_child_restarts_total{{child="{name}",worker="supervisor"}} '
+            text = client.get("/metrics").text
+            assert restarts in text
+            assert f"{restarts}0.0" not in text
             client.get("/api/control/policies").raise_for_status()
 
 

@@ -54,4 +54,4 @@ def test_readiness_fails_while_the_disk_is_full_and_comes_back_with_room(
         what="what waited is not stored",
     )
     metrics = http.get("/metrics").text
-    assert 'mev_sink_dead_letters_total{topic="mev.bundle.v1"}' not in metrics
+    assert 'mev_sink_dead_letters_total{topic="mev.bundle.v1"} 0.0' in metrics
