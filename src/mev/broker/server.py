@@ -19,6 +19,7 @@ READ_BUFFER_BYTES = 4 << 20
 _REQUEST_BYTES = 64 << 20
 _RESTRICTED_REQUEST_BYTES = 4 << 20
 _STRANGER_REQUEST_BYTES = 4 << 10
+_STRANGER_REQUESTS = 8
 _AUTHENTICATION_S = 10.0
 _LOG_PAUSE_S = 10.0
 _API_VERSIONS, _SASL_HANDSHAKE, _SASL_AUTHENTICATE = 18, 17, 36
@@ -187,8 +188,12 @@ class _Connection:
     async def run(self) -> None:
         """Answer requests until the client disconnects."""
         async with asyncio.timeout(_AUTHENTICATION_S):
-            while not self._user:
+            for _ in range(_STRANGER_REQUESTS):
                 await self._answer_one(_STRANGER_REQUEST_BYTES)
+                if self._user:
+                    break
+            else:
+                raise MalformedRequestError("too many requests before authentication")
         self._broker.authenticated(self, self._user)
         most_bytes = (
             _RESTRICTED_REQUEST_BYTES if self._broker.is_restricted(self._user) else _REQUEST_BYTES
@@ -213,6 +218,8 @@ class _Connection:
         if response is not None:
             self._writer.write(response.framed(request.correlation_id))
             await self._writer.drain()
+        # Requests that are in the buffer already are read without a pause: others get their turn.
+        await asyncio.sleep(0)
 
     async def _answer(self, request: RequestReader) -> ResponseWriter | None:
         api = self._broker.apis.get(request.key)

@@ -61,11 +61,16 @@ async def produced(streams: Streams, topic: str, data: memoryview, partition: in
     return int(struct.unpack_from(">h", answer, 4 + 2 + len(topic) + 4 + 4)[0])
 
 
+def request(key: int, version: int, body: bytes) -> bytes:
+    """Return a request with its length."""
+    content = struct.pack(">hhih", key, version, 1, -1) + body
+    return struct.pack(">i", len(content)) + content
+
+
 async def asked(streams: Streams, key: int, version: int, body: bytes) -> bytes:
     """Send a request; return the answer behind its number."""
     reader, writer = streams
-    request = struct.pack(">hhih", key, version, 1, -1) + body
-    writer.write(struct.pack(">i", len(request)) + request)
+    writer.write(request(key, version, body))
     size = int.from_bytes(await reader.readexactly(4))
     return (await reader.readexactly(size))[4:]
 
