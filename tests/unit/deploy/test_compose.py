@@ -1,6 +1,7 @@
 """Tests of the compose file, loaded by the library of the compose specification."""
 
 import json
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from tests.unit.deploy.conftest import Run
 
 DOCKER = Path(__file__).parents[3] / "deploy" / "docker"
 FILE = DOCKER / "compose.yaml"
+PROMETHEUS = DOCKER.parent / "monitoring" / "prometheus" / "prometheus.yml"
 pytestmark = pytest.mark.timeout(600)  # the checker may be compiled
 
 
@@ -109,10 +111,27 @@ def test_mounted_files_exist(project: dict[str, Any]) -> None:
             assert mount["type"] != "bind" or Path(mount["source"]).exists()
 
 
-def test_object_store_gets_its_credentials_as_json(
+def test_services_get_the_credentials_that_the_control_plane_uses(
     project: dict[str, Any], secrets: dict[str, str]
 ) -> None:
-    (identity,) = json.loads(project["configs"]["object-store"]["content"])["identities"]
-    assert identity["credentials"][0]["secretKey"] == secrets["OBJECT_STORE_SECRET"]
+    services = {
+        name: each["environment"]
+        for name, each in project["services"].items()
+        if "environment" in each
+    }
+    own, store = services["mev"], services["object-store"]
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        assert own[name] == store[name]
+    bucket = own["OBJECT_STORE"].removeprefix("s3://").partition("/")[0]
+    assert f"-bucket={bucket}" in project["services"]["object-store"]["command"]
+    assert own["CLICKHOUSE_PASSWORD"] == services["clickhouse"]["CLICKHOUSE_PASSWORD"]
+    assert secrets["REDIS_PASSWORD"] in own["REDIS_URL"]
+    assert secrets["REDIS_PASSWORD"] in project["services"]["redis"]["command"]
+
+
+def test_prometheus_scrapes_the_control_plane(project: dict[str, Any]) -> None:
     (target,) = json.loads(project["configs"]["prometheus-targets"]["content"])
     assert target["targets"] == ["mev:8000"]
+    mounted = {each["target"] for each in project["services"]["prometheus"]["configs"]}
+    named = set(re.findall(r"targets/[a-z]+\.json", PROMETHEUS.read_text()))
+    assert mounted == {f"/etc/prometheus/{name}" for name in named}
