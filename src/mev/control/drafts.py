@@ -136,7 +136,7 @@ def request_hash(path: str, request: BaseModel) -> bytes:
     return hashlib.sha256(f"{path}\n{request.model_dump_json()}".encode()).digest()
 
 
-def _text(value: str | float | bool) -> str:
+def _text(value: str | int | float | bool) -> str:
     return json.dumps(value) if isinstance(value, bool) else str(value)
 
 

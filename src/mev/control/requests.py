@@ -58,7 +58,7 @@ class RuleIn(Body):
 
     field: Printable
     operator: Literal["==", "!=", "<", "<=", ">", ">="]
-    value: str | float | bool
+    value: str | int | float | bool
 
 
 class PolicyIn(Body):

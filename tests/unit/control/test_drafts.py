@@ -5,7 +5,7 @@ import pytest
 from mev.control import drafts
 from mev.control.errors import InvalidCommandError
 from mev.control.fleet import CONTROL_PLANE, Fleet
-from mev.control.requests import KillSwitchIn, ModelSwapIn, TargetIn
+from mev.control.requests import KillSwitchIn, ModelSwapIn, PolicyIn, TargetIn
 from mev.wire.pb.control_pb2 import Enrolment
 
 DIGEST, OTHER = "ab" * 32, "cd" * 32
@@ -69,3 +69,19 @@ def test_level_of_the_control_plane_is_refused(scope: str, name: str) -> None:
 
 def stop(scope: str, target: str) -> KillSwitchIn:
     return KillSwitchIn.model_validate({"scope": scope, "target": target, "reason": "test"})
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    [
+        ("slot", "1000", "1000"),
+        ("probability", "0.5", "0.5"),
+        ("simulated", "true", "true"),
+        ("kind", '"a"', "a"),
+    ],
+)
+def test_value_of_a_rule_is_kept_as_it_is_written(field: str, value: str, expected: str) -> None:
+    rule = f'{{"field": "{field}", "operator": "==", "value": {value}}}'
+    text = f'{{"policy_id": "p", "policy_type": "risk", "rules": [{rule}]}}'
+    draft = drafts.policy(PolicyIn.model_validate_json(text), Fleet())
+    assert [each.value for each in draft.policy.rules] == [expected]
