@@ -54,20 +54,34 @@ class Replay:
                     )
             return found
 
-    def first_where(
-        self, at: Position, bounds: OffsetRange, late_enough: Callable[[int, bytes], bool]
-    ) -> int:
-        """Return the first offset that is `late_enough`, by bisection.
+    def first_since(
+        self, time_ms: int, bounds: Mapping[Position, OffsetRange]
+    ) -> dict[Position, int]:
+        """Return the first offset of each partition that was published at `time_ms` or later."""
+        times = [TopicPartition(*at, time_ms) for at in bounds]
+        with self._lock, _explained():
+            found = self._consumer.offsets_for_times(times, timeout=self._timeout_s)
+        offsets = {(each.topic, each.partition): each.offset for each in found}
+        return {
+            at: min(max(offsets[at], bound.earliest), bound.latest)
+            if offsets[at] >= 0
+            else bound.latest
+            for at, bound in bounds.items()
+        }
 
-        `late_enough` receives the publishing time in ms and the value. The result is exact if the
-        messages are in order.
+    def first_where(
+        self, at: Position, bounds: OffsetRange, late_enough: Callable[[bytes], bool]
+    ) -> int:
+        """Return the first offset whose value is `late_enough`, by bisection.
+
+        The result is exact if the messages are in order.
         """
         low, high = bounds
         with self._lock, _explained():
             while low < high:
                 middle = (low + high) // 2
-                offset, time_ms, value = self._one(at, middle)
-                if offset >= high or late_enough(time_ms, value):
+                offset, value = self._one(at, middle)
+                if offset >= high or late_enough(value):
                     high = middle
                 else:
                     low = offset + 1
@@ -98,7 +112,7 @@ class Replay:
         with self._lock:
             self._consumer.close()
 
-    def _one(self, at: Position, offset: int) -> tuple[int, int, bytes]:
+    def _one(self, at: Position, offset: int) -> tuple[int, bytes]:
         self._consumer.assign([TopicPartition(*at, offset)])
         message = self._consumer.poll(self._timeout_s)
         if message is None:
@@ -108,7 +122,7 @@ class Replay:
         if (error := message.error()) is not None:
             raise KafkaException(error)
         found = message.offset()
-        return (offset if found is None else found), message.timestamp()[1], message.value() or b""
+        return (offset if found is None else found), message.value() or b""
 
 
 @contextlib.contextmanager

@@ -64,10 +64,7 @@ def find_start(start: Past, types: Iterable[EventType], replay: Replay, log: str
         case AtCursor(wanted, of_log):
             return _resume(wanted, bounds, same_log=of_log in (None, fingerprint(log)))
         case AtTime(time_ms):
-            found = {
-                at: replay.first_where(at, bound, lambda published_ms, _: published_ms >= time_ms)
-                for at, bound in bounds.items()
-            }
+            found = replay.first_since(time_ms, bounds)
         case AtSlot(slot):
             found = {
                 at: replay.first_where(at, bound, _Slots(by_topic[at[0]], slot))
@@ -106,7 +103,7 @@ class _Slots:
         self._parse: Callable[[bytes], Any] = type_.message.FromString
         self._slot = slot
 
-    def __call__(self, _: int, value: bytes) -> bool:
+    def __call__(self, value: bytes) -> bool:
         try:
             return bool(self._parse(value).slot >= self._slot)
         except DecodeError:

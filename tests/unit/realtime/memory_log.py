@@ -79,12 +79,12 @@ class MemoryLog:
         return {at: OffsetRange(0, end) for at, end in self.ends.items() if at[0] in wanted}
 
     def first_where(
-        self, at: Position, bounds: OffsetRange, late_enough: Callable[[int, bytes], bool]
+        self, at: Position, bounds: OffsetRange, late_enough: Callable[[bytes], bool]
     ) -> int:
         """Return the first offset whose value is `late_enough`."""
         values = self.read(at, bounds.earliest, bounds.latest).values
         return next(
-            (offset for offset, value in enumerate(values) if late_enough(0, value)), bounds.latest
+            (offset for offset, value in enumerate(values) if late_enough(value)), bounds.latest
         )
 
 
