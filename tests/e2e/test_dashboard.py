@@ -3,6 +3,7 @@
 import re
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -20,10 +21,21 @@ from tests.services.dashboard import (
     windows,
 )
 from tests.services.system import RunningSystem
-from tests.services.waits import until
+from tests.services.waits import until, until_document
 
 pytestmark = pytest.mark.timeout(300)
 MARKUP = "<img src=x onerror=\"document.title='broken'\"><script>alert(1)</script>"
+FORMS = [
+    ("jobs", "Train …"),
+    ("jobs", "Export …"),
+    ("orders", "Send an action …"),
+    ("orders/policies", "New policy …"),
+    ("orders/configuration", "Change a setting …"),
+    ("fleet", "Resume all …"),
+    ("health", "Disconnect …"),
+    ("access", "New user …"),
+    ("access", "New key …"),
+]
 SHORT_MARKUP = "<b onclick=alert(1)>key</b>"
 
 
@@ -352,6 +364,8 @@ def test_pages_have_no_accessibility_violation_and_do_not_overflow(
         window.go(path, title)
         window.page.wait_for_timeout(700)
         found[path] = window.violations()
+        if (width, theme) == (1440, "light"):
+            found[path] += window.out_of_reach()
         if window.page.evaluate("() => document.documentElement.scrollWidth > innerWidth"):
             found[path].append("it is wider than the window")
     window.page.click("#stop")
@@ -406,3 +420,244 @@ def test_ended_session_asks_for_the_password_and_goes_on(
     window.sign_in("mia")
     expect(window.page.get_by_role("heading", level=1, name="Models")).to_be_visible()
     window.check_quiet(refusals=True)
+
+
+@pytest.fixture(scope="module")
+def models(system: RunningSystem) -> list[str]:
+    """Return two models, trained from simulated events."""
+    system.simulate(2000)
+    training = {"dataset": "training_examples", "include_simulated": True}
+    with system.client() as http:
+        jobs = [
+            http.post("/api/training/train", json={**training, "rounds": rounds})
+            .raise_for_status()
+            .json()["id"]
+            for rounds in (5, 8)
+        ]
+        for job in jobs:
+            until_document(http, f"/api/jobs/{job}", lambda found: found["state"] == "succeeded")
+        return [
+            http.get(f"/api/training/jobs/{job}").raise_for_status().json()["model_id"]
+            for job in jobs
+        ]
+
+
+def test_training_by_keyboard_shows_its_loss_while_it_runs_and_is_cancelled(
+    models: list[str], browser: Windows
+) -> None:
+    window = browser.open("mia")
+    window.go("jobs", "Jobs")
+    window.press(window.page.get_by_role("button", name="Train …"))
+    form = window.dialog()
+    window.enter(form.get_by_label("Rounds, at most"), "10000")
+    window.enter(form.get_by_label("Stop after rounds"), "1001")
+    window.press(form.get_by_label("use simulated rows too"), "Space")
+    window.press(form.get_by_role("button", name="Train"))
+    limited = form.get_by_label("Stop after rounds")
+    expect(limited).to_be_focused()  # the browser says what is wrong
+    window.page.keyboard.press("Control+a")
+    window.page.keyboard.type("0")
+    window.page.keyboard.press("Enter")
+    job = window.page.get_by_role("dialog", name=re.compile("Job "))
+    expect(job.get_by_text("Loss on the validation rows")).to_be_visible()
+    expect(job.get_by_text("running")).to_be_visible()
+    window.press(job.get_by_text("Figures as a table"))
+    points = job.get_by_role("region", name="figures").locator("tbody tr")
+    expect(points.nth(2)).to_contain_text(re.compile(r"0\.\d"))  # the curve grows
+    window.press(job.get_by_role("button", name="Cancel"))
+    expect(job.get_by_text("cancelled", exact=True)).to_be_visible()
+    window.page.keyboard.press("Escape")
+    expect(window.page.locator("tbody tr").first).to_contain_text("cancelled")
+    window.check_quiet()
+
+
+def test_estimate_of_an_export_follows_its_form(models: list[str], browser: Windows) -> None:
+    window = browser.open("mia")
+    window.go("jobs/datasets", "Jobs")
+    row = window.page.locator("tbody tr").filter(has_text="What became of a bundle")
+    row.get_by_role("button", name="Export …").click()
+    form = window.dialog()
+    expect(form.get_by_label("From slot")).to_be_visible()
+    expect(form.get_by_label("From (local time)")).to_have_count(0)  # bundles have only slots
+    form.get_by_label("Before slot").fill("1")
+    form.get_by_role("button", name="Estimate").click()
+    expect(form.get_by_role("status")).to_contain_text("0 rows")
+    form.get_by_label("Before slot").fill("")
+    expect(form.get_by_role("status")).to_have_count(0)
+    form.get_by_label("Conditions, one a line").fill("nonsense >= 3")
+    form.get_by_role("button", name="Estimate").click()
+    expect(form.get_by_role("alert")).to_contain_text("nonsense")
+    form.get_by_label("Conditions, one a line").fill("profit_lamports >= 0.001 SOL")
+    form.get_by_role("button", name="Estimate").click()
+    expect(form.get_by_role("status")).to_contain_text(re.compile(r"[1-9]\d* rows"))
+    form.get_by_label("Dataset").select_option("tick")
+    expect(form.get_by_label("From (local time)")).to_be_visible()
+    window.check_quiet(refusals=True)
+
+
+def test_two_models_are_compared(models: list[str], browser: Windows) -> None:
+    window = browser.open("mia")
+    window.go("models", "Models")
+    compare = window.page.get_by_role("button", name="Compare two")
+    expect(compare).to_be_disabled()
+    for model in models:
+        window.page.get_by_label(f"Compare {model[:12]}").check()
+    compare.click()
+    table = window.dialog().get_by_role("group", name="Figures of both models")
+    for model in models:
+        expect(table).to_contain_text(model[:12])
+    expect(table.locator("tr").filter(has_text="auc").first).to_contain_text(re.compile(r"0\.\d"))
+    expect(table.locator("tr").filter(has_text="rounds").last).to_contain_text("8")
+    window.check_quiet()
+
+
+def test_model_is_deployed_by_two_persons_to_canary_and_rolled_back(
+    models: list[str], browser: Windows
+) -> None:
+    window, second = browser.open("mia"), browser.open("olga")
+    window.page.goto(f"{window.url}/#/models/{models[0]}")
+    window.dialog().get_by_role("button", name="Deploy …").click()
+    window.dialog().get_by_role("button", name="Deploy", exact=True).click()
+    rollout = window.page.get_by_role("dialog", name="Deployment")
+    expect(rollout.get_by_role("listitem").filter(has_text="shadow").first).to_have_attribute(
+        "aria-current", "step"
+    )
+    expect(rollout.get_by_text("watching")).to_be_visible()
+
+    rollout.get_by_role("button", name="Next stage …").click()
+    form = window.dialog()
+    form.get_by_label("Share of the agents, %").fill("30")
+    expect(form.get_by_role("button", name="Deploy", exact=True)).to_be_disabled()
+    form.get_by_label("This may raise risk").fill("arbitrage")
+    form.get_by_role("button", name="Deploy", exact=True).click()
+    expect(form.get_by_role("status")).to_contain_text("Nothing has changed yet")
+    window.page.keyboard.press("Escape")
+
+    second.go("models/rollout", "Models")
+    approvals = second.page.get_by_role("region", name="Approvals")
+    expect(approvals).to_contain_text(f"deployment: canary of {models[0][:12]}")
+    approvals.get_by_role("button", name="Review …").click()
+    second.dialog().get_by_label("This may raise risk").fill("arbitrage")
+    second.dialog().get_by_role("button", name="Approve").click()
+    expect(rollout.get_by_role("listitem").filter(has_text="canary").first).to_have_attribute(
+        "aria-current", "step"
+    )
+    expect(rollout.get_by_text("watching")).to_be_visible()
+
+    rollout.get_by_role("button", name="Roll back …").click()
+    window.dialog().get_by_label("Reason").fill(MARKUP)
+    window.dialog().get_by_role("button", name="Roll back", exact=True).click()
+    expect(rollout.get_by_text("rolled back", exact=True)).to_be_visible()
+    expect(rollout).to_contain_text(MARKUP)
+    window.check_quiet()
+    second.check_quiet()
+
+
+def test_refused_policy_goes_back_to_its_form_and_a_version_is_rolled_back(
+    system: RunningSystem, browser: Windows
+) -> None:
+    window = browser.open("olga")
+    window.go("orders/policies", "Orders")
+    window.press(window.page.get_by_role("button", name="New policy …"))
+    form = window.page.get_by_role("dialog", name="New policy")
+    window.enter(form.get_by_label("Name"), "limits")
+    window.enter(form.get_by_label("Type"), "risk")
+    window.press(form.get_by_role("button", name="Add a rule"))
+    window.enter(form.get_by_label("Field"), "nonsense")
+    window.enter(form.get_by_label("Value", exact=True), "1000")
+    window.press(form.get_by_role("button", name="Review the changes"))
+    review = window.page.get_by_role("dialog", name="Send policy limits?")
+    window.press(review.get_by_role("button", name="Send"))
+    expect(review.get_by_role("alert")).to_contain_text("no plain field 'nonsense'")
+    window.press(review.get_by_role("button", name="Back"))
+    expect(form.get_by_label("Name")).to_have_value("limits")
+    for value in ["1000", "2000"]:
+        if value == "2000":
+            window.press(window.page.get_by_role("link", name="limits", exact=True))
+            window.press(window.page.get_by_role("button", name="Change …"))
+            form = window.page.get_by_role("dialog", name="Policy limits").last
+            window.press(form.get_by_role("button", name="Add a threshold"))
+            window.enter(form.get_by_label("Threshold", exact=True), "min_expected_profit_lamports")
+            window.enter(form.get_by_label("Value of min_expected_profit"), value)
+        else:
+            window.enter(form.get_by_label("Field"), "tip_lamports")
+        window.press(form.get_by_role("button", name="Review the changes"))
+        expect(review).to_contain_text(
+            "tip_lamports >= 1000" if value == "1000" else "thresholds.min_expected_profit_lamports"
+        )
+        if value == "2000":
+            expect(review).not_to_contain_text("tip_lamports")  # the rule is as before
+        window.press(review.get_by_role("button", name="Send"))
+        expect(review.get_by_text("3 of 3 agents acknowledged")).to_be_visible()
+        window.page.keyboard.press("Escape")
+        window.page.keyboard.press("Escape")
+    window.press(window.page.get_by_role("link", name="limits", exact=True))
+    window.press(window.page.get_by_role("button", name="Roll back …"))
+    back = window.page.get_by_role("dialog", name="Roll back limits?")
+    window.enter(back.get_by_label("This may raise risk"), "limits")
+    window.press(back.get_by_role("button", name="Send"))
+    expect(back).to_contain_text("Nothing has changed yet")  # it takes a limit away
+    window.check_quiet(refusals=True)
+
+
+def test_earlier_events_are_read_on_request_and_from_a_time(
+    system: RunningSystem, browser: Windows
+) -> None:
+    mark = f"{time.time_ns()}"
+    publish(system, "bundle", *(Bundle(bundle_id=f"{mark}-{n}", error=mark) for n in range(40)))
+    window = browser.open("vera")
+    for name in ["Opportunities", "Arbitrages", "Sandwiches", "Liquidations"]:
+        window.page.get_by_role("button", name=name, exact=True).click()
+    condition = window.page.get_by_label("Filter: a condition")
+    condition.fill(f'error == "{mark}"')
+    condition.press("Enter")
+    expect(window.page.get_by_label("Remove the condition")).to_be_visible()
+    expect(window.page.locator(".counters")).to_contain_text("0 shown")
+    window.press(window.page.get_by_role("button", name="Earlier events"))
+    expect(window.page.locator(".counters")).to_contain_text("40 shown")
+    window.focus(window.page.get_by_role("grid"))
+    window.page.keyboard.press("End")
+    window.page.keyboard.press("Enter")
+    expect(window.page.get_by_label("The chosen event")).to_contain_text(mark)
+    window.page.keyboard.press("Escape")
+    expect(window.page.get_by_label("The chosen event")).to_have_count(0)
+    now_ms = window.page.evaluate("() => Date.now() - new Date().getTimezoneOffset() * 60_000")
+    at = datetime.fromtimestamp(now_ms / 1000 - 600, UTC).strftime("%Y-%m-%dT%H:%M")
+    window.page.get_by_label("Show events from a time on").fill(at)
+    expect(window.page.locator(".counters")).to_contain_text("40 seen")
+    window.check_quiet()
+
+
+def test_forms_and_the_stop_are_used_by_keyboard_alone(
+    system: RunningSystem, browser: Windows
+) -> None:
+    window = browser.open("ada")
+    missed = {}
+    for path, name in FORMS:
+        window.go(path, PAGES[path])
+        button = window.page.get_by_role("button", name=name).first
+        window.press(button)
+        expect(window.dialog()).to_be_visible()
+        missed[name] = window.out_of_reach()
+        window.page.keyboard.press("Escape")
+        expect(button).to_be_focused()
+    assert {name: each for name, each in missed.items() if each} == {}
+    window.press(window.page.locator("#stop"), "Space")
+    window.focus(window.dialog().get_by_role("button", name="Hold to set HALTED"))
+    window.page.keyboard.down("Space")
+    expect(window.dialog()).to_contain_text("3 of 3 agents acknowledged")
+    window.page.keyboard.up("Space")
+    window.check_quiet()
+
+
+def test_stop_opens_by_touch_and_cells_name_their_columns_on_a_phone(browser: Windows) -> None:
+    window = browser.open("olga", width=360, height=740, theme="dark", touch=True)
+    window.go("fleet", "Fleet")
+    agent = window.page.locator("tbody tr").filter(has_text="a1")
+    lease = agent.locator("td[data-column=Lease]")
+    assert "Lease" in lease.evaluate("(cell) => getComputedStyle(cell, '::before').content")
+    window.page.locator("#stop").tap()
+    expect(window.dialog()).to_contain_text("3 agents, all reachable")
+    window.page.touchscreen.tap(180, 4)
+    expect(window.page.locator("dialog[open]")).to_have_count(0)
+    window.check_quiet()

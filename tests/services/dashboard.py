@@ -45,6 +45,8 @@ PAGES = {
     "health": "Health",
     "access": "Access",
 }
+_MOST_TABS = 100
+_TABS_AT_ONCE = 20
 _PATIENCE_MS = 30_000  # of a machine that runs many tests at once
 _FLAGS = [
     "--headless",
@@ -57,6 +59,25 @@ _FLAGS = [
 _WATCH = """window.stopped = [];
 document.addEventListener("securitypolicyviolation", (event) =>
   stopped.push(`${event.violatedDirective} ${event.blockedURI}`));"""
+_FOCUSED = "(element) => element === document.activeElement"
+_WATCH_FOCUS = """() => {
+  window.visited = new Set([document.activeElement]);
+  document.addEventListener("focusin", (event) => visited.add(event.target));
+}"""
+# Rows and options are reached with the arrow keys.
+_OUT_OF_REACH = """() => {
+  const root = [...document.querySelectorAll("dialog[open]")].at(-1) ?? document.body;
+  const shown = (each) =>
+    each.checkVisibility({ visibilityProperty: true }) && !each.closest("[aria-hidden=true]");
+  const controls = "button:enabled, a[href], input:enabled, select, textarea, summary";
+  const missed = [...root.querySelectorAll(controls)].filter((each) => !visited.has(each));
+  const others = [...root.querySelectorAll("*")].filter(
+    (each) =>
+      getComputedStyle(each).cursor === "pointer" &&
+      !each.closest("button, a, summary, select, label, [role=row], [role=option]"),
+  );
+  return [...missed, ...others].filter(shown).map((each) => each.outerHTML.slice(0, 160));
+}"""
 # The browser itself reports refused requests and lost connections.
 _OF_THE_BROWSER = re.compile(r"Failed to load resource|WebSocket connection to .* failed")
 
@@ -100,6 +121,38 @@ class Dashboard:
         """Return the dialog in front."""
         return self.page.locator("dialog[open]").last
 
+    def focus(self, locator: Locator) -> None:
+        """Reach a control with the Tab key alone."""
+        expect(locator).to_be_enabled()
+        for _ in range(_MOST_TABS):
+            if locator.evaluate(_FOCUSED):
+                return
+            self.page.keyboard.press("Tab")
+        raise AssertionError(f"the Tab key does not reach {locator}")
+
+    def press(self, locator: Locator, key: str = "Enter") -> None:
+        """Use a control with the keyboard alone."""
+        self.focus(locator)
+        self.page.keyboard.press(key)
+
+    def enter(self, locator: Locator, text: str) -> None:
+        """Fill in an input with the keyboard alone."""
+        self.focus(locator)
+        self.page.keyboard.press("Control+a")
+        self.page.keyboard.type(text)
+
+    def out_of_reach(self) -> list[str]:
+        """Return the controls of the dialog in front, or of the page, that Tab does not reach."""
+        self.page.evaluate(_WATCH_FOCUS)
+        missed: list[str] = []
+        for _ in range(0, _MOST_TABS, _TABS_AT_ONCE):
+            for _ in range(_TABS_AT_ONCE):
+                self.page.keyboard.press("Tab")
+            missed = self.page.evaluate(_OUT_OF_REACH)
+            if not missed:
+                break
+        return missed
+
     def violations(self) -> list[str]:
         """Return what axe finds wrong with the page, one line for each kind."""
         if not AXE.exists():
@@ -134,11 +187,17 @@ class Windows:
         self._system = system
 
     def open(
-        self, name: str | None = None, *, width: int = 1440, height: int = 900, theme: Any = "light"
+        self,
+        name: str | None = None,
+        *,
+        width: int = 1440,
+        height: int = 900,
+        theme: Any = "light",
+        touch: bool = False,
     ) -> Dashboard:
         """Open a window, and sign in as `name`."""
         context = self._browser.new_context(
-            viewport={"width": width, "height": height}, color_scheme=theme
+            viewport={"width": width, "height": height}, color_scheme=theme, has_touch=touch
         )
         shown = Dashboard(context.new_page(), self._system.url)
         shown.watch()

@@ -1,5 +1,6 @@
 // The live view's subscription: what was received, pausing without loss, and earlier events.
 import type { StreamEvent, StreamError, Subscription } from "@mev/client";
+import { Past } from "./past";
 import { Ring } from "./ring";
 import { link } from "./link.svelte";
 
@@ -7,6 +8,7 @@ const CAPACITY = 5000;
 const MOST_EARLIER = 5000;
 const CHUNK = 1000;
 const EARLIER_WAIT_MS = 8000;
+const QUIET_MS = 1000;
 const RESUME_WITHIN_MS = 10 * 60_000;
 const WINDOWS_MS = [10_000, 60_000, 600_000, 3_600_000, 86_400_000];
 export const LIVE_TYPES = ["opportunity", "arbitrage", "sandwich", "liquidation", "bundle", "tick"] as const;
@@ -181,7 +183,7 @@ class Live {
     const opened = this.#opened;
     const windowMs = WINDOWS_MS[this.#window];
     const from = windowMs === undefined ? ("earliest" as const) : { time: new Date(edge - windowMs).toISOString() };
-    const found = await this.#between(from, edge, oldest);
+    const found = await this.#between(from, edge);
     if (opened !== this.#opened) return;
     if (found.length) this.earlier = [...this.earlier, ...found.reverse()].slice(0, MOST_EARLIER);
     if (found.length < CHUNK / 4) this.#window += 1;
@@ -190,37 +192,62 @@ class Live {
     if (!exhausted && found.length === 0) await this.loadEarlier();
   }
 
+  /** Return the names of the events here that were published at `ms` or before. */
+  #shownUntil(ms: number): Set<string> {
+    const found = new Set<string>();
+    const add = (event: StreamEvent | undefined) => event && event.publishedMs <= ms && found.add(nameOf(event));
+    this.earlier.forEach(add);
+    for (let number = this.ring.oldest; number < this.ring.total; number += 1) add(this.ring.at(number));
+    return found;
+  }
+
   /** Return the newest events from `from` up to `edge`, at most a chunk. */
-  #between(from: "earliest" | { readonly time: string }, edge: number, oldest: StreamEvent | undefined): Promise<StreamEvent[]> {
+  #between(from: "earliest" | { readonly time: string }, edge: number): Promise<StreamEvent[]> {
     return new Promise((resolve) => {
       const kept: StreamEvent[] = [];
+      const past = new Past();
+      const shown = this.#shownUntil(edge);
+      let quiet: ReturnType<typeof setTimeout> | undefined;
       const subscription = link.client.subscribe(
         { id: `earlier-${(this.#numbers += 1)}`, topics: [...this.types], filter: [...this.filter], from, onSlow: "lossless" },
         (events) => {
-          let over = false;
           for (const event of events) {
-            if (event.publishedMs > edge || (event.publishedMs === edge && same(event, oldest))) over = true;
-            else if (event.publishedMs < edge) kept.push(event);
+            const over = event.publishedMs > edge;
+            past.take(event, over);
+            if (!over && !shown.has(nameOf(event))) kept.push(event);
           }
-          if (kept.length > 2 * CHUNK) kept.splice(0, kept.length - CHUNK);
-          if (over) finish();
+          if (kept.length > 2 * CHUNK) newest(kept);
+          if (past.read) finish();
+          else if (past.over) {
+            // The filter may hold back what is left of the other partitions.
+            clearTimeout(quiet);
+            quiet = setTimeout(finish, QUIET_MS);
+          }
         },
       );
       const finish = () => {
         clearTimeout(timer);
+        clearTimeout(quiet);
         void subscription.unsubscribe().catch(() => undefined);
-        kept.sort((a, b) => a.publishedMs - b.publishedMs);
-        resolve(kept.slice(-CHUNK));
+        resolve(newest(kept));
       };
       const timer = setTimeout(finish, EARLIER_WAIT_MS);
-      subscription.ready.catch(finish);
+      subscription.ready.then((answer) => {
+        past.begin(answer);
+        if (past.read) finish();
+      }, finish);
     });
   }
 }
 
-function same(event: StreamEvent, other: StreamEvent | undefined): boolean {
-  return other !== undefined && event.type === other.type && event.partition === other.partition && event.offset === other.offset;
+/** Sort events by time, and keep the newest chunk; partitions come one after the other. */
+function newest(events: StreamEvent[]): StreamEvent[] {
+  events.sort((a, b) => a.publishedMs - b.publishedMs);
+  events.splice(0, events.length - CHUNK);
+  return events;
 }
+
+const nameOf = (event: StreamEvent): string => `${event.type}/${event.partition}/${event.offset}`;
 
 function positionOf(error: StreamError): number | null {
   const found = /^filter\[(\d+)\]$/.exec(error.more?.field ?? "");

@@ -6,7 +6,7 @@ import type { Limit, PolicyBody } from "./types";
 export function flat(policy: PolicyBody | null): Record<string, unknown> {
   if (!policy) return {};
   const thresholds = Object.entries(policy.thresholds).map(([name, value]) => [`thresholds.${name}`, value]);
-  return { policy_type: policy.policy_type, enabled: policy.enabled, rules: policy.rules.map((rule) => `${rule.field} ${rule.operator} ${JSON.stringify(rule.value)}`), ...Object.fromEntries(thresholds) };
+  return { policy_type: policy.policy_type, enabled: policy.enabled, rules: policy.rules.map((rule) => `${rule.field} ${rule.operator} ${rule.value}`), ...Object.fromEntries(thresholds) };
 }
 
 export const policyChanges = (before: PolicyBody | null, after: PolicyBody): Change[] => differences(flat(before), flat(after));

@@ -150,7 +150,7 @@ export interface PolicyBody {
   readonly policy_id: string;
   readonly policy_type: string;
   readonly thresholds: Record<string, number>;
-  readonly rules: readonly { readonly field: string; readonly operator: string; readonly value: unknown }[];
+  readonly rules: readonly { readonly field: string; readonly operator: string; readonly value: string }[];
   readonly enabled: boolean;
 }
 

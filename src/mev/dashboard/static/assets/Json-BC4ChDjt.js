@@ -1,0 +1,1 @@
+import{H as e,M as t,Mt as n,Nt as r,ct as i,ot as a,p as o,ut as s,wt as c,yt as l}from"./format-CGjs2MC8.js";var u=s([[`pre`,{tabindex:`0`,role:`region`,class:`svelte-t5jj8y`},` `]]);function d(s,d){r(d,!0);let f=t(d,`label`,3,`As JSON`);var p=u(),m=c(p,!0);l(t=>{e(p,`aria-label`,f()),a(m,t)},[()=>o(d.value)]),i(s,p),n()}export{d as t};

@@ -1,1 +1,0 @@
-import{B as e,M as t,Ot as n,at as r,bt as i,ht as a,it as o,kt as s,p as c,st as l}from"./format-n0OvM5iz.js";var u=l([[`pre`,{tabindex:`0`,role:`region`,class:`svelte-t5jj8y`},` `]]);function d(l,d){s(d,!0);let f=t(d,`label`,3,`As JSON`);var p=u(),m=i(p,!0);a(t=>{e(p,`aria-label`,f()),o(m,t)},[()=>c(d.value)]),r(l,p),n()}export{d as t};
