@@ -104,9 +104,9 @@ def test_a_server_that_is_away_is_named_and_used_again_when_it_is_back(
     with pytest.raises(ObjectStoreUnavailableError, match="Connection refused"):
         b.point("best", first)
     real_s3.start()
-    b.point("best", first)
     a.share()
     b.share()
+    b.point("best", first)
     assert b.get(second).manifest.model_id == second
     assert a.get("best").manifest.model_id == first
     shutil.rmtree(a.folder)

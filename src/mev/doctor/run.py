@@ -103,6 +103,7 @@ def _checks(target: Target) -> dict[str, dict[str, Check]]:
             "Kafka": partial(services.check_kafka, settings),
             "ClickHouse": partial(services.check_clickhouse, settings),
             "Redis": partial(services.check_redis, settings),
+            "Object store": partial(services.check_object_store, settings),
             "Certificates": partial(services.check_certificates, settings),
             "Native module": software.check_native,
             "Compilers": software.check_compilers,

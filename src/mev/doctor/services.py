@@ -77,6 +77,29 @@ def check_redis(settings: Settings) -> Finding:
     return _answers("Redis", f"{found} at {url.rpartition('@')[2]}")
 
 
+def check_object_store(settings: Settings) -> Finding:
+    """Check that OBJECT_STORE can be read."""
+    name = "Object store"
+    if settings.object_store is None:
+        return not_applicable(name, "models and exports stay in the data folder")
+    from mev.store.objects import open_object_store  # noqa: PLC0415 - its client is large
+
+    objects = open_object_store(settings.model_copy(update={"service_timeout_s": TIMEOUT_S}))
+    try:
+        if objects is not None:
+            objects.document("models.json")
+    except MevError as error:
+        return Finding(
+            name=name,
+            state=State.PROBLEM,
+            wanted="answers",
+            found=error.detail,
+            cost="replicas do not get each other's models and exports",
+            remedy=f"see {error.code} in docs/operations.md",
+        )
+    return _answers(name, settings.object_store)
+
+
 def _answers(name: str, found: str) -> Finding:
     return Finding(name=name, state=State.OK, wanted="answers", found=found)
 

@@ -35,7 +35,7 @@ INDEX = "models.json"
 _OBJECTS = "models"
 _TRIES = 50
 _PAUSE_S = 30.0
-"""Time for which reads do not ask a store that did not answer, unless sharing finds it back."""
+"""Time for which a store that did not answer is not asked, unless sharing finds it back."""
 Verified = Callable[[str], Manifest]
 """Returns the verified manifest of a model in the folder, or raises `ModelError`."""
 
@@ -70,7 +70,7 @@ class SharedModels:
         self._copied: dict[str, str] = {}
         """Digests of the manifests in the folder, by model id."""
         self._away: tuple[float, UnavailableError] | None = None
-        """Until when reads do not ask the store, and why."""
+        """Until when the store is not asked, and why."""
         self.refused: dict[str, MevError] = {}
         """Models whose manifest in the store is missing or damaged, with the reason."""
         self._unshared: MevError | None = None
@@ -215,7 +215,12 @@ class SharedModels:
         self._away = None
 
     def _join(self) -> None:
-        """Share the folder's aliases before any change, else the store's would replace them."""
+        """Share the folder's aliases before any change, else the store's would replace them.
+
+        :raises MevError: at once when the store did not answer lately.
+        """
+        if (away := self._is_away()) is not None:
+            raise away
         if self._known is None or self._is_original():
             self.share()
 

@@ -2,7 +2,7 @@
 
 import logging
 
-from mev.core.errors import MevError
+from mev.core.errors import MevError, UnavailableError
 from mev.registry.registry import Registry
 from mev.rollout.model import Deployment, DeploymentState, Stage
 
@@ -11,10 +11,11 @@ SHADOW, CHALLENGER, CHAMPION = "shadow", "challenger", "champion"
 _OF = {Stage.SHADOW: SHADOW, Stage.CANARY: CHALLENGER, Stage.PRODUCTION: CHAMPION}
 
 
-def follow(registry: Registry, deployment: Deployment) -> None:
+def follow(registry: Registry, deployment: Deployment) -> bool:
     """Move the aliases to match the latest step of `deployment`. Blocks; idempotent.
 
-    A failure is logged and not raised, so that it cannot prevent a rollback.
+    A failure is logged and not raised, so that it cannot prevent a rollback. Return False if it is
+    to be tried again, because the object store does not answer.
     """
     model_id, step = deployment.artifact.model_id, deployment.step
     try:
@@ -25,7 +26,7 @@ def follow(registry: Registry, deployment: Deployment) -> None:
                 and deployment.stage is Stage.PRODUCTION
             ):
                 _return(registry, deployment)
-            return
+            return True
         registry.point(_OF[step.stage], model_id)
         if step.stage is Stage.PRODUCTION:
             _leave(registry, model_id, SHADOW, CHALLENGER)
@@ -36,6 +37,8 @@ def follow(registry: Registry, deployment: Deployment) -> None:
             error,
             extra={"action": "deployment_alias"},
         )
+        return not isinstance(error, UnavailableError)
+    return True
 
 
 def _return(registry: Registry, deployment: Deployment) -> None:
@@ -44,6 +47,8 @@ def _return(registry: Registry, deployment: Deployment) -> None:
         return
     try:
         registry.point(CHAMPION, deployment.previous.model_id if deployment.previous else None)
+    except UnavailableError:
+        raise
     except MevError as error:
         LOG.warning("no model is %s now: %s", CHAMPION, error, extra={"action": "deployment_alias"})
         registry.point(CHAMPION, None)

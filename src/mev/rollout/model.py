@@ -109,8 +109,8 @@ class DeploymentStep:
     """A change of stage.
 
     `by` issues its commands; `settled` is set once all due commands are issued and the aliases
-    moved. The first order of a forward step places the model. `request_key` and `request_sha256`
-    identify the request that caused the step.
+    moved or due. The first order of a forward step places the model. `request_key` and
+    `request_sha256` identify the request that caused the step.
     """
 
     stage: Stage
@@ -122,6 +122,8 @@ class DeploymentStep:
     """True if a person advanced before the rules of the previous stage passed."""
     orders: tuple[StepOrder, ...] = ()
     settled: bool = False
+    aliases_due: bool = False
+    """True while the aliases could not be moved, because the object store did not answer."""
     request_key: str = ""
     request_sha256: str = ""
     approvers: tuple[str, ...] = ()
@@ -165,7 +167,12 @@ class Deployment:
     @property
     def finished(self) -> bool:
         """Return whether the deployment needs no further work."""
-        return not self.state.active and self.step.settled and not self.returning
+        return (
+            not self.state.active
+            and self.step.settled
+            and not self.step.aliases_due
+            and not self.returning
+        )
 
     @property
     def step(self) -> DeploymentStep:

@@ -165,10 +165,20 @@ class Steps:
                 deployment.with_order(number, replace(due, command_id=issued.command.id))
             )
         # with refusals, the step concerns single agents and aliases moved before
-        if not deployment.refused:
-            await asyncio.to_thread(follow, self._registry, deployment)
+        aliases_due = not deployment.refused and not await asyncio.to_thread(
+            follow, self._registry, deployment
+        )
         return await self._records.save(
-            deployment.with_step(replace(deployment.step, settled=True))
+            deployment.with_step(replace(deployment.step, settled=True, aliases_due=aliases_due))
+        )
+
+    async def move_aliases(self, deployment: Deployment) -> Deployment:
+        """Move the aliases that could not be moved before, unless a newer deployment has them."""
+        is_newest = self._records.newest()[0].id == deployment.id
+        if is_newest and not await asyncio.to_thread(follow, self._registry, deployment):
+            return deployment
+        return await self._records.save(
+            deployment.with_step(replace(deployment.step, aliases_due=False))
         )
 
     def _due(self, deployment: Deployment, number: int) -> StepOrder | None:

@@ -92,6 +92,8 @@ class Watch:
             return
         if not deployment.step.settled:
             deployment = await self._steps.settle(deployment)
+        if deployment.step.aliases_due:
+            deployment = await self._steps.move_aliases(deployment)
         if deployment.returning:
             await self._look_back(deployment)
         if not deployment.state.active:

@@ -68,6 +68,15 @@ def test_services_that_do_not_answer_are_problems(closed_port: int) -> None:
     assert "secret" not in str(found)
 
 
+def test_an_object_store_that_cannot_be_read_is_a_problem(tmp_path: Path) -> None:
+    assert services.check_object_store(load()).state is State.NOT_APPLICABLE
+    assert services.check_object_store(load(object_store=f"file://{tmp_path}")).state is State.OK
+    found = services.check_object_store(load(object_store=f"file://{tmp_path}/away"))
+    assert found.state is State.PROBLEM
+    assert found.found == f"{tmp_path}/away (OBJECT_STORE) is not a folder; mount or create it"
+    assert found.remedy == "see object_store_bucket_missing in docs/operations.md"
+
+
 def test_running_system_that_does_not_answer_is_a_problem(closed_port: int) -> None:
     assert services.check_system(None).state is State.NOT_APPLICABLE
     found = services.check_system(f"http://127.0.0.1:{closed_port}")

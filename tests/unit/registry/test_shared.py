@@ -153,7 +153,7 @@ def test_the_folder_is_read_while_the_store_is_down_and_changes_are_refused(plac
     assert place.restarted(a).get(model_id).aliases == ()
 
 
-def test_a_store_that_is_away_is_asked_by_sharing_only(place: Place) -> None:
+def test_a_store_that_does_not_answer_is_asked_by_sharing_only(place: Place) -> None:
     a, b = place.replica("a"), place.replica("b")
     model_id = register_bytes(a, "first", KEY)
     assert ids(b) == {model_id}
@@ -164,6 +164,8 @@ def test_a_store_that_is_away_is_asked_by_sharing_only(place: Place) -> None:
         assert ids(b) == {model_id}
         with pytest.raises(ObjectStoreUnavailableError):
             b.check_shared()
+        with pytest.raises(ObjectStoreUnavailableError):
+            b.point("best", model_id)
     assert place.asked == asked
     place.is_up = True
     second = register_bytes(a, "second", KEY)

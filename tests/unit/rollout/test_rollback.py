@@ -7,6 +7,7 @@ from mev.control.keys import rotation
 from mev.control.service import Control
 from mev.rollout.errors import PreviousRefusedError
 from mev.rollout.model import Deployment, DeploymentState, RuleVerdict
+from mev.store.objects import ObjectStoreUnavailableError
 from mev.wire.pb.control_pb2 import SHADOW, Target
 from tests.unit.rollout.plant import MODULE, SILENT_S, Plant
 
@@ -230,3 +231,36 @@ async def test_a_model_of_nobody_we_know_is_replaced(plant: Plant) -> None:
     assert (
         await plant.deploy(plant.model("new"), "production")
     ).state is DeploymentState.ROLLING_OUT
+
+
+async def test_aliases_follow_when_the_object_store_answers_again(
+    plant: Plant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remove = plant.registry.point
+
+    def point(alias: str, name: str | None) -> None:
+        if name is not None:
+            raise ObjectStoreUnavailableError("the store does not answer")
+        remove(alias, None)
+
+    await plant.enrol("a1")
+    old, new = plant.model("old"), plant.model("new")
+    with monkeypatch.context() as patched:
+        patched.setattr(plant.registry, "point", point)
+        await plant.deploy(old, "production")
+        await plant.pass_time(1)
+    assert (plant.agents["a1"].model(), plant.registry.get(old).aliases) == (old, ())
+    await plant.pass_time(1)
+    assert plant.registry.get(old).aliases == ("champion",)
+    await plant.deploy(new, "production")
+    await plant.pass_time(1)
+    assert plant.registry.get(new).aliases == ("champion",)
+    with monkeypatch.context() as patched:
+        patched.setattr(plant.registry, "point", point)
+        plant.agents["a1"].figures |= {"failed": 500}
+        await plant.pass_time(3)
+    assert (plant.agents["a1"].model(), plant.registry.get(new).aliases) == (old, ("champion",))
+    await plant.restart()
+    await plant.pass_time(1)
+    assert plant.registry.get("champion").manifest.model_id == old
+    assert plant.deployments.records.unfinished() == []
