@@ -544,12 +544,12 @@ FLEET = Page(
                 queries={
                     f"p{share * 100:g}": (
                         f"histogram_quantile({share}, sum by (le) "
-                        "(increase(mev_command_answer_seconds_bucket{{s}}[$__range])))"
+                        "(mev_command_answer_seconds_bucket{{s}}))"
                     )
                     for share in (0.5, 0.99)
                 },
                 unit="s",
-                about="Over the whole time range: commands are rare.",
+                about="Since the start of the process: commands are rare.",
             ),
             Chart(
                 title="Commands that wait for an approval",

@@ -170,7 +170,6 @@ def has_number(series: list[dict[str, Any]]) -> bool:
 
 def test_every_panel_has_data_and_no_alert_fires_in_health(monitored: Monitored) -> None:
     event = [{"market_id": "test", "timestamp_ns": time.time_ns(), "simulated": True}]
-    order = {"scope": "all", "level": "HALTED", "reason": "an answer of the agent"}
     empty = panel_queries()
     assert len(empty) > 80
     with (
@@ -182,15 +181,19 @@ def test_every_panel_has_data_and_no_alert_fires_in_health(monitored: Monitored)
         def still_empty() -> list[str]:
             next(chunks)
             http.post("/api/events/tick", json=event)
-            http.post("/api/control/kill-switch", json=order)
             for name, expression in list(empty.items()):
                 if has_number(monitored.query(expression)):
                     del empty[name]
             return sorted(empty)
 
         until(still_empty, lambda names: not names, "panels have no data", pause_s=PAUSE_S)
-    until(lambda: monitored.query("ALERTS"), lambda series: not series, "alerts fire in health")
-    assert monitored.notified == {}
+    # The rules hold for a second only, so that some may fire before there are two scrapes.
+    until(
+        lambda: (monitored.query("ALERTS"), dict(monitored.notified)),
+        lambda seen: not seen[0] and "firing" not in seen[1].values(),
+        "alerts fire in health",
+        pause_s=PAUSE_S,
+    )
 
 
 def test_figures_of_trades_agree_with_stats(monitored: Monitored) -> None:
