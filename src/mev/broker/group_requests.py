@@ -1,11 +1,13 @@
 """Handlers of consumer group requests: membership and committed offsets."""
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from mev.broker.groups import GroupError
 from mev.broker.server import NODE_ID, Broker
 from mev.broker.wire import ErrorCode, RequestReader, ResponseWriter
+
+_METADATA_BYTES = 4 << 10
 
 
 def find_coordinator(broker: Broker, request: RequestReader) -> ResponseWriter:
@@ -41,6 +43,7 @@ async def join_group(broker: Broker, request: RequestReader) -> ResponseWriter:
             protocols,
             session_ms=session_ms,
             rebalance_ms=rebalance_ms,
+            is_restricted=broker.is_restricted(request.user),
         )
     except GroupError as error:
         return response.int16(error.code).int32(-1).string("").string("").string(member).int32(0)
@@ -76,12 +79,7 @@ def leave_group(broker: Broker, request: RequestReader) -> ResponseWriter:
 def offset_commit(broker: Broker, request: RequestReader) -> ResponseWriter:
     group, generation, member = request.string(), request.int32(), request.string()
     request.int64()
-    topics = request.array(
-        lambda: (
-            request.string(),
-            request.array(lambda: (request.int32(), request.int64(), request.nullable_string())),
-        )
-    )
+    topics = request.topics(lambda _, number: (number, request.int64(), request.nullable_string()))
     error = ErrorCode.NONE
     try:
         broker.check_group(request.user, group)
@@ -91,6 +89,8 @@ def offset_commit(broker: Broker, request: RequestReader) -> ResponseWriter:
             for topic, each in topics
             for number, offset, text in each
         }
+        _check_metadata(text for _, text in known.values())
+        broker.check_new_commits(request.user, group)
         broker.topics.offsets.put(
             group, {at: committed for at, committed in known.items() if broker.topics.log(*at)}
         )
@@ -117,7 +117,7 @@ def offset_commit(broker: Broker, request: RequestReader) -> ResponseWriter:
 
 def offset_fetch(broker: Broker, request: RequestReader) -> ResponseWriter:
     group = request.string()
-    asked = request.nullable_array(lambda: (request.string(), request.array(request.int32)))
+    asked = request.nullable_topics(lambda _, number: number)
     if asked is None:
         by_topic: defaultdict[str, list[int]] = defaultdict(list)
         for topic, number in broker.topics.offsets.of_group(group):
@@ -138,6 +138,11 @@ def offset_fetch(broker: Broker, request: RequestReader) -> ResponseWriter:
         ),
     )
     return response.int16(ErrorCode.NONE) if request.version >= 2 else response
+
+
+def _check_metadata(texts: Iterable[str | None]) -> None:
+    if any(len((text or "").encode()) > _METADATA_BYTES for text in texts):
+        raise GroupError(ErrorCode.OFFSET_METADATA_TOO_LARGE)
 
 
 def _outcome(request: RequestReader, act: Callable[[], None]) -> ResponseWriter:

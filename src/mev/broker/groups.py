@@ -8,8 +8,15 @@ from typing import NamedTuple
 from mev.broker.wire import ErrorCode
 
 _LEAST_SESSION_MS = 1_000
-_LONGEST_SESSION_MS = 1_800_000
+_LONGEST_SESSION_MS = 300_000
+_LONGEST_REBALANCE_MS = 300_000
 _MEMBERS = 1_000
+_GROUP_ID_CHARACTERS = 255
+_CLIENT_ID_CHARACTERS = 200
+_MEMBER_BYTES = 1 << 10
+RESTRICTED_GROUPS = 32
+"""The groups of restricted users, and the groups with commits where they commit for a new one."""
+_RESTRICTED_BYTES = 16 << 20
 
 
 class GroupError(Exception):
@@ -37,6 +44,7 @@ class _Member:
     rebalance_s: float
     protocols: dict[str, bytes]
     assignment: bytes = b""
+    restricted_bytes: int = 0
     joining: "asyncio.Future[Joined] | None" = None
     syncing: "asyncio.Future[bytes] | None" = None
     expiry: asyncio.TimerHandle | None = None
@@ -49,6 +57,7 @@ class _Group:
     protocol: str = ""
     leader: str = ""
     members: dict[str, _Member] = field(default_factory=dict)
+    is_restricted: bool = False
     is_preparing: bool = False
     is_assigned: bool = False
     deadline: asyncio.TimerHandle | None = None
@@ -59,6 +68,7 @@ class ConsumerGroups:
 
     def __init__(self) -> None:
         self._groups: dict[str, _Group] = {}
+        self._restricted_bytes = 0
 
     async def join(
         self,
@@ -70,25 +80,32 @@ class ConsumerGroups:
         *,
         session_ms: int,
         rebalance_ms: int,
+        is_restricted: bool = False,
     ) -> Joined:
         """Join or rejoin, wait for the other members, and return the new generation.
 
+        Restricted members together have few groups, and a limit of memory.
+
         :raises GroupError: when the member is refused, for example without a common assignor.
         """
-        if not group_id:
+        if not 0 < len(group_id) <= _GROUP_ID_CHARACTERS:
             raise GroupError(ErrorCode.INVALID_GROUP_ID)
         if not _LEAST_SESSION_MS <= session_ms <= _LONGEST_SESSION_MS:
             raise GroupError(ErrorCode.INVALID_SESSION_TIMEOUT)
-        group = self._groups.get(group_id) or _Group(protocol_type)
+        group = self._groups.get(group_id) or _Group(protocol_type, is_restricted=is_restricted)
         self._check_protocols(group, member_id, protocol_type, protocols)
         if member_id and member_id not in group.members:
             raise GroupError(ErrorCode.UNKNOWN_MEMBER_ID)
         if not member_id and len(group.members) >= _MEMBERS:
             raise GroupError(ErrorCode.GROUP_MAX_SIZE_REACHED)
-        member = group.members.get(member_id) or _Member(f"{client_id}-{uuid.uuid4()}", 0, 0, {})
+        member = group.members.get(member_id) or _Member(
+            f"{client_id[:_CLIENT_ID_CHARACTERS]}-{uuid.uuid4()}", 0, 0, {}
+        )
+        if is_restricted:
+            self._count(group_id, member, protocols)
         member.session_s, member.rebalance_s, member.protocols = (
             session_ms / 1000,
-            rebalance_ms / 1000,
+            min(rebalance_ms, _LONGEST_REBALANCE_MS) / 1000,
             protocols,
         )
         self._groups[group_id] = group
@@ -169,6 +186,19 @@ class ConsumerGroups:
         if not others:
             group.protocol_type = protocol_type
 
+    def _count(self, group_id: str, member: _Member, protocols: dict[str, bytes]) -> None:
+        """Count the memory of a restricted member.
+
+        :raises GroupError: when restricted members together have too much, or too many groups.
+        """
+        size = _MEMBER_BYTES + sum(len(name) + len(data) for name, data in protocols.items())
+        total = self._restricted_bytes - member.restricted_bytes + size
+        groups = sum(group.is_restricted for group in self._groups.values())
+        is_new = group_id not in self._groups
+        if total > _RESTRICTED_BYTES or (is_new and groups >= RESTRICTED_GROUPS):
+            raise GroupError(ErrorCode.GROUP_MAX_SIZE_REACHED)
+        self._restricted_bytes, member.restricted_bytes = total, size
+
     def _member(self, group_id: str, generation: int, member_id: str) -> tuple[_Group, _Member]:
         group = self._groups.get(group_id)
         if group is None or (member := group.members.get(member_id)) is None:
@@ -244,6 +274,7 @@ class ConsumerGroups:
 
     def _drop(self, group: _Group, member: _Member) -> None:
         self._rest(member)
+        self._restricted_bytes -= member.restricted_bytes
         del group.members[member.id]
         for waiting in (member.joining, member.syncing):
             if waiting and not waiting.done():

@@ -137,10 +137,17 @@ class _Segment:
             records=0,
         )
 
-    def position(self, offset: int) -> int | None:
-        """Return the position of the batch that contains `offset`, or of the next one."""
+    def index(self) -> None:
+        """Index the file, once.
+
+        :raises LogError: as :meth:`scan` does.
+        """
         if not self.is_indexed:
             deque(self.scan(), maxlen=0)
+
+    def position(self, offset: int) -> int | None:
+        """Return the position of the batch that contains `offset`, or of the next one."""
+        self.index()
         at = self._positions[bisect_right(self._offsets, offset) - 1]
         for header, position in self.headers(at):
             if header.next_offset > offset:
@@ -310,9 +317,13 @@ class PartitionLog:
         return data[: _whole(data)]
 
     def offset_at(self, timestamp_ms: int) -> tuple[int, int]:
-        """Return (timestamp, offset) of the first batch since `timestamp_ms`, else (-1, -1)."""
+        """Return (timestamp, offset) of the first batch since `timestamp_ms`, else (-1, -1).
+
+        :raises LogError: when a file cannot be read.
+        """
         for segment in self._segments:
-            if segment.is_indexed and segment.max_timestamp_ms < timestamp_ms:
+            segment.index()
+            if segment.max_timestamp_ms < timestamp_ms:
                 continue
             for header, _ in segment.headers():
                 if header.max_timestamp_ms >= timestamp_ms:

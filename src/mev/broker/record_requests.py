@@ -1,14 +1,17 @@
 """Handlers of record requests: produce, fetch and list offsets."""
 
+import asyncio
 import time
 from dataclasses import dataclass
 
-from mev.broker.log import LogError
+from mev.broker.log import LogError, PartitionLog
 from mev.broker.server import Broker
 from mev.broker.wire import ErrorCode, RequestReader, ResponseWriter
 
 _LATEST, _EARLIEST = -1, -2
 _LONGEST_WAIT_S = 60.0
+_LEAST_BYTES = 64 << 10
+"""The most that a fetch waits for: each new batch reads again what is there."""
 
 
 @dataclass(slots=True)
@@ -27,9 +30,7 @@ def produce(broker: Broker, request: RequestReader) -> ResponseWriter | None:
         request.int16(),
         request.int32(),
     )
-    topics = request.array(
-        lambda: (request.string(), request.array(lambda: (request.int32(), request.bytes_())))
-    )
+    topics = request.topics(lambda _, number: (number, request.bytes_()))
     response = ResponseWriter()
 
     def topic(item: tuple[str, list[tuple[int, memoryview]]]) -> None:
@@ -79,21 +80,20 @@ async def fetch(broker: Broker, request: RequestReader) -> ResponseWriter:
     request.int32()
     wait_s, least_bytes, most_bytes = request.int32() / 1000, request.int32(), request.int32()
     request.int8()
+    least_bytes = min(least_bytes, _LEAST_BYTES)
 
-    def partition(topic: str) -> _Wanted:
-        number, offset = request.int32(), request.int64()
+    def partition(topic: str, number: int) -> _Wanted:
+        offset = request.int64()
         if request.version >= 5:
             request.int64()
         return _Wanted(topic, number, offset, request.int32())
 
-    def topic() -> tuple[str, list[_Wanted]]:
-        name = request.string()
-        return name, request.array(lambda: partition(name))
-
-    topics = request.array(topic)
+    topics = request.topics(partition)
     deadline = time.monotonic() + min(wait_s, _LONGEST_WAIT_S)
     while True:
-        response, size, has_failed = _fetched(broker, request, topics, most_bytes)
+        response, size, has_failed = _fetched(
+            broker, request, topics, min(most_bytes, broker.most_fetched(request.user))
+        )
         left_s = deadline - time.monotonic()
         if size >= least_bytes or has_failed or left_s <= 0:
             return response
@@ -133,31 +133,41 @@ def _fetched(
     return response, size, has_failed
 
 
-def list_offsets(broker: Broker, request: RequestReader) -> ResponseWriter:
+async def list_offsets(broker: Broker, request: RequestReader) -> ResponseWriter:
     request.int32()
     if request.version >= 2:
         request.int8()
-    topics = request.array(
-        lambda: (request.string(), request.array(lambda: (request.int32(), request.int64())))
-    )
+    topics = request.topics(lambda _, number: (number, request.int64()))
+    found: dict[tuple[str, int], tuple[ErrorCode, int, int]] = {}
+    for topic, partitions in topics:
+        for number, timestamp_ms in partitions:
+            found[topic, number] = _offset(broker.topics.log(topic, number), timestamp_ms)
+            await asyncio.sleep(0)  # a search by time takes long
     response = ResponseWriter()
     if request.version >= 2:
         response.int32(0)
 
-    def partition(topic: str, number: int, timestamp_ms: int) -> None:
-        log = broker.topics.log(topic, number)
-        if log is None:
-            response.int32(number).int16(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION).int64(-1).int64(-1)
-            return
-        fixed = {_LATEST: (-1, log.end), _EARLIEST: (-1, log.start)}
-        time_ms, offset = (
-            fixed[timestamp_ms] if timestamp_ms in fixed else log.offset_at(timestamp_ms)
-        )
-        response.int32(number).int16(ErrorCode.NONE).int64(time_ms).int64(offset)
+    def partition(topic: str, number: int) -> None:
+        error, time_ms, offset = found[topic, number]
+        response.int32(number).int16(error).int64(time_ms).int64(offset)
 
     return response.array(
         topics,
         lambda item: response.string(item[0]).array(
-            item[1], lambda each: partition(item[0], *each)
+            item[1], lambda each: partition(item[0], each[0])
         ),
     )
+
+
+def _offset(log: PartitionLog | None, timestamp_ms: int) -> tuple[ErrorCode, int, int]:
+    """Return error, timestamp and offset of the first batch since `timestamp_ms`."""
+    if log is None:
+        return ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, -1, -1
+    if timestamp_ms == _LATEST:
+        return ErrorCode.NONE, -1, log.end
+    if timestamp_ms == _EARLIEST:
+        return ErrorCode.NONE, -1, log.start
+    try:
+        return ErrorCode.NONE, *log.offset_at(timestamp_ms)
+    except LogError as failure:
+        return failure.code, -1, -1

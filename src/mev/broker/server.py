@@ -4,10 +4,11 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import NamedTuple
 
-from mev.broker.groups import ConsumerGroups, GroupError
+from mev.broker.groups import RESTRICTED_GROUPS, ConsumerGroups, GroupError
 from mev.broker.log import PartitionLog
 from mev.broker.scram import MECHANISM, AuthenticationError, Exchange, Verifier
 from mev.broker.topics import Topics
@@ -17,12 +18,18 @@ LOG = logging.getLogger(__name__)
 NODE_ID = 1
 READ_BUFFER_BYTES = 4 << 20
 _REQUEST_BYTES = 64 << 20
-_RESTRICTED_REQUEST_BYTES = 4 << 20
+_RESTRICTED_REQUEST_BYTES = 256 << 10
+_RESTRICTED_PRODUCE_BYTES = 2 << 20
+_RESTRICTED_ITEMS = 1000
+_ANSWER_BYTES = 16 << 20
+_RESTRICTED_ANSWER_BYTES = 4 << 20
+_RESTRICTED_UNSENT_BYTES = 256 << 20
+_LEAST_ANSWER_BYTES = 64 << 10
 _STRANGER_REQUEST_BYTES = 4 << 10
 _STRANGER_REQUESTS = 8
 _AUTHENTICATION_S = 10.0
 _LOG_PAUSE_S = 10.0
-_API_VERSIONS, _SASL_HANDSHAKE, _SASL_AUTHENTICATE = 18, 17, 36
+_PRODUCE, _API_VERSIONS, _SASL_HANDSHAKE, _SASL_AUTHENTICATE = 0, 18, 17, 36
 _FOR_STRANGERS = frozenset({_API_VERSIONS, _SASL_HANDSHAKE, _SASL_AUTHENTICATE})
 
 
@@ -73,6 +80,7 @@ class Broker:
         self._restricted: set[_Connection] = set()
         self._connections = 0
         self._waiting: defaultdict[PartitionLog, set[asyncio.Future[None]]] = defaultdict(set)
+        self._unsent_bytes = 0
         self._next_producer_id = time.time_ns() // 1000
         self._told: dict[str, tuple[float, int]] = {}
 
@@ -120,6 +128,26 @@ class Broker:
         """Say whether `user` may not make topics, nor act for the protected group."""
         return bool(self.read_only.get(user))
 
+    def most_fetched(self, user: str) -> int:
+        """Return the limit of the records in one answer, in bytes.
+
+        Restricted users get few while answers that they do not read fill the memory.
+        """
+        if not self.is_restricted(user):
+            return _ANSWER_BYTES
+        is_full = self._unsent_bytes > _RESTRICTED_UNSENT_BYTES
+        return _LEAST_ANSWER_BYTES if is_full else _RESTRICTED_ANSWER_BYTES
+
+    @contextmanager
+    def sending(self, user: str, size: int) -> Iterator[None]:
+        """Count `size` bytes for `user` as not sent yet."""
+        counted = size if self.is_restricted(user) else 0
+        self._unsent_bytes += counted
+        try:
+            yield
+        finally:
+            self._unsent_bytes -= counted
+
     def check_group(self, user: str, group: str) -> None:
         """Refuse what a user may not do for `group`.
 
@@ -128,6 +156,20 @@ class Broker:
         if group == self.topics.protected_group and self.is_restricted(user):
             self.tell("group_refused", f"{group}: user {user!r} may not act for it")
             raise GroupError(ErrorCode.GROUP_AUTHORIZATION_FAILED)
+
+    def check_new_commits(self, user: str, group: str) -> None:
+        """Refuse commits of a restricted user for one more group than it may have.
+
+        :raises GroupError: then.
+        """
+        offsets = self.topics.offsets
+        if (
+            self.is_restricted(user)
+            and not offsets.has(group)
+            and offsets.groups >= RESTRICTED_GROUPS
+        ):
+            self.tell("group_refused", f"{group}: user {user!r} commits for too many groups")
+            raise GroupError(ErrorCode.GROUP_MAX_SIZE_REACHED)
 
     def producer_id(self) -> int:
         """Return a new producer id, unique also across restarts."""
@@ -195,31 +237,41 @@ class _Connection:
             else:
                 raise MalformedRequestError("too many requests before authentication")
         self._broker.authenticated(self, self._user)
-        most_bytes = (
-            _RESTRICTED_REQUEST_BYTES if self._broker.is_restricted(self._user) else _REQUEST_BYTES
-        )
+        is_restricted = self._broker.is_restricted(self._user)
+        most_bytes = _RESTRICTED_REQUEST_BYTES if is_restricted else _REQUEST_BYTES
+        most_items = _RESTRICTED_ITEMS if is_restricted else None
         while True:
-            await self._answer_one(most_bytes)
+            await self._answer_one(most_bytes, most_items)
 
     def close(self) -> None:
         """Close the connection."""
         self._writer.close()
 
-    async def _answer_one(self, most_bytes: int) -> None:
-        size = int.from_bytes(await self._reader.readexactly(4))
-        if size > most_bytes:
-            raise MalformedRequestError(f"a request of {size} bytes")
-        request = RequestReader(await self._reader.readexactly(size), self._user)
+    async def _answer_one(self, most_bytes: int, most_items: int | None = None) -> None:
+        data = await self._request(most_bytes)
+        request = RequestReader(data, self._user, most_items=most_items)
         response = (
             self._answer_stranger(request)
             if request.key in _FOR_STRANGERS
             else await self._answer(request)
         )
         if response is not None:
-            self._writer.write(response.framed(request.correlation_id))
-            await self._writer.drain()
+            answer = response.framed(request.correlation_id)
+            with self._broker.sending(self._user, len(answer)):
+                self._writer.write(answer)
+                await self._writer.drain()
         # Requests that are in the buffer already are read without a pause: others get their turn.
         await asyncio.sleep(0)
+
+    async def _request(self, most_bytes: int) -> bytes:
+        """Read one request; only Produce may have more than `most_bytes`."""
+        size = int.from_bytes(await self._reader.readexactly(4))
+        if size <= most_bytes:
+            return await self._reader.readexactly(size)
+        key = await self._reader.readexactly(2)
+        if not self._user or int.from_bytes(key) != _PRODUCE or size > _RESTRICTED_PRODUCE_BYTES:
+            raise MalformedRequestError(f"a request of {size} bytes")
+        return key + await self._reader.readexactly(size - len(key))
 
     async def _answer(self, request: RequestReader) -> ResponseWriter | None:
         api = self._broker.apis.get(request.key)

@@ -12,7 +12,7 @@ def metadata(broker: Broker, request: RequestReader) -> ResponseWriter:
     )
     found = [
         (_found(broker, name, may_create=may_create), name)
-        for name in (broker.topics.names() if names is None else names)
+        for name in (broker.topics.names() if names is None else dict.fromkeys(names))
     ]
     response = ResponseWriter()
     if request.version >= 3:

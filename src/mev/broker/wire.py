@@ -20,6 +20,7 @@ class ErrorCode(IntEnum):
     CORRUPT_MESSAGE = 2
     UNKNOWN_TOPIC_OR_PARTITION = 3
     MESSAGE_TOO_LARGE = 10
+    OFFSET_METADATA_TOO_LARGE = 12
     INVALID_TOPIC = 17
     ILLEGAL_GENERATION = 22
     INCONSISTENT_GROUP_PROTOCOL = 23
@@ -50,11 +51,12 @@ class RequestReader:
     """Reads a request field by field; a short request raises :class:`MalformedRequestError`.
 
     The header is read first: API key, version, correlation id and client id. `user` is the
-    authenticated user of the connection.
+    authenticated user of the connection. All arrays together have at most `most_items`.
     """
 
-    def __init__(self, data: bytes, user: str = "") -> None:
+    def __init__(self, data: bytes, user: str = "", *, most_items: int | None = None) -> None:
         self._data = data
+        self._left_items = len(data) if most_items is None else most_items
         self._at = 0
         self.user = user
         self.key, self.version, self.correlation_id = self.int16(), self.int16(), self.int32()
@@ -111,7 +113,36 @@ class RequestReader:
         count = self.int32()
         if count > len(self._data) - self._at:  # an item has at least one byte
             raise MalformedRequestError("an array is longer than its request")
+        self._left_items -= max(count, 0)
+        if self._left_items < 0:
+            raise MalformedRequestError("the arrays of the request have too many items")
         return None if count < 0 else [item() for _ in range(count)]
+
+    def topics(self, partition: Callable[[str, int], T]) -> list[tuple[str, list[T]]]:
+        """Return an ARRAY of topics with partitions; null counts as empty."""
+        return self.nullable_topics(partition) or []
+
+    def nullable_topics(
+        self, partition: Callable[[str, int], T]
+    ) -> list[tuple[str, list[T]]] | None:
+        """Return an ARRAY of topics, each with its name and an ARRAY of partitions, or None.
+
+        `partition` gets topic and number, and reads what follows. No partition occurs twice.
+        """
+        seen: set[tuple[str, int]] = set()
+
+        def one(name: str) -> T:
+            number = self.int32()
+            if (name, number) in seen:
+                raise MalformedRequestError("a partition occurs twice")
+            seen.add((name, number))
+            return partition(name, number)
+
+        def topic() -> tuple[str, list[T]]:
+            name = self.string()
+            return name, self.array(lambda: one(name))
+
+        return self.nullable_array(topic)
 
     def _number(self, kind: struct.Struct) -> int:
         try:

@@ -8,8 +8,11 @@ import struct
 
 import google_crc32c
 
+TOPIC = "reports"
+PARTITIONS = 8
 HEADER = struct.Struct(">qiibIhiqqqhii")
-PRODUCE, FETCH, METADATA, SASL_HANDSHAKE, API_VERSIONS, SASL_AUTHENTICATE = 0, 1, 3, 17, 18, 36
+PRODUCE, FETCH, METADATA, OFFSET_COMMIT, JOIN_GROUP = 0, 1, 3, 8, 11
+SASL_HANDSHAKE, API_VERSIONS, SASL_AUTHENTICATE = 17, 18, 36
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 

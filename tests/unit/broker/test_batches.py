@@ -1,7 +1,5 @@
 """Validation of record batches: what no consumer could read is not stored, and not sent."""
 
-import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -9,17 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mev.broker import batch as batches
-from mev.broker.__main__ import APIS
 from mev.broker.log import LogError, PartitionLog
-from mev.broker.scram import Verifier
-from mev.broker.server import Broker
-from mev.broker.topics import Topics
 from mev.broker.wire import ErrorCode
 from mev.core import native
-from tests.unit.broker.client import HEADER, batch, joined, produced, record, varint
+from tests.unit.broker.client import HEADER, TOPIC, batch, joined, produced, record, varint
 from tests.unit.broker.test_log import read_all
 
-TOPIC = "reports"
 HEADERS = b"\0\0\0" + varint(-1) + varint(1) + b"v" + varint(1) + varint(1) + b"h" + varint(-1)
 UNREADABLE = {
     "checksum": batch(wrong_checksum=1),
@@ -101,25 +94,6 @@ def test_damaged_batches_in_files_are_replaced_by_empty_ones(
         assert batches.problem(header, data) == ""
         again.close()
     assert caplog.text.count("batch_damaged") == 2, "they are replaced in the files too"
-
-
-@pytest.fixture
-async def port(tmp_path: Path) -> AsyncIterator[int]:
-    """Serve a broker with one topic; its users' passwords are their names."""
-    topics = Topics(tmp_path, partition_bytes=1 << 20)
-    topics.create(TOPIC, 1)
-    broker = Broker(
-        topics,
-        APIS,
-        {user: Verifier(user, user) for user in ("mev", "agent")},
-        host="127.0.0.1",
-        port=0,
-        connections=6,
-        read_only={"agent": frozenset({"orders"})},
-    )
-    server = await asyncio.start_server(broker.serve, "127.0.0.1", 0)
-    yield server.sockets[0].getsockname()[1]
-    server.close()
 
 
 async def test_agents_batches_are_readable_and_not_compressed(port: int) -> None:

@@ -26,7 +26,7 @@ def read_all(log: PartitionLog) -> list[int]:
 
 @settings(max_examples=50, deadline=None)
 @given(
-    st.lists(st.tuples(st.integers(1, 50), st.binary(max_size=3000)), max_size=40),
+    st.lists(st.tuples(st.integers(1, 50), st.binary(max_size=300)), max_size=40),
     st.integers(0, 200),
 )
 def test_log_keeps_whole_batches_over_a_cut_file(
