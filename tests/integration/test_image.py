@@ -89,6 +89,7 @@ def test_packages_of_the_lock_file_are_installed_by_the_step() -> None:
 
 PREPARE = """
 set -eu
+umask 022
 ip link set lo up
 mount --make-rprivate /
 mkdir {work}/etc {work}/root
@@ -207,5 +208,5 @@ def test_image_becomes_healthy_without_privileges_and_stops_in_order(container: 
     assert found["NoNewPrivs"] == "1"
     for path in ("/x", "/usr/x", "/opt/mev/x", "/etc/x", "/var/lib/x"):
         assert container.run("touch", path).returncode != 0, path
-    assert container.run("ls", "/var/lib/mev/runtime.json").returncode == 0
+    assert container.run("ls", "/var/lib/mev/data/runtime.json").returncode == 0
     assert container.stop() == 0, container.log.read_text()

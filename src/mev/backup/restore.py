@@ -28,6 +28,7 @@ from mev.core.clock import now_ns
 from mev.core.errors import ConflictError, NotFoundError
 from mev.core.files import disk_full, sync_folder, write_atomically
 from mev.settings import Settings
+from mev.store.folder import RESTORING
 
 _AUDIT = "audit"
 _UNSIGNED_S = 1e9
@@ -39,8 +40,8 @@ def restore_backup(
 ) -> tuple[Manifest, list[LogVerdict]]:
     """Restore the backup `source` to the data folder, which must not exist or be empty.
 
-    Nothing is at the data folder before every file was compared with the manifest and the audit
-    trail was verified.
+    Nothing is in its place before every file was compared with the manifest and the audit trail was
+    verified; until all is, no system starts on the folder.
 
     :raises NotFoundError: if there is no backup.
     :raises ConflictError: if the data folder is not empty, or a newer version made the backup.
@@ -58,9 +59,8 @@ def restore_backup(
     for target in targets.values():
         _check_empty(target)
     keys = decrypt(_read(source / KEYS), text, passphrase)
-    partials = {
-        place: target.with_name(f"{target.name}.partial") for place, target in targets.items()
-    }
+    partials = {place: target / RESTORING for place, target in targets.items()}
+    created = [target for target in targets.values() if not target.exists()]
     try:
         for partial in partials.values():
             shutil.rmtree(partial, ignore_errors=True)
@@ -68,17 +68,27 @@ def restore_backup(
         _write(manifest, keys, source / FILES, partials)
         verdicts = _verify(partials[DATA] / _AUDIT)
         os.sync()
-        for place, target in targets.items():
-            if target.exists():
-                target.rmdir()
-            partials[place].rename(target)
-            sync_folder(target.parent)
-    except OSError as error:
-        raise (disk_full(error, settings.mev_data_dir) or error) from None
-    finally:
+    except BaseException as error:
         for partial in partials.values():
             shutil.rmtree(partial, ignore_errors=True)
+        for target in created:
+            target.rmdir()
+        if isinstance(error, OSError) and (full := disk_full(error, settings.mev_data_dir)):
+            raise full from None
+        raise
+    for place, target in targets.items():
+        target.chmod(0o700)
+        _move_up(partials[place], target)
     return manifest, verdicts
+
+
+def _move_up(partial: Path, target: Path) -> None:
+    """Move what was restored to its place; no system starts while there is `partial`."""
+    for path in sorted(partial.iterdir()):
+        path.rename(target / path.name)
+    sync_folder(target)
+    partial.rmdir()
+    sync_folder(target)
 
 
 def _read_manifest(source: Path) -> tuple[Manifest, bytes]:
@@ -109,7 +119,7 @@ def _read(path: Path) -> bytes:
 
 
 def _check_empty(target: Path) -> None:
-    if target.exists() and any(target.iterdir()):
+    if target.exists() and any(path.name != RESTORING for path in target.iterdir()):
         raise ConflictError(
             f"{target} is not empty; move it away, or choose another folder with MEV_DATA_DIR",
             code="restore_target_not_empty",

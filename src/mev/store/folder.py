@@ -14,6 +14,8 @@ from mev.settings import Settings
 
 LONGEST_SOCKET_PATH_BYTES = 100
 """The kernel's limit for the path of a Unix socket is 107 bytes."""
+RESTORING = ".restoring"
+"""Folder in a data folder whose backup is being restored."""
 _RUNTIME = "runtime.json"
 _LOCK = "lock"
 _MASTER_KEY_FILE = "master-api-key"
@@ -62,11 +64,17 @@ class DataFolder:
         Sets the umask: files that this process creates from now on are private.
 
         :raises FolderNotPrivateError: when another user may change what is in it.
-        :raises ConflictError: when another process has it.
+        :raises ConflictError: when another process has it, or a restore is not complete.
         """
         os.umask(0o077)
         self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._check_private()
+        if (self.path / RESTORING).exists():
+            raise ConflictError(
+                f"the restore of a backup to {self.path} did not end; wait for it, or empty the "
+                "folder and restore again",
+                code="restore_incomplete",
+            )
         lock = (self.path / _LOCK).open("a+")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

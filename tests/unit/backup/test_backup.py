@@ -10,7 +10,7 @@ from mev.backup.manifest import BackupDamagedError, PassphraseError
 from mev.backup.restore import restore_backup
 from mev.core.errors import ConflictError, NotFoundError
 from mev.settings import Settings, load
-from mev.store.folder import DataFolder
+from mev.store.folder import RESTORING, DataFolder
 
 PASSPHRASE = "correct horse battery"
 SECRET = "a-secret-of-this-site"
@@ -57,7 +57,10 @@ def test_restored_folder_is_as_it_was(saved: Path, settings: Settings, tmp_path:
     assert (data / "tables").readlink() == Path("store")
     assert data.stat().st_mode & 0o077 == 0
     assert manifest.keys == ["data/control/root-key", "data/jwt-secret-key"]
-    assert [path.name for path in tmp_path.iterdir() if path.name.endswith("partial")] == []
+    assert not (data / RESTORING).exists()
+    folder = DataFolder(data)
+    folder.acquire()
+    folder.release()
 
 
 def test_keys_are_in_no_file_of_the_backup(saved: Path) -> None:
@@ -126,6 +129,30 @@ def test_folder_with_data_is_not_overwritten(saved: Path, settings: Settings) ->
         restore_backup(settings, saved, PASSPHRASE)
     assert refused.value.code == "restore_target_not_empty"
     assert files(settings.mev_data_dir) == before
+
+
+def test_system_does_not_start_on_a_restore_that_was_interrupted(
+    saved: Path, settings: Settings
+) -> None:
+    data = settings.mev_data_dir
+    (data / RESTORING).mkdir(parents=True)
+    (data / RESTORING / "half").write_text("of a file")
+    with pytest.raises(ConflictError) as refused:
+        DataFolder(data).acquire()
+    assert refused.value.code == "restore_incomplete"
+    restore_backup(settings, saved, PASSPHRASE)
+    assert not (data / "half").exists()
+    assert (data / "store" / "part.bin").exists()
+
+
+def test_folder_in_a_parent_that_cannot_be_written_is_restored(
+    saved: Path, settings: Settings
+) -> None:
+    data = settings.mev_data_dir
+    data.mkdir()
+    before = data.stat().st_ino
+    restore_backup(settings, saved, PASSPHRASE)
+    assert data.stat().st_ino == before
 
 
 def test_models_elsewhere_are_saved_too(settings: Settings, tmp_path: Path) -> None:
