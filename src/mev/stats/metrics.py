@@ -107,6 +107,7 @@ class TradeMetrics:
             order=Measure.COUNT,
             window=TimeWindow(from_ns=from_ns, to_ns=to_ns, step_s=length_s),
             simulated=Simulated.INCLUDE,
+            exact=False,
         )
         yield from self._stats.trades(query, MAX_NAMES).series
 

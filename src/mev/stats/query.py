@@ -85,7 +85,8 @@ class StatsQuery:
 class TradeQuery:
     """Which trades count, how they are grouped, and which figure ranks the groups.
 
-    Without `by` all trades are in one group. With `names`, only these groups count.
+    Without `by` all trades are in one group. With `names`, only these groups count. Unless it is
+    `exact`, a bundle that was stored twice may count twice; the query is then faster.
 
     :raises InvalidStatsQueryError: if trades of `source` have no such group.
     """
@@ -96,6 +97,7 @@ class TradeQuery:
     window: TimeWindow
     simulated: Simulated
     names: tuple[str, ...] = ()
+    exact: bool = True
 
     def __post_init__(self) -> None:
         if self.by is not None and self.by not in GROUPS[self.source]:
@@ -192,7 +194,7 @@ class StatsQueries:
         if query.source is Source.CHAIN:
             rows = " UNION ALL ".join(self._chain(EVENT_TYPES[name], query.by) for name in _CHAIN)
         else:
-            rows = self._bundles(query.by)
+            rows = self._bundles(query.by, exact=query.exact)
         chosen = " AND has({names:Array(String)}, name)" if query.names else ""
         return f"FROM ({rows}) WHERE {_IN_WINDOW}{chosen}"
 
@@ -221,13 +223,13 @@ class StatsQueries:
             f"FROM {self._table(event)} FINAL {arrays}"
         )
 
-    def _bundles(self, by: GroupBy | None) -> str:
+    def _bundles(self, by: GroupBy | None, *, exact: bool) -> str:
         event = EVENT_TYPES["bundle"]
         name, joined = ("each", self._venues(event)) if by is GroupBy.VENUE else ("agent_id", "")
         return (
             f"SELECT {name} AS name, simulated, {_time(event)} AS time_ns, landed, "
             "profit_lamports AS profit, false AS other_profit, tip_lamports AS tip "
-            f"FROM {self._table(event)} FINAL {joined}"
+            f"FROM {self._table(event)} {'FINAL' if exact else ''} {joined}"
         )
 
     def _venues(self, bundle: EventType) -> str:
