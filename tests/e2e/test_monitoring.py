@@ -220,13 +220,19 @@ def test_figures_of_trades_agree_with_stats(monitored: Monitored) -> None:
             assert value <= exact(figure)
 
 
-def test_metrics_pass_promtool(monitored: Monitored) -> None:
+def test_metrics_are_valid_and_include_those_of_every_rule(monitored: Monitored) -> None:
     with monitored.system.client() as http:
         text = http.get("/metrics").raise_for_status().text
     done = subprocess.run(
         ["promtool", "check", "metrics"], input=text, capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    # A metric without a sample yet has a type already.
+    known = set(re.findall(r"^# TYPE (\w+) ", text, re.MULTILINE))
+    rules = "".join(path.read_text() for path in (MONITORING / "prometheus/rules").glob("*.yml"))
+    used = set(re.findall(r"\b(?:mev|process)_\w+", rules))
+    assert len(used) > 30
+    assert {re.sub("_(bucket|count|sum)$", "", name) for name in used} - known == set()
 
 
 def test_alert_fires_while_agent_is_silent(monitored: Monitored) -> None:
