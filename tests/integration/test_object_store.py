@@ -11,16 +11,15 @@ import pytest
 from mev.core.errors import MevError
 from mev.registry.registry import Registry
 from mev.settings import load
-from mev.store.objects import (
+from mev.store.object_errors import (
     BucketMissingError,
     DamagedObjectError,
     DocumentChangedError,
     MissingObjectError,
-    ObjectStore,
     ObjectStoreDeniedError,
     ObjectStoreUnavailableError,
-    open_object_store,
 )
+from mev.store.objects import ObjectStore, open_object_store
 from tests.services.models import register_bytes
 from tests.services.s3 import RealS3
 from tests.services.service import free_port

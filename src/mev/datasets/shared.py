@@ -20,7 +20,8 @@ from mev.core.files import write_atomically
 from mev.datasets import manifest
 from mev.jobs.context import Context
 from mev.jobs.model import Job, JobState
-from mev.store.objects import DamagedObjectError, DocumentChangedError, ObjectStore
+from mev.store.object_errors import DamagedObjectError, DocumentChangedError
+from mev.store.objects import ObjectStore
 
 LOG = logging.getLogger(__name__)
 _ROOT = "exports"

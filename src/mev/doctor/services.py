@@ -178,6 +178,7 @@ def certificate_files(settings: Settings) -> dict[str, Path]:
         "KAFKA_TLS_CERT_FILE": settings.kafka_tls_cert_file,
         "REDIS_TLS_CA_FILE": settings.redis_tls_ca_file,
         "REDIS_TLS_CERT_FILE": settings.redis_tls_cert_file,
+        "OBJECT_STORE_TLS_CA_FILE": settings.object_store_tls_ca_file,
     }
     for name in ("ssl.certificate.location", "ssl.ca.location"):
         path = Path(str(options[name])) if name in options else None

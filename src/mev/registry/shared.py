@@ -22,13 +22,8 @@ from mev.registry.manifest_cache import MANIFEST
 from mev.scoring import model_files
 from mev.scoring.errors import ModelError
 from mev.scoring.manifest import FORMS, MAX_BYTES, Manifest
-from mev.store.objects import (
-    DamagedObjectError,
-    Document,
-    DocumentChangedError,
-    MissingObjectError,
-    ObjectStore,
-)
+from mev.store.object_errors import DamagedObjectError, DocumentChangedError, MissingObjectError
+from mev.store.objects import Document, ObjectStore
 
 LOG = logging.getLogger(__name__)
 INDEX = "models.json"

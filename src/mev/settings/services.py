@@ -245,11 +245,21 @@ class ObjectStoreVariables(VariableGroup):
         pattern=r"^https?://",
         description="Address of an S3-compatible server; Amazon's when not set.",
     )
+    object_store_tls_ca_file: FilePath | None = Field(
+        None, description="PEM of the authority that signed the server's certificate."
+    )
     aws_region: str = Field("us-east-1", description="Region of the bucket.")
     aws_access_key_id: str | None = Field(
         None, description="Access key of the bucket; of the machine's role when not set."
     )
     aws_secret_access_key: SecretStr | None = Field(None, description="Secret of the access key.")
+
+    @field_validator("object_store_tls_ca_file")
+    @classmethod
+    def _server_has_tls(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        if value and str(info.data.get("aws_endpoint_url") or "https:").startswith("http:"):
+            raise ValueError("is used with a https:// AWS_ENDPOINT_URL only")
+        return value
 
     @field_validator("object_store")
     @classmethod

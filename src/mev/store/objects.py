@@ -7,7 +7,7 @@ replaced only if nobody replaced it since it was read. Calls block.
 import fcntl
 import hashlib
 import os
-import re
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import obstore
@@ -23,15 +23,24 @@ from obstore.exceptions import (
     AlreadyExistsError,
     BaseError,
     NotModifiedError,
-    PermissionDeniedError,
     PreconditionError,
-    UnauthenticatedError,
 )
 from obstore.store import LocalStore, MemoryStore, S3Store
 
-from mev.core.errors import ConflictError, MevError, UnavailableError
-from mev.core.files import DiskFullError, disk_full
+from mev.core.files import disk_full
 from mev.settings import Settings
+from mev.store.object_errors import (
+    BucketMissingError,
+    DamagedObjectError,
+    DocumentChangedError,
+    MissingObjectError,
+    ObjectStoreUnavailableError,
+    is_bucket_missing,
+    named,
+)
+
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig
 
 Store = S3Store | LocalStore | MemoryStore
 T = TypeVar("T")
@@ -39,49 +48,6 @@ _TRANSFER_S = 600
 _RETRIES = 2
 _LOCK = ".lock"
 _MAX_DOCUMENT_BYTES = 64 << 20
-_S3_CODE = re.compile(r"<Code>(\w+)</Code>")
-_CAUSE = re.compile(r'(?:message|detail|inner): "([^"]+)"')
-_NO_SPACE = re.compile(
-    r"os error (?:28|122)\b|No space left|StorageFull|QuotaExceeded|507 Insufficient"
-)
-_METADATA_SERVICE = "169.254.169.254"
-"""Where obstore asks for the credentials of a cloud machine if none are set."""
-
-
-class ObjectStoreUnavailableError(UnavailableError):
-    """The object store does not answer."""
-
-    code = "object_store_unavailable"
-
-
-class ObjectStoreDeniedError(UnavailableError):
-    """The object store refuses the credentials."""
-
-    code = "object_store_denied"
-
-
-class BucketMissingError(UnavailableError):
-    """The bucket or folder of the object store does not exist."""
-
-    code = "object_store_bucket_missing"
-
-
-class DamagedObjectError(MevError):
-    """An object does not have its digest."""
-
-    code = "object_damaged"
-
-
-class MissingObjectError(MevError):
-    """An object is not in the store any more."""
-
-    code = "object_missing"
-
-
-class DocumentChangedError(ConflictError):
-    """The document was replaced since it was read."""
-
-    code = "document_changed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +196,7 @@ class ObjectStore:
             except NotModifiedError:
                 return known
             except FileNotFoundError as error:
-                if "NoSuchBucket" in _S3_CODE.findall(str(error)):
+                if is_bucket_missing(error):
                     raise
                 return None
             if found.meta["size"] > _MAX_DOCUMENT_BYTES:
@@ -304,52 +270,9 @@ class ObjectStore:
         try:
             return work()
         except (BaseError, FileNotFoundError, NotImplementedError, ValueError, OSError) as error:
-            if (known := self._known(error)) is not None:
+            if (known := named(error, self.place)) is not None:
                 raise known from None
             raise
-
-    def _known(self, error: Exception) -> MevError | None:
-        text = str(error)
-        code = next(iter(_S3_CODE.findall(text)), "")
-        if code == "NoSuchBucket":
-            return BucketMissingError(
-                f"the bucket of {self.place} (OBJECT_STORE) does not exist; create it, or correct"
-                " OBJECT_STORE and AWS_ENDPOINT_URL"
-            )
-        if isinstance(error, FileNotFoundError):
-            return None
-        if _NO_SPACE.search(text):
-            return DiskFullError(
-                f"{self.place} (OBJECT_STORE) is full; free space there, then try again",
-                path=self.place,
-            )
-        if (denied := self._denied(error, code, text)) is not None:
-            return denied
-        cause = code or next(reversed(_CAUSE.findall(text)), "") or _first_line(text)
-        return ObjectStoreUnavailableError(
-            f"{self.place} (OBJECT_STORE) does not answer: {cause}; check AWS_ENDPOINT_URL and"
-            " that the server runs",
-            retry_after_s=5,
-        )
-
-    def _denied(self, error: Exception, code: str, text: str) -> MevError | None:
-        if code == "RequestTimeTooSkewed":
-            return ObjectStoreDeniedError(
-                f"{self.place} refuses requests because this machine's clock is wrong ({code});"
-                " synchronise the clock"
-            )
-        if isinstance(error, PermissionDeniedError | UnauthenticatedError | PermissionError):
-            return ObjectStoreDeniedError(
-                f"{self.place} refuses access ({code or _first_line(text)}); check"
-                " AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and that they may list the bucket"
-                " and read and write its objects"
-            )
-        if _METADATA_SERVICE in text:
-            return ObjectStoreDeniedError(
-                f"there are no credentials for {self.place}; set AWS_ACCESS_KEY_ID and"
-                " AWS_SECRET_ACCESS_KEY"
-            )
-        return None
 
     def _damaged(self, key: str, found: str) -> str:
         return (
@@ -397,19 +320,33 @@ def _s3(settings: Settings) -> S3Store:
         "secret_access_key": secret.get_secret_value() if secret else None,
     }
     timeout = timedelta(seconds=settings.service_timeout_s)
+    options: ClientConfig = {
+        "allow_http": (settings.aws_endpoint_url or "").startswith("http://"),
+        "connect_timeout": timeout,
+        "read_timeout": timeout,
+        "timeout": timedelta(seconds=_TRANSFER_S),
+    }
+    if settings.object_store_tls_ca_file is not None:
+        options["root_certificate"] = _authority(settings.object_store_tls_ca_file)
     return S3Store(
         place.netloc,
         prefix=place.path.strip("/") or None,
         config={name: value for name, value in given.items() if value},  # type: ignore[arg-type]
-        client_options={
-            "allow_http": (settings.aws_endpoint_url or "").startswith("http://"),
-            "connect_timeout": timeout,
-            "read_timeout": timeout,
-            "timeout": timedelta(seconds=_TRANSFER_S),
-        },
+        client_options=options,
         retry_config={"max_retries": _RETRIES, "retry_timeout": timeout},
     )
 
 
-def _first_line(text: str) -> str:
-    return text.partition("\n")[0][:300]
+def _authority(path: Path) -> bytes:
+    """Return the certificates in a PEM file.
+
+    :raises ObjectStoreUnavailableError: when it cannot be read, or has none.
+    """
+    try:
+        content = path.read_bytes()
+        ssl.create_default_context(cadata=content.decode())
+    except (OSError, ValueError) as error:
+        raise ObjectStoreUnavailableError(
+            f"{path} (OBJECT_STORE_TLS_CA_FILE) has no certificates: {error}"
+        ) from None
+    return content

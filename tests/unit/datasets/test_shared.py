@@ -20,7 +20,8 @@ from mev.jobs.errors import UnknownJobError
 from mev.jobs.model import JobState, Owner
 from mev.jobs.runner import Runner
 from mev.store.clickhouse import ClickHouse
-from mev.store.objects import BucketMissingError, DamagedObjectError, ObjectStore
+from mev.store.object_errors import BucketMissingError, DamagedObjectError
+from mev.store.objects import ObjectStore
 from mev.wire.pb.events_pb2 import Tick
 from tests.unit.datasets.stored import empty, put
 

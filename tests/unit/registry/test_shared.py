@@ -13,7 +13,8 @@ from mev.crypto.trust import COMMAND, Retired, TrustStore
 from mev.registry.errors import LateManifestError, ModelInUseError, UnknownModelError
 from mev.registry.registry import Registry
 from mev.scoring import probe
-from mev.store.objects import DamagedObjectError, ObjectStore, ObjectStoreUnavailableError
+from mev.store.object_errors import DamagedObjectError, ObjectStoreUnavailableError
+from mev.store.objects import ObjectStore
 from mev.wire.pb.envelope_pb2 import KeySet
 from tests.services.models import register_bytes
 from tests.unit.registry.samples import KEY, TRUST, Made

@@ -7,7 +7,7 @@ from mev.control.keys import rotation
 from mev.control.service import Control
 from mev.rollout.errors import PreviousRefusedError
 from mev.rollout.model import Deployment, DeploymentState, RuleVerdict
-from mev.store.objects import ObjectStoreUnavailableError
+from mev.store.object_errors import ObjectStoreUnavailableError
 from mev.wire.pb.control_pb2 import SHADOW, Target
 from tests.unit.rollout.plant import MODULE, SILENT_S, Plant
 

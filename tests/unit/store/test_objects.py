@@ -8,17 +8,15 @@ from obstore.store import LocalStore, MemoryStore
 from mev.core.errors import MevError
 from mev.core.files import DiskFullError
 from mev.settings import InvalidSettingsError, load
-from mev.store.objects import (
+from mev.store.object_errors import (
     BucketMissingError,
     DamagedObjectError,
-    Document,
     DocumentChangedError,
     MissingObjectError,
-    ObjectStore,
     ObjectStoreDeniedError,
     ObjectStoreUnavailableError,
-    open_object_store,
 )
+from mev.store.objects import Document, ObjectStore, open_object_store
 from tests.services.disk import fill, small_disk
 
 CONTENT = b"a model"
@@ -128,6 +126,8 @@ def test_a_full_disk_is_named(tmp_path: Path) -> None:
         (OSError(28, "No space left on device"), DiskFullError, "is full"),
         (ValueError("500: <Code>XMinioStorageFull</Code>"), DiskFullError, "is full"),
         (ValueError("403: <Code>RequestTimeTooSkewed</Code>"), ObjectStoreDeniedError, "clock"),
+        (ValueError("400: <Code>ExpiredToken</Code>"), ObjectStoreDeniedError, "ExpiredToken"),
+        (ValueError("<Code>AuthorizationHeaderMalformed</Code>"), ObjectStoreDeniedError, "REGION"),
         (PermissionError(13, "Permission denied"), ObjectStoreDeniedError, "AWS_ACCESS_KEY_ID"),
         (ValueError("PUT http://169.254.169.254/latest"), ObjectStoreDeniedError, "no credentials"),
         (ValueError('sent: message: "Connection refused"'), ObjectStoreUnavailableError, "refused"),
