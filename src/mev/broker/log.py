@@ -236,8 +236,9 @@ class PartitionLog:
         self._segments = self._found()
         self._active.open()
         if skipped:
-            self._active.end += skipped
-            self._roll()
+            part = empty_batch(self.end, skipped - 1)
+            self._active.write(part)
+            self._active.add(BatchHeader._make(HEADER.unpack(part)))
 
     @property
     def start(self) -> int:

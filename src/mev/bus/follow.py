@@ -9,6 +9,7 @@ from typing import Any, cast
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from mev.bus.kafka import LONG_POLL_MS, POLL_S, Brokers, BrokerUnavailableError
+from mev.bus.progress import ReadProgress
 
 LOG = logging.getLogger(__name__)
 _MAX_MESSAGES = 1000
@@ -97,6 +98,7 @@ class _Reading:
         self._next = offset
         self._deliver = deliver
         self._on_down = on_down
+        self._progress = ReadProgress()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"follow-{at[0]}", daemon=True)
 
@@ -124,6 +126,11 @@ class _Reading:
                 first = self._consumer.poll(POLL_S)
                 if first is not None:
                     self._take([first, *self._consumer.consume(_MAX_MESSAGES - 1, 0)])
+                else:
+                    _, end = self._consumer.get_watermark_offsets(
+                        TopicPartition(*self._at), cached=True
+                    )
+                    self._progress.note(self._at, self._next, end)
         finally:
             self._consumer.close()
 

@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
 
 from mev.bus.batch import PartitionBatch, by_partition
-from mev.bus.kafka import Brokers, BrokerUnavailableError, Position
+from mev.bus.kafka import POLL_S, Brokers, BrokerUnavailableError, Position
 
 LOG = logging.getLogger(__name__)
 _MAX_MESSAGES = 1000
@@ -246,6 +246,41 @@ def group_offsets(
         earliest, latest = member.get_watermark_offsets(at, timeout=timeout_s)
         offsets[at.topic, at.partition] = earliest, latest, max(at.offset, earliest)
     return offsets
+
+
+def without_messages(
+    brokers: Brokers, positions: Mapping[Position, int], *, timeout_s: float
+) -> frozenset[Position]:
+    """Return those of `positions` behind which the partition has only offsets of lost messages.
+
+    Blocks, at most `timeout_s`; a partition that gives no answer is not returned.
+    """
+    reader = Consumer(
+        brokers.config(
+            group_id="mev-probe",
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            enable_partition_eof=True,
+        )
+    )
+    empty, left = set(), set(positions)
+    try:
+        reader.assign([TopicPartition(*at, offset) for at, offset in positions.items()])
+        deadline = time.monotonic() + timeout_s
+        while left and time.monotonic() < deadline:
+            message = reader.poll(POLL_S)
+            if message is None:
+                continue
+            at = str(message.topic()), int(message.partition() or 0)
+            error = message.error()
+            if error is None:
+                left.discard(at)
+            elif error.code() == KafkaError._PARTITION_EOF and at in left:  # noqa: SLF001
+                left.discard(at)
+                empty.add(at)
+    finally:
+        reader.close()
+    return frozenset(empty)
 
 
 def all_group_offsets(

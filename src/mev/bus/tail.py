@@ -15,6 +15,7 @@ from prometheus_client import Counter, Gauge
 
 from mev.bus.batch import PartitionBatch, by_partition
 from mev.bus.kafka import LONG_POLL_MS, POLL_S, Brokers, BrokerUnavailableError, Position
+from mev.bus.progress import ReadProgress
 
 LOG = logging.getLogger(__name__)
 RECEIVED = Counter("mev_tail_messages_total", "Messages read from the end of topics.", ["topic"])
@@ -66,6 +67,7 @@ class Tail:
         self._timeout_s = timeout_s
         self._deaf_s = deaf_s
         self._deaf_since: float | None = None
+        self._progress = ReadProgress()
         self._consumer = self._new_consumer()
         self._next: dict[Position, int] = {}
         self.ends: dict[Position, int] = {}
@@ -135,6 +137,7 @@ class Tail:
                 TopicPartition(topic, partition), cached=True
             )
             lags[topic] += max(0, end - following)
+            self._progress.note((topic, partition), following, end)
         for topic, lag in lags.items():
             LAG.labels(topic).set(lag)
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 
 from mev.core.errors import UnavailableError
-from mev.sink.service import Sink
+from mev.sink.service import Sink, partition_names
 from mev.sink.writer import WRITE_CHECKS
 from mev.store.clickhouse import ClickHouse, ClickHouseUnavailableError
 
@@ -52,7 +52,7 @@ class WriteCheck:
 
 
 def check_sink(sink: Sink) -> None:
-    """Return if the sink runs and none of its blocks is refused.
+    """Return if the sink runs and reads, and none of its blocks is refused.
 
     :raises UnavailableError: with the reason, if not.
     """
@@ -64,6 +64,12 @@ def check_sink(sink: Sink) -> None:
         raise UnavailableError(
             "the sink waits for its share of the partitions, "
             "as it does for some seconds after a start",
+            code="sink_failed",
+        )
+    if stalled := sink.stalled:
+        raise UnavailableError(
+            f"no message of {partition_names(stalled)} is read although there are some; "
+            "see sink_stalled in the log",
             code="sink_failed",
         )
     if (refusal := sink.refusal) is not None:

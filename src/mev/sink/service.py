@@ -11,10 +11,11 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import partial
 
 from prometheus_client import Counter, Gauge
 
-from mev.bus.group import GroupConsumer, Offsets, all_group_offsets
+from mev.bus.group import GroupConsumer, Offsets, all_group_offsets, without_messages
 from mev.bus.kafka import Brokers, Position, PublishError, QueueFullError
 from mev.core.errors import MevError
 from mev.sink.block import InsertBlock
@@ -40,6 +41,11 @@ _LAG_EVERY_S = 1.0
 _FIRST_PAUSE_S = 0.2
 _CLOSE_S = 10.0
 _LEAVE_S = 1.0  # for a stalled client
+
+
+def partition_names(positions: Iterable[Position]) -> str:
+    """Return the partitions as text."""
+    return ", ".join(f"{topic}[{partition}]" for topic, partition in sorted(positions))
 
 
 class StoppedError(Exception):
@@ -82,7 +88,11 @@ class Sink:
         self._paused: set[Position] = set()
         self._to_commit: dict[Position, int] = {}
         self._commit: tuple[dict[Position, int], Future[bool]] | None = None
-        self._watch = StallDetector(self._offsets, stall_s=stall_s)
+        self._watch = StallDetector(
+            self._offsets,
+            partial(without_messages, brokers, timeout_s=timeout_s),
+            stall_s=stall_s,
+        )
         self._closing = threading.Event()
         self._joined = False
         self._refusals: dict[Position, str] = {}
@@ -122,6 +132,12 @@ class Sink:
     def refusal(self) -> str | None:
         """Why ClickHouse refuses a block; None if it does not, or does not answer."""
         return next(iter(list(self._refusals.values())), None)
+
+    @property
+    def stalled(self) -> frozenset[Position]:
+        """Partitions of this member that are not read although the client was replaced."""
+        stuck = self._watch.stuck
+        return stuck & self._consumer.assigned if stuck and self._consumer.assigned else stuck
 
     def _run(self) -> None:
         try:
@@ -186,14 +202,14 @@ class Sink:
         }
         found = idle & consumer.assigned if consumer.assigned else idle
         if found:
-            named = ", ".join(f"{topic}[{partition}]" for topic, partition in sorted(found))
+            named = partition_names(found)
             LOG.error(
                 "reading stalls; the Kafka client is replaced: %s",
                 named,
                 extra={"action": "sink_stalled"},
             )
             STALLS.inc()
-            self._watch.forget()
+            self._watch.forget(frozenset(found))
         return bool(found)
 
     def _offsets(self) -> Offsets:
