@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 from mev import settings as settings_module
+from mev.core import parent_death
 from mev.core.errors import MevError
 from mev.core.files import write_atomically
 from mev.store.folder import DataFolder
@@ -35,7 +36,10 @@ _GRAFANA_HOMES = ("/usr/share/grafana", "/usr/local/share/grafana")
 
 
 class _Services(ExitStack):
-    """Child processes that log to `folder`, and end with this context, the newest first."""
+    """Child processes that log to `folder`, and end with this context, the newest first.
+
+    The kernel kills them if this process is killed.
+    """
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
@@ -46,8 +50,9 @@ class _Services(ExitStack):
         """Start a service, with variables of its own."""
         log = self.enter_context((self.folder / f"{name}.log").open("ab"))
         # A new session: Ctrl-C in a terminal reaches this program only, which ends the others.
+        tied = [sys.executable, "-I", "-S", parent_death.__file__, str(os.getpid()), *command]
         process = subprocess.Popen(  # noqa: S603
-            command,
+            tied,
             stdout=log,
             stderr=log,
             env={**os.environ, **environment},
