@@ -4,6 +4,7 @@ A system with simulated data and three agents runs for it. All pictures go to `b
 those of the documentation replace the ones in `docs/pictures`.
 """
 
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import Page
 
-from tests.services.dashboard import PAGES, Dashboard, Windows, add_users, windows
+from tests.services.dashboard import FORMS, PAGES, Dashboard, Windows, add_users, windows
 from tests.services.fleet import Fleet
 from tests.services.system import RunningSystem
 from tests.services.waits import until_document
@@ -19,7 +20,7 @@ from tests.services.waits import until_document
 ROOT = Path(__file__).parents[1]
 ALL = ROOT / "build" / "screenshots"
 DOCS = ROOT / "docs" / "pictures"
-SIZES = {"desktop": (1440, 900), "phone": (390, 844)}
+SIZES = {"desktop": (1440, 900), "phone": (360, 740)}
 _SETTLE_MS = 2500
 _GATHER_S = 60
 
@@ -80,12 +81,18 @@ def _prepare(system: RunningSystem, fleet: Fleet) -> None:
 def _take_all(browser: Windows) -> None:
     for size, (width, height) in SIZES.items():
         for theme in ("light", "dark"):
-            window = browser.open(width=width, height=height, theme=theme)
+            window = browser.open(width=width, height=height, theme=theme, touch=size == "phone")
             _take(window.page, ALL / f"login-{size}-{theme}.png")
             window.sign_in("alice")
             for path, title in PAGES.items():
                 window.go(path, title)
                 _take(window.page, ALL / f"{path.replace('/', '-')}-{size}-{theme}.png")
+            for path, name in FORMS:
+                window.go(path, PAGES[path])
+                window.page.get_by_role("button", name=name).first.click()
+                form = re.sub(r"\W+", "-", name.lower()).strip("-")
+                _take(window.page, ALL / f"form-{form}-{size}-{theme}.png")
+                window.page.keyboard.press("Escape")
             _stop(window)
             _take(window.page, ALL / f"stop-{size}-{theme}.png")
             window.page.context.close()

@@ -45,6 +45,18 @@ PAGES = {
     "health": "Health",
     "access": "Access",
 }
+# The forms, by the page and the button that opens them.
+FORMS = [
+    ("jobs", "Train …"),
+    ("jobs", "Export …"),
+    ("orders", "Send an action …"),
+    ("orders/policies", "New policy …"),
+    ("orders/configuration", "Change a setting …"),
+    ("fleet", "Resume all …"),
+    ("health", "Disconnect …"),
+    ("access", "New user …"),
+    ("access", "New key …"),
+]
 _MOST_TABS = 100
 _TABS_AT_ONCE = 20
 _PATIENCE_MS = 30_000  # of a machine that runs many tests at once

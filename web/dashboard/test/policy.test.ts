@@ -33,6 +33,7 @@ describe("mayRaise", () => {
 
 it("shows only what a version changes", () => {
   expect(policyChanges(policy({ min: 1, max: 5 }), policy({ min: 2, max: 5 }))).toEqual([{ name: "thresholds.min", before: 1, after: 2 }]);
+  expect(policyChanges(policy({}, { rules: [RULE] }), policy({}, { rules: [{ ...RULE, value: "sandwich" }] }))).toEqual([{ name: "rules", before: ["kind == arbitrage"], after: ["kind == sandwich"] }]);
 });
 
 it("reads values by their schema", () => {
