@@ -317,6 +317,7 @@ def test_user_is_created_and_disabled(system: RunningSystem, browser: Windows) -
     form.get_by_role("button", name="Create").click()
     row = window.page.get_by_role("group", name="Users").locator("tbody tr").filter(has_text="nina")
     expect(row).to_contain_text("analyst")
+    expect(window.page.get_by_role("button", name="New user …")).to_be_focused()
     row.get_by_role("button", name="Change …").click()
     window.dialog().get_by_role("button", name="Disable").click()
     expect(row).to_contain_text("disabled")
