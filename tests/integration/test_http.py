@@ -510,11 +510,14 @@ def test_system_load_shows_machine_and_process(http: httpx.Client, system: Runni
 
 def test_metrics_count_what_was_done(http: httpx.Client) -> None:
     http.post("/api/events/tick", json={"market_id": "metrics", "timestamp_ns": 1})
+    http.get("/api/control/commands/none")
     text = http.get("/metrics").text
     assert 'mev_ingest_events_total{type="tick"} ' in text
     assert 'mev_ingest_events_total{type="tick"} 0.0' not in text
     assert f"mev_native {float(native.is_used())}\n" in text
     assert 'mev_http_requests_total{method="POST",route="/api/events/{type}",status="202"}' in text
+    asked = 'method="GET",route="/api/control/commands/{command_id}",status="404"'
+    assert f"mev_http_requests_total{{{asked}}}" in text
 
 
 def test_an_event_sent_twice_is_one_event(http: httpx.Client) -> None:

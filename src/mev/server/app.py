@@ -166,10 +166,10 @@ class _Front:
         self._raw_routes = raw_routes
         self._gate = gate
         self._refused = refused
-        self._routes = [
-            (route.path_regex, route.methods or {"GET", "HEAD"})
-            for route in iter_route_contexts(app.routes)
-        ]
+        contexts = list(iter_route_contexts(app.routes))
+        self._routes = [(route.path_regex, route.methods or {"GET", "HEAD"}) for route in contexts]
+        # A route itself has its path without the prefixes of its routers.
+        self._paths = {id(route.original_route): str(route.path) for route in contexts}
         # Looking up the labels costs as much as the rest.
         self._counters: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
 
@@ -196,7 +196,9 @@ class _Front:
         try:
             await self._answer(scope, receive, counted, raw_route, more)
         finally:
-            route = raw_route.path if raw_route else getattr(scope.get("route"), "path", _OTHER)
+            route = self._paths.get(id(scope.get("route")), _OTHER)
+            if raw_route:
+                route = raw_route.path
             if (
                 status in _REFUSALS
                 and scope["method"] not in SAFE_METHODS
