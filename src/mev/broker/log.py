@@ -39,6 +39,11 @@ _FIRST_READ = 1 << 14
 _INT32 = (1 << 31) - 1
 
 
+def is_restricted_id(producer_id: int) -> bool:
+    """Return whether a producer id is one for restricted users: these are odd."""
+    return producer_id % 2 == 1
+
+
 class LogError(Exception):
     """A batch was not appended, or an offset cannot be read."""
 
@@ -250,10 +255,11 @@ class PartitionLog:
         """Offset of the next record."""
         return self._active.end
 
-    def append(self, data: memoryview, *, may_compress: bool = True) -> int:
+    def append(self, data: memoryview, *, is_restricted: bool = False) -> int:
         """Append one batch and return its base offset; a producer's retry is not written twice.
 
-        The records in a compressed batch are not examined; without `may_compress` it is refused.
+        The records in a compressed batch are not examined; from restricted users it is refused.
+        They have producer ids of their own, with which they cannot end another user's sequence.
 
         :raises LogError: when consumers could not read the batch, or it is out of sequence, or does
             not fit.
@@ -271,7 +277,11 @@ class PartitionLog:
                 ErrorCode.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
                 "the embedded broker knows no transactions",
             )
-        if header.attributes & COMPRESSION and not may_compress:
+        if is_restricted and header.producer_id >= 0 and not is_restricted_id(header.producer_id):
+            raise LogError(
+                ErrorCode.UNKNOWN_PRODUCER_ID, "the producer id was not given to this user"
+            )
+        if is_restricted and header.attributes & COMPRESSION:
             raise LogError(
                 ErrorCode.UNSUPPORTED_COMPRESSION_TYPE,
                 "this user's batches must not be compressed; set compression.type=none",

@@ -49,7 +49,7 @@ def produce(broker: Broker, request: RequestReader) -> ResponseWriter | None:
             error = ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
         else:
             try:
-                offset = log.append(batch, may_compress=not broker.is_restricted(request.user))
+                offset = log.append(batch, is_restricted=broker.is_restricted(request.user))
                 start = log.start
             except LogError as failure:
                 error = failure.code
@@ -73,7 +73,13 @@ def init_producer_id(broker: Broker, request: RequestReader) -> ResponseWriter:
             .int64(-1)
             .int16(-1)
         )
-    return ResponseWriter().int32(0).int16(ErrorCode.NONE).int64(broker.producer_id()).int16(0)
+    return (
+        ResponseWriter()
+        .int32(0)
+        .int16(ErrorCode.NONE)
+        .int64(broker.producer_id(request.user))
+        .int16(0)
+    )
 
 
 async def fetch(broker: Broker, request: RequestReader) -> ResponseWriter:

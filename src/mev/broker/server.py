@@ -81,7 +81,7 @@ class Broker:
         self._connections = 0
         self._waiting: defaultdict[PartitionLog, set[asyncio.Future[None]]] = defaultdict(set)
         self._unsent_bytes = 0
-        self._next_producer_id = time.time_ns() // 1000
+        self._next_producer_id = time.time_ns() // 1000 * 2
         self._told: dict[str, tuple[float, int]] = {}
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -171,10 +171,10 @@ class Broker:
             self.tell("group_refused", f"{group}: user {user!r} commits for too many groups")
             raise GroupError(ErrorCode.GROUP_MAX_SIZE_REACHED)
 
-    def producer_id(self) -> int:
-        """Return a new producer id, unique also across restarts."""
-        self._next_producer_id += 1
-        return self._next_producer_id
+    def producer_id(self, user: str) -> int:
+        """Return a new producer id, unique also across restarts; see :func:`is_restricted_id`."""
+        self._next_producer_id += 2
+        return self._next_producer_id + self.is_restricted(user)
 
     def arrived(self, log: PartitionLog) -> None:
         """Wake the fetches that wait for `log`."""

@@ -12,6 +12,7 @@ TOPIC = "reports"
 PARTITIONS = 8
 HEADER = struct.Struct(">qiibIhiqqqhii")
 PRODUCE, FETCH, METADATA, OFFSET_COMMIT, JOIN_GROUP = 0, 1, 3, 8, 11
+INIT_PRODUCER_ID = 22
 SASL_HANDSHAKE, API_VERSIONS, SASL_AUTHENTICATE = 17, 18, 36
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -54,6 +55,12 @@ def batch(
 def text(value: str) -> bytes:
     """Return a STRING of the protocol."""
     return struct.pack(">h", len(value)) + value.encode()
+
+
+async def producer_id(streams: Streams) -> int:
+    """Return a new producer id."""
+    answer = await asked(streams, INIT_PRODUCER_ID, 0, struct.pack(">hi", -1, 1000))
+    return int(struct.unpack_from(">q", answer, 6)[0])
 
 
 async def produced(streams: Streams, topic: str, data: memoryview, partition: int = 0) -> int:

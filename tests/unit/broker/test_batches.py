@@ -10,7 +10,16 @@ from mev.broker import batch as batches
 from mev.broker.log import LogError, PartitionLog
 from mev.broker.wire import ErrorCode
 from mev.core import native
-from tests.unit.broker.client import HEADER, TOPIC, batch, joined, produced, record, varint
+from tests.unit.broker.client import (
+    HEADER,
+    TOPIC,
+    batch,
+    joined,
+    produced,
+    producer_id,
+    record,
+    varint,
+)
 from tests.unit.broker.test_log import read_all
 
 HEADERS = b"\0\0\0" + varint(-1) + varint(1) + b"v" + varint(1) + varint(1) + b"h" + varint(-1)
@@ -94,6 +103,22 @@ def test_damaged_batches_in_files_are_replaced_by_empty_ones(
         assert batches.problem(header, data) == ""
         again.close()
     assert caplog.text.count("batch_damaged") == 2, "they are replaced in the files too"
+
+
+async def test_agent_cannot_end_the_sequence_of_another_users_producer(port: int) -> None:
+    agent, ours = await joined(port, "agent"), await joined(port, "mev")
+    their_id, our_id = await producer_id(agent), await producer_id(ours)
+    assert await produced(ours, TOPIC, batch(producer_id=our_id)) == ErrorCode.NONE
+    forged = batch(producer_id=our_id, sequence=1)
+    assert await produced(agent, TOPIC, forged) == ErrorCode.UNKNOWN_PRODUCER_ID
+    for sequence in range(1, 3):
+        following = batch(producer_id=our_id, sequence=sequence, payload=b"ours")
+        assert await produced(ours, TOPIC, following) == ErrorCode.NONE
+    for sequence in range(2):
+        own = batch(producer_id=their_id, sequence=sequence)
+        assert await produced(agent, TOPIC, own) == ErrorCode.NONE
+    for _, writer in (agent, ours):
+        writer.close()
 
 
 async def test_agents_batches_are_readable_and_not_compressed(port: int) -> None:
