@@ -145,9 +145,7 @@ def test_system_does_not_start_on_a_restore_that_was_interrupted(
     assert (data / "store" / "part.bin").exists()
 
 
-def test_folder_in_a_parent_that_cannot_be_written_is_restored(
-    saved: Path, settings: Settings
-) -> None:
+def test_existing_empty_folder_is_kept(saved: Path, settings: Settings) -> None:
     data = settings.mev_data_dir
     data.mkdir()
     before = data.stat().st_ino

@@ -1,5 +1,6 @@
 """The tools that read deployment files, as one program."""
 
+import fcntl
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -20,7 +21,10 @@ def checker(tmp_path_factory: pytest.TempPathFactory) -> Run:
     if go is None:
         require("go is not installed")
     program = tmp_path_factory.mktemp("checker") / "checker"
-    subprocess.run([go, "build", "-o", program, "."], cwd=CHECKER, check=True)
+    # One worker compiles what it imports; the others then take it from Go's cache.
+    with (CHECKER / "go.sum").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        subprocess.run([go, "build", "-o", program, "."], cwd=CHECKER, check=True)
 
     def run(
         *arguments: str | Path, check: bool = True, **environment: str
