@@ -22,7 +22,7 @@ def checker(tmp_path_factory: pytest.TempPathFactory) -> Run:
         require("go is not installed")
     program = tmp_path_factory.mktemp("checker") / "checker"
     # One worker compiles what it imports; the others then take it from Go's cache.
-    with (CHECKER / "go.sum").open() as lock:
+    with (CHECKER / "main.go").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         subprocess.run([go, "build", "-o", program, "."], cwd=CHECKER, check=True)
 
