@@ -604,9 +604,11 @@ def test_refused_policy_goes_back_to_its_form_and_a_version_is_rolled_back(
 def test_earlier_events_are_read_on_request_and_from_a_time(
     system: RunningSystem, browser: Windows
 ) -> None:
-    mark = f"{time.time_ns()}"
+    window, mark = browser.open("vera"), f"{time.time_ns()}"
+    expect(window.page.get_by_text("over WebSocket")).to_be_visible()
     publish(system, "bundle", *(Bundle(bundle_id=f"{mark}-{n}", error=mark) for n in range(40)))
-    window = browser.open("vera")
+    expect(window.page.get_by_text(mark).nth(9)).to_be_visible()
+    expect(window.page.locator(".counters")).to_contain_text("40 seen")
     for name in ["Opportunities", "Arbitrages", "Sandwiches", "Liquidations"]:
         window.page.get_by_role("button", name=name, exact=True).click()
     condition = window.page.get_by_label("Filter: a condition")

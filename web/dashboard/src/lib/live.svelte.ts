@@ -1,5 +1,5 @@
 // The live view's subscription: what was received, pausing without loss, and earlier events.
-import type { StreamEvent, StreamError, Subscription } from "@mev/client";
+import type { Cursor, StreamEvent, StreamError, Subscription } from "@mev/client";
 import { Past } from "./past";
 import { Ring } from "./ring";
 import { link } from "./link.svelte";
@@ -46,6 +46,8 @@ class Live {
   #measured = { atMs: performance.now(), received: 0 };
   #window = 0;
   #opened = 0;
+  /** Where the view begins, by topic and partition: what follows comes to the ring. */
+  #start: Cursor = {};
 
   /** Follow the stream while the page is open. */
   open(): () => void {
@@ -115,6 +117,7 @@ class Live {
       (answer) => {
         if (opened !== this.#opened) return;
         if (this.#subscription !== subscription) this.#replace(subscription, old, token);
+        if (!token) this.#start = answer.cursor ?? {};
         if (answer.resume && !token) this.#resume = { token: answer.resume, atMs: Date.now() };
       },
       (error: StreamError) => {
@@ -141,6 +144,7 @@ class Live {
     this.#missing = 0;
     this.#measured = { atMs: performance.now(), received: 0 };
     this.#resume = null;
+    this.#start = {};
     this.#commit();
   }
 
@@ -192,6 +196,12 @@ class Live {
     if (!exhausted && found.length === 0) await this.loadEarlier();
   }
 
+  /** Say whether an event comes to the ring, now or later; not once the ring has let events go. */
+  #comes(event: StreamEvent): boolean {
+    const start = this.#start[event.type]?.[String(event.partition)];
+    return this.ring.length < CAPACITY && start !== undefined && event.offset >= BigInt(start);
+  }
+
   /** Return the names of the events here that were published at `ms` or before. */
   #shownUntil(ms: number): Set<string> {
     const found = new Set<string>();
@@ -206,7 +216,7 @@ class Live {
     return new Promise((resolve) => {
       const kept: StreamEvent[] = [];
       const past = new Past();
-      const shown = this.#shownUntil(edge);
+      let shown = this.#shownUntil(edge);
       let quiet: ReturnType<typeof setTimeout> | undefined;
       const subscription = link.client.subscribe(
         { id: `earlier-${(this.#numbers += 1)}`, topics: [...this.types], filter: [...this.filter], from, onSlow: "lossless" },
@@ -214,7 +224,7 @@ class Live {
           for (const event of events) {
             const over = event.publishedMs > edge;
             past.take(event, over);
-            if (!over && !shown.has(nameOf(event))) kept.push(event);
+            if (!over && !shown.has(nameOf(event)) && !this.#comes(event)) kept.push(event);
           }
           if (kept.length > 2 * CHUNK) newest(kept);
           if (past.read) finish();
@@ -229,7 +239,8 @@ class Live {
         clearTimeout(timer);
         clearTimeout(quiet);
         void subscription.unsubscribe().catch(() => undefined);
-        resolve(newest(kept));
+        shown = this.#shownUntil(edge); // more may have come meanwhile
+        resolve(newest(kept.filter((event) => !shown.has(nameOf(event)))));
       };
       const timer = setTimeout(finish, EARLIER_WAIT_MS);
       subscription.ready.then((answer) => {
