@@ -17,8 +17,8 @@ from mev.backup.manifest import (
     KEYS,
     MANIFEST,
     MANIFEST_JSON,
+    BackupManifest,
     FileEntry,
-    Manifest,
     is_key,
     is_left_out,
     places,
@@ -31,7 +31,7 @@ from mev.store.boot import locked_folder
 _CHUNK_BYTES = 1 << 20
 
 
-def make_backup(settings: Settings, target: Path, passphrase: str) -> Manifest:
+def make_backup(settings: Settings, target: Path, passphrase: str) -> BackupManifest:
     """Write a backup of the stopped system to the new folder `target`; return its manifest.
 
     The folder appears when it is complete and on the disk.
@@ -78,7 +78,7 @@ def copy_hashed(source: Path, target: Path, mode: int) -> tuple[int, str]:
     return size, digest.hexdigest()
 
 
-def _copy(settings: Settings, partial: Path, passphrase: str) -> Manifest:
+def _copy(settings: Settings, partial: Path, passphrase: str) -> BackupManifest:
     folders: dict[str, int] = {}
     files: dict[str, FileEntry] = {}
     keys: dict[str, bytes] = {}
@@ -97,7 +97,7 @@ def _copy(settings: Settings, partial: Path, passphrase: str) -> Manifest:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 size, digest = copy_hashed(source, target, mode)
                 files[path] = FileEntry(mode=mode, size=size, sha256=digest)
-    manifest = Manifest(
+    manifest = BackupManifest(
         format=FORMAT,
         version=__version__,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),

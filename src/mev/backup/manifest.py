@@ -45,7 +45,7 @@ class FileEntry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Manifest:
+class BackupManifest:
     """Contents of a backup; paths begin with the name of their place."""
 
     format: int
@@ -60,7 +60,7 @@ class Manifest:
     """Files that are encrypted instead."""
 
 
-MANIFEST_JSON = TypeAdapter(Manifest)
+MANIFEST_JSON = TypeAdapter(BackupManifest)
 
 
 def places(settings: Settings) -> Mapping[str, Path]:

@@ -20,7 +20,7 @@ from mev.backup.manifest import (
     MANIFEST,
     MANIFEST_JSON,
     BackupDamagedError,
-    Manifest,
+    BackupManifest,
     places,
     release,
 )
@@ -37,7 +37,7 @@ _UNSIGNED_S = 1e9
 
 def restore_backup(
     settings: Settings, source: Path, passphrase: str
-) -> tuple[Manifest, list[LogVerdict]]:
+) -> tuple[BackupManifest, list[LogVerdict]]:
     """Restore the backup `source` to the data folder, which must not exist or be empty.
 
     Nothing is in its place before every file was compared with the manifest and the audit trail was
@@ -91,7 +91,7 @@ def _move_up(partial: Path, target: Path) -> None:
     sync_folder(target)
 
 
-def _read_manifest(source: Path) -> tuple[Manifest, bytes]:
+def _read_manifest(source: Path) -> tuple[BackupManifest, bytes]:
     if not (source / MANIFEST).is_file():
         raise NotFoundError(f"{source} is not a backup: it has no {MANIFEST}", code="no_backup")
     text = _read(source / MANIFEST)
@@ -127,7 +127,7 @@ def _check_empty(target: Path) -> None:
 
 
 def _write(
-    manifest: Manifest, keys: Mapping[str, bytes], files: Path, partials: Mapping[str, Path]
+    manifest: BackupManifest, keys: Mapping[str, bytes], files: Path, partials: Mapping[str, Path]
 ) -> None:
     def place_of(path: str) -> Path:
         place, _, below = path.partition("/")

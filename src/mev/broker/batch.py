@@ -1,6 +1,6 @@
 """Record batches of format 2: header, and validation of all that a consumer parses.
 
-A consumer that cannot parse a batch fetches it again for ever and reads nothing behind it: no such
+A consumer that cannot parse a batch fetches it again and again and reads nothing after it: no such
 batch may be stored or sent.
 """
 

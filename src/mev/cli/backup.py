@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from mev.backup.make import make_backup
-from mev.backup.manifest import Manifest
+from mev.backup.manifest import BackupManifest
 from mev.backup.restore import restore_backup
 from mev.core.errors import InvalidInputError
 from mev.settings import load
@@ -52,7 +52,7 @@ def restore(
         typer.echo(f"audit trail {verdict.log_id}: sound")
 
 
-def _print(manifest: Manifest, what: str, folder: Path) -> None:
+def _print(manifest: BackupManifest, what: str, folder: Path) -> None:
     size = sum(entry.size for entry in manifest.files.values())
     typer.echo(
         f"{len(manifest.files)} files ({size / 1e6:.1f} MB) and {len(manifest.keys)} encrypted keys"

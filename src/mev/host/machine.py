@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 
-from mev.host.window import Window, rate
+from mev.host.window import SampleWindow, rate
 
 _WINDOW_S = 10.0
 _LOOPBACK = "lo"
@@ -106,7 +106,7 @@ class MachineMonitor:
 
     def __init__(self, data_folder: Path) -> None:
         self._folder = data_folder
-        self._window = Window(_counters(), length_s=_WINDOW_S, least_s=1.0)
+        self._window = SampleWindow(_counters(), length_s=_WINDOW_S, least_s=1.0)
 
     async def report(self) -> Machine:
         """Return the current figures."""

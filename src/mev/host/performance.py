@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from prometheus_client import Metric
 
 from mev.host.gather import LABEL
-from mev.host.window import Buckets, Latency, Window, latency, rate
+from mev.host.window import Buckets, Latency, SampleWindow, latency, rate
 
 _SAMPLE_S = 5.0
 _STAGES = {
@@ -65,7 +65,9 @@ class PerformanceMonitor:
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._latest: Mapping[_Series, float] = {}
-        self._window: Window[Mapping[_Series, float]] = Window({}, every_s=_SAMPLE_S, clock=clock)
+        self._window: SampleWindow[Mapping[_Series, float]] = SampleWindow(
+            {}, every_s=_SAMPLE_S, clock=clock
+        )
 
     def report(self, families: Iterable[Metric]) -> Performance:
         """Return the figures of a system whose current metrics are `families`.

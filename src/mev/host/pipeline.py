@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 from prometheus_client import REGISTRY, CollectorRegistry
 
-from mev.host.window import Buckets, Window, quantile_ms
+from mev.host.window import Buckets, SampleWindow, quantile_ms
 
 _STREAM_LAG = "mev_tail_lag_messages"
 _SINK_LAG = "mev_sink_lag_messages"
@@ -85,7 +85,7 @@ class Pipeline:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._registry = registry
-        self._window: Window[Mapping[str, Buckets]] = Window({}, clock=clock)
+        self._window: SampleWindow[Mapping[str, Buckets]] = SampleWindow({}, clock=clock)
 
     def status(self) -> PipelineStatus:
         """Return the current state."""

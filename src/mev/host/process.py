@@ -15,7 +15,7 @@ from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.registry import Collector
 
 from mev.core.tasks import background
-from mev.host.window import Buckets, Latency, PlainHistogram, Window, latency, rate
+from mev.host.window import Buckets, Latency, PlainHistogram, SampleWindow, latency, rate
 
 _WINDOW_S = 60.0
 _PERIOD_S = 1.0
@@ -70,7 +70,7 @@ class ProcessMonitor(Collector):
             for generation, _ in enumerate(gc.get_stats())
         }
         self._collection_began = 0.0
-        self._window = Window(self._counters(), length_s=_WINDOW_S)
+        self._window = SampleWindow(self._counters(), length_s=_WINDOW_S)
 
     async def report(self) -> ProcessLoad:
         """Return the current figures."""

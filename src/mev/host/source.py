@@ -1,4 +1,4 @@
-"""Where the health routes get their answers: from this process, or from several as one system."""
+"""Sources of the health routes' answers: this process, or several as one system."""
 
 from dataclasses import dataclass
 from typing import Protocol

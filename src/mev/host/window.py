@@ -13,8 +13,8 @@ Buckets = Mapping[float, float]
 """Observations of a histogram up to each bound."""
 
 
-class Window(Generic[T]):
-    """Samples of about the latest `length_s`, taken when somebody asks, at most each `every_s`.
+class SampleWindow(Generic[T]):
+    """Samples of about the latest `length_s`, taken on request, at most each `every_s`.
 
     `first` is the sample of the start. There is no timer: if nothing was asked for a while, the
     window is longer than `length_s`, until the next sample is at least `least_s` old.

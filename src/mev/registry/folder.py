@@ -28,7 +28,7 @@ MODEL_ID = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(slots=True)
-class State:
+class RegistryState:
     """Aliases and times of archiving, by alias and model id.
 
     `copy_of` is the object store from which they were copied, empty if this folder is the original.
@@ -45,15 +45,15 @@ class RegistryFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def read_state(self) -> State:
+    def read_state(self) -> RegistryState:
         """Return the aliases and archived models."""
         try:
             content: dict[str, Any] = orjson.loads((self.path / _STATE).read_bytes())
         except FileNotFoundError:
-            return State()
-        return State(content["aliases"], content["archived"], content.get("copy_of", ""))
+            return RegistryState()
+        return RegistryState(content["aliases"], content["archived"], content.get("copy_of", ""))
 
-    def write_state(self, state: State) -> None:
+    def write_state(self, state: RegistryState) -> None:
         """Replace the aliases and archived models, under the lock."""
         content: dict[str, Any] = {"aliases": state.aliases, "archived": state.archived}
         if state.copy_of:

@@ -26,7 +26,7 @@ from mev.registry.errors import (
     UnknownModelFileError,
 )
 from mev.registry.file_checks import check_files, check_size
-from mev.registry.folder import MODEL_ID, RegistryFolder, State
+from mev.registry.folder import MODEL_ID, RegistryFolder, RegistryState
 from mev.registry.manifest_cache import MANIFEST, Manifests
 from mev.registry.re_sign import Notary
 from mev.registry.shared import SharedModels
@@ -243,7 +243,7 @@ class Registry:
             )
         entry = None if name is None else self.get(name)
 
-        def apply(state: State) -> None:
+        def apply(state: RegistryState) -> None:
             state.aliases.pop(alias, None)
             if entry is not None:
                 if entry.manifest.model_id in state.archived:
@@ -263,7 +263,7 @@ class Registry:
         model_id = self.get(name).manifest.model_id
         at = datetime.now(UTC).isoformat(timespec="seconds")
 
-        def apply(state: State) -> None:
+        def apply(state: RegistryState) -> None:
             if aliases := [alias for alias, named in state.aliases.items() if named == model_id]:
                 raise ModelInUseError(
                     f"model {model_id} is {', '.join(aliases)}; move the alias first",
@@ -369,7 +369,7 @@ class Registry:
                 self._files.put(path.name, signed)
         return self.get(model_id)
 
-    def _id(self, name: str, state: State) -> str:
+    def _id(self, name: str, state: RegistryState) -> str:
         """Return the id of the model that `name` means, or `name` where there is none."""
         if name in state.aliases or not _PART_OF_ID.fullmatch(name):
             return state.aliases.get(name, name)
@@ -407,12 +407,12 @@ class Registry:
                 extra={"action": "model_not_shared"},
             )
 
-    def _read(self) -> State:
+    def _read(self) -> RegistryState:
         if self._shared is not None:
             self._shared.pull()
         return self._files.read_state()
 
-    def _change(self, apply: Callable[[State], None]) -> None:
+    def _change(self, apply: Callable[[RegistryState], None]) -> None:
         if self._shared is not None:
             self._shared.change(apply)
             return
@@ -423,7 +423,7 @@ class Registry:
             self._files.write_state(state)
 
 
-def _entry(manifest: Manifest, state: State) -> RegistryEntry:
+def _entry(manifest: Manifest, state: RegistryState) -> RegistryEntry:
     aliases = tuple(
         sorted(alias for alias, named in state.aliases.items() if named == manifest.model_id)
     )

@@ -1,8 +1,9 @@
 """Models that replicas share in an object store; the registry's folder holds copies of them.
 
 All objects are immutable but one: the document ``models.json`` names for each model the digests of
-its manifest and plots, and has the aliases. It is replaced only if nobody replaced it meanwhile, so
-any number of replicas may write. While the store does not answer, the folder is read as it was.
+its manifest and plots, and has the aliases. It is replaced only if it is still the version that was
+read, so any number of replicas may write. While the store does not answer, the folder is read as it
+was.
 """
 
 import logging
@@ -17,13 +18,13 @@ from typing import Any
 import orjson
 
 from mev.core.errors import ConflictError, MevError, UnavailableError
-from mev.registry.folder import MAX_PLOT_BYTES, MODEL_ID, PLOT, RegistryFolder, State
+from mev.registry.folder import MAX_PLOT_BYTES, MODEL_ID, PLOT, RegistryFolder, RegistryState
 from mev.registry.manifest_cache import MANIFEST
 from mev.scoring import model_files
 from mev.scoring.errors import ModelError
 from mev.scoring.manifest import FORMS, MAX_BYTES, Manifest
 from mev.store.object_errors import DamagedObjectError, DocumentChangedError, MissingObjectError
-from mev.store.objects import Document, ObjectStore
+from mev.store.objects import ObjectStore, StoredDocument
 
 LOG = logging.getLogger(__name__)
 INDEX = "models.json"
@@ -46,7 +47,7 @@ class _Objects:
 @dataclass(slots=True)
 class _Index:
     models: dict[str, _Objects] = field(default_factory=dict)
-    state: State = field(default_factory=State)
+    state: RegistryState = field(default_factory=RegistryState)
 
 
 class SharedModels:
@@ -58,8 +59,8 @@ class SharedModels:
         self._verified = verified
         self._lock = threading.Lock()
         self._sharing = threading.Lock()
-        self._known: Document | None = None
-        self._taken: Document | None = None
+        self._known: StoredDocument | None = None
+        self._taken: StoredDocument | None = None
         """The version of the document that the folder is a copy of."""
         self._index = _Index()
         self._copied: dict[str, str] = {}
@@ -121,7 +122,7 @@ class SharedModels:
         with self._lock:
             index = self._read()
             is_copy = self._known is not None and not self._is_original()
-        own = State() if is_copy else self._folder.read_state()
+        own = RegistryState() if is_copy else self._folder.read_state()
         found = {
             model_id: objects
             for model_id in self._folder.model_ids()
@@ -150,7 +151,7 @@ class SharedModels:
         objects = self._index.models.get(model_id)
         return objects.manifest if objects else None
 
-    def change(self, apply: Callable[[State], None]) -> None:
+    def change(self, apply: Callable[[RegistryState], None]) -> None:
         """Change the aliases or archived models; `apply` may be called several times.
 
         :raises MevError: when the store cannot be read or written.
@@ -269,7 +270,7 @@ class SharedModels:
                 with self._folder.writing():
                     self._folder.put(name, content)
             self._copied[model_id] = objects.manifest
-        state = State(index.state.aliases, index.state.archived, self._objects.place)
+        state = RegistryState(index.state.aliases, index.state.archived, self._objects.place)
         with self._folder.writing():
             if self._folder.read_state() != state:
                 self._folder.write_state(state)
@@ -309,7 +310,7 @@ class SharedModels:
         )
 
 
-def _parse(document: Document, place: str) -> _Index:
+def _parse(document: StoredDocument, place: str) -> _Index:
     try:
         content: dict[str, Any] = orjson.loads(document.content)
         models = {
@@ -319,7 +320,7 @@ def _parse(document: Document, place: str) -> _Index:
             and MODEL_ID.fullmatch(entry["manifest"])
             and all(PLOT.fullmatch(name) for name in entry["plots"])
         }
-        return _Index(models, State(dict(content["aliases"]), dict(content["archived"])))
+        return _Index(models, RegistryState(dict(content["aliases"]), dict(content["archived"])))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedObjectError(
             f"{INDEX} in {place} cannot be read ({error!r}); restore it from a copy or an older"
@@ -328,7 +329,7 @@ def _parse(document: Document, place: str) -> _Index:
         ) from None
 
 
-def _merge(index: _Index, models: Mapping[str, _Objects], own: State) -> None:
+def _merge(index: _Index, models: Mapping[str, _Objects], own: RegistryState) -> None:
     """Add models, and the aliases and archived models of a folder that `index` does not have."""
     for model_id, objects in models.items():
         index.models.setdefault(model_id, objects)

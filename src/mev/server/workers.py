@@ -200,7 +200,7 @@ class _Generation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Monitors:
-    """What the supervisor measures: the machine, itself, and all processes as one system."""
+    """Measurements of the supervisor: the machine, itself, and all processes as one system."""
 
     machine: MachineMonitor
     process: ProcessMonitor

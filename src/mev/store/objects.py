@@ -1,7 +1,7 @@
 """The object store: objects named by their SHA-256, and small documents that change.
 
 An object is created only if it is absent, and its digest is checked at every read. A document is
-replaced only if nobody replaced it since it was read. Calls block.
+replaced only if it is still the version that was read. Calls block.
 """
 
 import fcntl
@@ -51,7 +51,7 @@ _MAX_DOCUMENT_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Document:
+class StoredDocument:
     """A document and its version."""
 
     content: bytes
@@ -182,13 +182,13 @@ class ObjectStore:
         written = self._found(key, lambda: obstore.head(self._store, key)["last_modified"])
         return (int(written.timestamp()) + 1) * 1_000_000_000  # S3 gives whole seconds
 
-    def document(self, name: str, known: Document | None = None) -> Document | None:
+    def document(self, name: str, known: StoredDocument | None = None) -> StoredDocument | None:
         """Return a document, `known` if that is its version, or None if there is none.
 
         :raises MevError: when the store cannot be read.
         """
 
-        def read() -> Document | None:
+        def read() -> StoredDocument | None:
             try:
                 found = obstore.get(
                     self._store, name, options={"if_none_match": known.version} if known else {}
@@ -203,17 +203,17 @@ class ObjectStore:
                 raise DamagedObjectError(
                     self._damaged(name, f"{found.meta['size']} bytes"), key=name
                 )
-            return Document(bytes(found.bytes()), found.meta["e_tag"] or "")
+            return StoredDocument(bytes(found.bytes()), found.meta["e_tag"] or "")
 
         return self._do(read)
 
-    def replace(self, name: str, content: bytes, known: Document | None) -> Document:
+    def replace(self, name: str, content: bytes, known: StoredDocument | None) -> StoredDocument:
         """Replace the document `known`, or create it, and return the new one.
 
         :raises DocumentChangedError: when another process replaced or created it meanwhile.
         """
 
-        def write() -> Document:
+        def write() -> StoredDocument:
             try:
                 if self._folder is None:
                     version = obstore.put(
@@ -228,11 +228,11 @@ class ObjectStore:
                 raise DocumentChangedError(
                     f"{name} of {self.place} was changed by another process; try again"
                 ) from None
-            return Document(content, version or "")
+            return StoredDocument(content, version or "")
 
         return self._do(write)
 
-    def _replace_file(self, name: str, content: bytes, known: Document | None) -> str | None:
+    def _replace_file(self, name: str, content: bytes, known: StoredDocument | None) -> str | None:
         """Replace a document under a lock: the file system has no conditional replacement."""
         with self._locked():
             found = self.document(name)

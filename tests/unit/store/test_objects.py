@@ -16,7 +16,7 @@ from mev.store.object_errors import (
     ObjectStoreDeniedError,
     ObjectStoreUnavailableError,
 )
-from mev.store.objects import Document, ObjectStore, open_object_store
+from mev.store.objects import ObjectStore, StoredDocument, open_object_store
 from tests.services.disk import fill, small_disk
 
 CONTENT = b"a model"
@@ -81,7 +81,7 @@ def test_a_document_is_replaced_only_by_who_read_its_newest_version(objects: Obj
     for known in (first, None):
         with pytest.raises(DocumentChangedError):
             objects.replace("index.json", b"3", known)
-    assert objects.document("index.json", first) == second == Document(b"2", second.version)
+    assert objects.document("index.json", first) == second == StoredDocument(b"2", second.version)
 
 
 def test_no_change_of_concurrent_writers_is_lost(objects: ObjectStore) -> None:
