@@ -239,13 +239,15 @@ async def test_cluster_with_a_key_on_any_node(
     tmp_path: Path, start: Callable[[Server], Server]
 ) -> None:
     nodes = []
-    for number in range(3):
+    bus_ports = [free_port() for _ in range(3)]
+    for number, bus_port in enumerate(bus_ports):
         (tmp_path / str(number)).mkdir()
         nodes.append(
             start(
                 Server(
                     tmp_path / str(number),
                     *("--cluster-enabled", "yes", "--cluster-node-timeout", "2000"),
+                    *("--cluster-port", str(bus_port)),
                 )
             )
         )
@@ -254,7 +256,7 @@ async def test_cluster_with_a_key_on_any_node(
         node.ask("CLUSTER", "ADDSLOTSRANGE", first, last)
         node.ask("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
     for node in nodes[1:]:
-        node.ask("CLUSTER", "MEET", "127.0.0.1", nodes[0].port)
+        node.ask("CLUSTER", "MEET", "127.0.0.1", nodes[0].port, bus_ports[0])
 
     def is_up(node: Server) -> bool:
         state = node.ask("CLUSTER", "INFO")
