@@ -88,8 +88,7 @@ class ConsumerGroups:
 
         :raises GroupError: when the member is refused, for example without a common assignor.
         """
-        if not 0 < len(group_id) <= _GROUP_ID_CHARACTERS:
-            raise GroupError(ErrorCode.INVALID_GROUP_ID)
+        _check_name(group_id)
         if not _LEAST_SESSION_MS <= session_ms <= _LONGEST_SESSION_MS:
             raise GroupError(ErrorCode.INVALID_SESSION_TIMEOUT)
         group = self._groups.get(group_id) or _Group(protocol_type, is_restricted=is_restricted)
@@ -167,8 +166,9 @@ class ConsumerGroups:
     def check_commit(self, group_id: str, generation: int, member_id: str) -> None:
         """Check that a member may commit; clients without a group may while it is empty.
 
-        :raises GroupError: when the member is not in this generation.
+        :raises GroupError: when the member is not in this generation, or the name is not valid.
         """
+        _check_name(group_id)
         group = self._groups.get(group_id)
         if generation < 0 and (group is None or not group.members):
             return
@@ -296,3 +296,9 @@ class ConsumerGroups:
     def _expire(self, group_id: str, group: _Group, member: _Member) -> None:
         if group.members.get(member.id) is member:
             self._remove(group_id, group, member.id)
+
+
+def _check_name(group_id: str) -> None:
+    """Check the name of a group, which the file of commits repeats for each partition."""
+    if not 0 < len(group_id) <= _GROUP_ID_CHARACTERS:
+        raise GroupError(ErrorCode.INVALID_GROUP_ID)

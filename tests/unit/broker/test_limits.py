@@ -113,6 +113,7 @@ async def test_sessions_and_metadata_of_groups_are_limited(port: int) -> None:
     long = join("g", session_ms=1_800_000)
     assert await code(agent, JOIN_GROUP, 1, long, 0) == ErrorCode.INVALID_SESSION_TIMEOUT
     assert await code(agent, JOIN_GROUP, 1, join("g" * 256), 0) == ErrorCode.INVALID_GROUP_ID
+    assert await code(agent, OFFSET_COMMIT, 2, commit("g" * 256), 21) == ErrorCode.INVALID_GROUP_ID
     noted = commit("g", "x" * 4097)
     assert await code(agent, OFFSET_COMMIT, 2, noted, 21) == ErrorCode.OFFSET_METADATA_TOO_LARGE
     agent[1].close()
