@@ -349,7 +349,7 @@ class Registry:
             model_id = self._id(name, self._read())
         path = self.folder / f"{model_id}{MANIFEST}"
         data = model_files.read(self.folder, path.name)
-        stored_ns = self._shared.manifest_stored_ns(model_id) if self._shared else None
+        stored_ns = self._shared.manifest_stored_ns(model_id, data) if self._shared else None
         manifest = re_sign.vouched(data, stored_ns or path.lstat().st_ctime_ns, notary.retired())
         if manifest.model_id != model_id:
             raise BadManifestError(

@@ -6,6 +6,7 @@ read, so any number of replicas may write. While the store does not answer, the 
 was.
 """
 
+import hashlib
 import logging
 import threading
 import time
@@ -21,7 +22,7 @@ from mev.core.errors import ConflictError, MevError, UnavailableError
 from mev.registry.folder import MAX_PLOT_BYTES, MODEL_ID, PLOT, RegistryFolder, RegistryState
 from mev.registry.manifest_cache import MANIFEST
 from mev.scoring import model_files
-from mev.scoring.errors import ModelError
+from mev.scoring.errors import BadManifestError, ModelError
 from mev.scoring.manifest import FORMS, MAX_BYTES, Manifest
 from mev.store.object_errors import DamagedObjectError, DocumentChangedError, MissingObjectError
 from mev.store.objects import ObjectStore, StoredDocument
@@ -186,13 +187,21 @@ class SharedModels:
             with self._folder.writing():
                 self._folder.keep_plots(model_id, plots)
 
-    def manifest_stored_ns(self, model_id: str) -> int | None:
+    def manifest_stored_ns(self, model_id: str, sealed: bytes) -> int | None:
         """Return the time at which the store got a model's manifest, None if it has none.
 
+        :raises BadManifestError: when the store has another manifest than `sealed`.
         :raises MevError: when the store cannot be read.
         """
         digest = self.manifest_sha256(model_id)
-        return self._objects.stored_ns(_OBJECTS, digest) if digest else None
+        if digest is None:
+            return None
+        if hashlib.sha256(sealed).hexdigest() != digest:
+            raise BadManifestError(
+                f"the manifest of model {model_id} in this folder is not the one that the object"
+                f" store names, {digest}; its age is unknown"
+            )
+        return self._objects.stored_ns(_OBJECTS, digest)
 
     def _is_away(self) -> UnavailableError | None:
         """Return why the store is not asked now, or None."""

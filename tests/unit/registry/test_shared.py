@@ -13,6 +13,8 @@ from mev.crypto.trust import COMMAND, Retired, TrustStore
 from mev.registry.errors import LateManifestError, ModelInUseError, UnknownModelError
 from mev.registry.registry import Registry
 from mev.scoring import probe
+from mev.scoring.errors import BadManifestError
+from mev.scoring.manifest import MAX_BYTES
 from mev.store.object_errors import DamagedObjectError, ObjectStoreUnavailableError
 from mev.store.objects import ObjectStore
 from mev.wire.pb.envelope_pb2 import KeySet
@@ -336,3 +338,21 @@ def test_a_manifest_stored_after_its_key_was_replaced_is_not_signed_again(
     notary = Notary(key, Retired(key_set=TRUST.key_set, until_ns=until_ns))
     with pytest.raises(LateManifestError):
         place.replica("b", trust).sign(original.manifest.model_id, notary)
+
+
+def test_the_age_of_a_manifest_is_not_that_of_another_object(files: Place, original: Made) -> None:
+    a = files.replica("a")
+    # Too large for a manifest: replicas keep the one they have.
+    old = a.get(register_bytes(a, "x" * (MAX_BYTES + 1), KEY)).manifest
+    until_ns = now_ns()
+    content = {form: original.path(form).read_bytes() for form in ("ubj", "mevt", "so")}
+    a.add(original.manifest, content, KEY)
+    key = SigningKey("second", bytes([9]) * 32)
+    b = files.replica("b", TrustStore(KeySet(epoch=2, keys=[key.trusted_for(COMMAND)])))
+    assert ids(b) == set()
+    index = orjson.loads((files.store / INDEX).read_bytes())
+    index["models"][original.manifest.model_id]["manifest"] = old.digest("mevt")
+    (files.store / INDEX).write_bytes(orjson.dumps(index))
+    notary = Notary(key, Retired(key_set=TRUST.key_set, until_ns=until_ns))
+    with pytest.raises(BadManifestError, match="is not the one that the object store names"):
+        b.sign(original.manifest.model_id, notary)
