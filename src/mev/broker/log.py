@@ -56,11 +56,11 @@ class LogError(Exception):
 class _Producer:
     """State of an idempotent producer.
 
-    The last batches are stored as (first sequence, last sequence, base offset).
+    The last batches are stored as (first sequence, last sequence, checksum, base offset).
     """
 
     epoch: int
-    batches: deque[tuple[int, int, int]] = field(
+    batches: deque[tuple[int, int, int, int]] = field(
         default_factory=lambda: deque(maxlen=_BATCHES_REMEMBERED)
     )
 
@@ -413,8 +413,10 @@ class PartitionLog:
             (known.batches[-1][1] + 1) % SEQUENCES if header.producer_epoch == known.epoch else 0
         )
         if header.producer_epoch == known.epoch:
-            for first, last, offset in known.batches:
-                if (first, last) == (header.base_sequence, header.last_sequence):
+            # The checksum: another client of the same user may have used the producer's id.
+            sent = header.base_sequence, header.last_sequence, header.crc
+            for first, last, crc, offset in known.batches:
+                if (first, last, crc) == sent:
                     return offset
         if header.base_sequence != expected:
             raise LogError(ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER)
@@ -426,7 +428,9 @@ class PartitionLog:
         known = self._producers.pop(header.producer_id, None)
         if known is None or known.epoch != header.producer_epoch:
             known = _Producer(header.producer_epoch)
-        known.batches.append((header.base_sequence, header.last_sequence, header.base_offset))
+        known.batches.append(
+            (header.base_sequence, header.last_sequence, header.crc, header.base_offset)
+        )
         # Producers are evicted in order of their last use.
         self._producers[header.producer_id] = known
         if len(self._producers) > _PRODUCERS:

@@ -60,6 +60,16 @@ def test_repeat_of_an_idempotent_producer_is_not_written_again_after_a_restart(
     assert caught.value.code is ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER
 
 
+def test_other_content_with_the_sequence_of_a_batch_is_refused_not_acknowledged(
+    tmp_path: Path,
+) -> None:
+    log = PartitionLog(tmp_path, max_bytes=1 << 20)
+    log.append(batch(3, producer_id=7, sequence=0, payload=b"forged"))
+    with pytest.raises(LogError) as refused:
+        log.append(batch(3, producer_id=7, sequence=0, payload=b"own"))
+    assert refused.value.code is ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER
+
+
 def test_oldest_batches_go_but_not_before_they_are_stored(tmp_path: Path) -> None:
     stored = 0
     log = PartitionLog(tmp_path, max_bytes=64 << 10, stored=lambda: stored)
