@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import pytest
 
+from mev.dashboard.routes import ASSETS
 from mev.limits.addresses import Addresses
 from mev.limits.connections import LOCAL_PEER, ConnectionLimits, ConnectionUse, HttpConnections
 from mev.limits.protocol import KILL_SWITCH
@@ -134,17 +136,18 @@ async def test_requests_whose_body_never_comes_take_no_place_and_end(tmp_path: P
         }
 
 
-async def test_stops_whose_answer_is_not_read_take_no_place(tmp_path: Path) -> None:
+@pytest.mark.parametrize("path", [KILL_SWITCH, "/", ASSETS + "index.js"])
+async def test_small_answers_that_are_not_read_take_no_place(tmp_path: Path, path: str) -> None:
     may_read = asyncio.Event()
     async with forwarding(tmp_path) as (forward, control):
         control.may_answer.set()
         unread = []
         for number in range(2 * LIMITS.most):
             unread.append(
-                asyncio.create_task(send_to(forward, KILL_SWITCH, "192.0.2.1", may_read=may_read))
+                asyncio.create_task(send_to(forward, path, "192.0.2.1", may_read=may_read))
             )
             await until_async(lambda: control.arrived > number)
-        assert (await send_to(forward, KILL_SWITCH, "192.0.2.1"))[0] == 200
+        assert (await send_to(forward, path, "192.0.2.1"))[0] == 200
         may_read.set()
         assert {status for status, _ in await asyncio.gather(*unread)} == {200}
 

@@ -34,6 +34,7 @@ _HOP_BY_HOP = frozenset(
 _NOT_SENT = _HOP_BY_HOP | {b"expect", _PEER}
 _NOT_ANSWERED = _HOP_BY_HOP | {b"transfer-encoding", b"date"}
 _PREFERRED = (CONTROL_PATHS, "/api/auth/", ASSETS)
+_SMALL_ANSWERS = (KILL_SWITCH, ASSETS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,7 +138,7 @@ class Forward:
             async with self._pool.stream(
                 scope["method"].encode(), _url(scope), headers=_headers(scope), content=body
             ) as response:
-                if scope["path"] == KILL_SWITCH:
+                if scope["path"] == "/" or scope["path"].startswith(_SMALL_ANSWERS):
                     # A client that does not read its answer must not keep others out.
                     content = await response.aread()
                     place.give_back()
