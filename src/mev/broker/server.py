@@ -16,7 +16,8 @@ from mev.broker.wire import ErrorCode, MalformedRequestError, RequestReader, Res
 
 LOG = logging.getLogger(__name__)
 NODE_ID = 1
-READ_BUFFER_BYTES = 4 << 20
+READ_BUFFER_BYTES = 512 << 10
+"""Of each connection; asyncio keeps twice as much that is not read yet."""
 _REQUEST_BYTES = 64 << 20
 _RESTRICTED_REQUEST_BYTES = 256 << 10
 _RESTRICTED_PRODUCE_BYTES = 2 << 20
@@ -92,7 +93,9 @@ class Broker:
         try:
             # Above the limit, the oldest unauthenticated connection is closed.
             if self._connections > self._most_connections:
-                next(iter(self._anonymous_clients)).close()
+                oldest = next(iter(self._anonymous_clients))
+                del self._anonymous_clients[oldest]
+                oldest.close()
             await connection.run()
         except (
             MalformedRequestError,
