@@ -97,9 +97,10 @@ async def fetch(broker: Broker, request: RequestReader) -> ResponseWriter:
     topics = request.topics(partition)
     deadline = time.monotonic() + min(wait_s, _LONGEST_WAIT_S)
     while True:
-        response, size, has_failed = _fetched(
-            broker, request, topics, min(most_bytes, broker.most_fetched(request.user))
-        )
+        async with broker.turn(request.user):
+            response, size, has_failed = _fetched(
+                broker, request, topics, min(most_bytes, broker.most_fetched(request.user))
+            )
         left_s = deadline - time.monotonic()
         if size >= least_bytes or has_failed or left_s <= 0:
             return response
@@ -147,7 +148,8 @@ async def list_offsets(broker: Broker, request: RequestReader) -> ResponseWriter
     found: dict[tuple[str, int], tuple[ErrorCode, int, int]] = {}
     for topic, partitions in topics:
         for number, timestamp_ms in partitions:
-            found[topic, number] = _offset(broker.topics.log(topic, number), timestamp_ms)
+            async with broker.turn(request.user):
+                found[topic, number] = _offset(broker.topics.log(topic, number), timestamp_ms)
             await asyncio.sleep(0)  # a search by time takes long
     response = ResponseWriter()
     if request.version >= 2:

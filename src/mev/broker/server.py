@@ -4,8 +4,8 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from typing import NamedTuple
 
 from mev.broker.groups import RESTRICTED_GROUPS, ConsumerGroups, GroupError
@@ -23,9 +23,7 @@ _RESTRICTED_REQUEST_BYTES = 256 << 10
 _RESTRICTED_PRODUCE_BYTES = 2 << 20
 _RESTRICTED_ITEMS = 1000
 _ANSWER_BYTES = 16 << 20
-_RESTRICTED_ANSWER_BYTES = 4 << 20
-_RESTRICTED_UNSENT_BYTES = 256 << 20
-_LEAST_ANSWER_BYTES = 64 << 10
+_RESTRICTED_ANSWER_BYTES = 512 << 10
 _STRANGER_REQUEST_BYTES = 4 << 10
 _STRANGER_REQUESTS = 8
 _AUTHENTICATION_S = 10.0
@@ -81,7 +79,7 @@ class Broker:
         self._restricted: set[_Connection] = set()
         self._connections = 0
         self._waiting: defaultdict[PartitionLog, set[asyncio.Future[None]]] = defaultdict(set)
-        self._unsent_bytes = 0
+        self._restricted_turn = asyncio.Lock()
         self._next_producer_id = time.time_ns() // 1000 * 2
         self._told: dict[str, tuple[float, int]] = {}
 
@@ -132,24 +130,21 @@ class Broker:
         return bool(self.read_only.get(user))
 
     def most_fetched(self, user: str) -> int:
-        """Return the limit of the records in one answer, in bytes.
+        """Return the limit of the records in one answer, in bytes."""
+        return _RESTRICTED_ANSWER_BYTES if self.is_restricted(user) else _ANSWER_BYTES
 
-        Restricted users get few while answers that they do not read fill the memory.
+    @asynccontextmanager
+    async def turn(self, user: str) -> AsyncIterator[None]:
+        """Wait for the turn of `user`: restricted users share one, whatever their connections.
+
+        Between two of their turns all other users are served.
         """
         if not self.is_restricted(user):
-            return _ANSWER_BYTES
-        is_full = self._unsent_bytes > _RESTRICTED_UNSENT_BYTES
-        return _LEAST_ANSWER_BYTES if is_full else _RESTRICTED_ANSWER_BYTES
-
-    @contextmanager
-    def sending(self, user: str, size: int) -> Iterator[None]:
-        """Count `size` bytes for `user` as not sent yet."""
-        counted = size if self.is_restricted(user) else 0
-        self._unsent_bytes += counted
-        try:
             yield
-        finally:
-            self._unsent_bytes -= counted
+            return
+        async with self._restricted_turn:
+            await asyncio.sleep(0)
+            yield
 
     def check_group(self, user: str, group: str) -> None:
         """Refuse what a user may not do for `group`.
@@ -259,10 +254,8 @@ class _Connection:
             else await self._answer(request)
         )
         if response is not None:
-            answer = response.framed(request.correlation_id)
-            with self._broker.sending(self._user, len(answer)):
-                self._writer.write(answer)
-                await self._writer.drain()
+            self._writer.write(response.framed(request.correlation_id))
+            await self._writer.drain()
         # Requests that are in the buffer already are read without a pause: others get their turn.
         await asyncio.sleep(0)
 
@@ -283,7 +276,8 @@ class _Connection:
                 f"request {request.key} of version {request.version} is not known, or not "
                 "before authentication"
             )
-        answer = api.answer(self._broker, request)
+        async with self._broker.turn(self._user):
+            answer = api.answer(self._broker, request)
         return await answer if isinstance(answer, Awaitable) else answer
 
     def _answer_stranger(self, request: RequestReader) -> ResponseWriter:

@@ -91,6 +91,19 @@ async def test_pipelined_requests_of_one_client_let_others_have_their_turn(
         writer.close()
 
 
+async def test_agents_share_one_turn_whatever_their_connections(port: int, seen: list[str]) -> None:
+    agents = [await joined(port, "agent") for _ in range(CONNECTIONS // 2)]
+    ours, number = await joined(port, "mev"), 100
+    for _, writer in agents:
+        writer.write(request(SEEN, 0, b"") * PIPELINED)
+    ours[1].write(request(SEEN, 0, b"") * number)
+    await ours[0].readexactly(8 * number)
+    while_ours = seen[seen.index("mev") :]
+    assert while_ours.count("agent") < 1.5 * number  # three times as many if each had a turn
+    for _, writer in (*agents, ours):
+        writer.close()
+
+
 async def test_stranger_has_few_requests_before_authentication(port: int) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(request(API_VERSIONS, 0, b"") * PIPELINED)

@@ -83,7 +83,7 @@ async def test_topic_that_is_named_often_is_described_once(port: int) -> None:
     agent[1].close()
 
 
-@pytest.mark.parametrize(("user", "most"), [("agent", 4 * MIB), ("mev", 16 * MIB)])
+@pytest.mark.parametrize(("user", "most"), [("agent", MIB // 2), ("mev", 16 * MIB)])
 async def test_answer_of_a_fetch_is_limited(port: int, user: str, most: int) -> None:
     streams = await joined(port, user)
     large = batch(payload=bytes(MIB))
