@@ -1,7 +1,6 @@
 """Compile an XGBoost model to a native library with Treelite, TL2cgen and the C compiler."""
 
 import shlex
-import shutil
 import subprocess
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
@@ -12,28 +11,15 @@ import treelite
 import xgboost as xgb
 
 from mev.core.errors import MevError
-from mev.registry.errors import CompilerMissingError, UnsupportedModelError
+from mev.registry.c_compiler import c_compiler
+from mev.registry.errors import UnsupportedModelError
 from mev.scoring.manifest import ABI
 
-_NAMES = ("cc", "gcc", "clang")
 _UNITS = 4
 _TIMEOUT_S = 1800.0
 # -O2 takes twice as long as -O1 here, and its code is slower.
 _COMPILE = ("-O1", "-std=c99", "-ffp-contract=off", "-fPIC", "-fvisibility=hidden", "-w")
 _LINK = ("-shared", "-Wl,-z,relro,-z,now,-z,noexecstack,-Bsymbolic")
-
-
-def compiler() -> str:
-    """Return the path of the C compiler.
-
-    :raises CompilerMissingError: when there is none.
-    """
-    found = next((path for name in _NAMES if (path := shutil.which(name))), None)
-    if found is None:
-        raise CompilerMissingError(
-            "there is no C compiler; install gcc and libc6-dev, or use the data-only form"
-        )
-    return found
 
 
 def compile_model(model: xgb.Booster, model_id: str) -> bytes:
@@ -43,7 +29,7 @@ def compile_model(model: xgb.Booster, model_id: str) -> bytes:
     :raises UnsupportedModelError: when Treelite or TL2cgen does not support the model.
     :raises MevError: when the compiler fails.
     """
-    cc = compiler()
+    cc = c_compiler()
     with tempfile.TemporaryDirectory(prefix="mev-compile-") as name:
         folder = Path(name)
         _write_sources(model, folder)

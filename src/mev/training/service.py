@@ -18,7 +18,7 @@ from mev.datasets.query import ONLY_REAL, Labels, Query, checked
 from mev.datasets.service import Exports
 from mev.jobs.model import Job, JobState, Owner
 from mev.jobs.runner import Runner
-from mev.registry.compile import compiler
+from mev.registry.c_compiler import c_compiler
 from mev.settings import Settings
 from mev.training.columns import SIMULATED, check_request
 from mev.training.errors import (
@@ -89,7 +89,7 @@ class Trainings:
         """
         _can_be_done(training)
         if compiled:
-            compiler()
+            c_compiler()
         self._confinement.check()
         if dataset not in DATASETS:
             await self._exports.find(dataset)
