@@ -1,5 +1,6 @@
 """Shared fixtures: real servers, on-chain sample data, and a check for leftover processes."""
 
+import functools
 import os
 import shutil
 import sys
@@ -7,6 +8,7 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
+from httpx._transports import default as transport
 
 from tests.services import clickhouse, kafka, processes, redis, require, s3, system
 from tests.services.kafka import jars
@@ -14,6 +16,10 @@ from tests.services.service import Service
 
 # Set before XGBoost is imported: tests run in parallel, and idle threads must not spin.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Every client would read all certificates of authorities again: 0.1 s, also in each poll of a wait.
+transport.create_ssl_context = functools.cache(  # type: ignore[attr-defined]
+    transport.create_ssl_context  # type: ignore[attr-defined]
+)
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data" / "solana"
 RUNNING = pytest.StashKey[list[Service]]()
 
