@@ -116,7 +116,12 @@ class RunningSystem:
 
     def client(self) -> httpx.Client:
         """Return an HTTP client that carries the key."""
-        return httpx.Client(base_url=self.url, headers={"X-API-Key": self.key}, timeout=30)
+        return httpx.Client(
+            base_url=self.url,
+            headers={"X-API-Key": self.key},
+            timeout=30,
+            limits=httpx.Limits(keepalive_expiry=60),  # shorter than the system's own
+        )
 
     def _is_ready(self) -> bool:
         try:
