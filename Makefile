@@ -2,7 +2,7 @@ PY := .venv/bin/python
 # Most tests wait for services to start: more at once than there are processors.
 TEST_WORKERS ?= 4
 
-.PHONY: help run test check bench proto docs dashboards monitoring lock web screenshots release
+.PHONY: help run test slow check bench proto docs dashboards monitoring lock web screenshots release
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -10,8 +10,11 @@ help:  ## list the targets
 run:  ## start everything on this machine, with simulated data
 	./start-mev-backend.sh
 
-test: .venv/dev  ## run all tests, several files at once (TEST_WORKERS=4)
-	$(PY) -m pytest --numprocesses $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
+test: .venv/dev  ## run the tests, several files at once (TEST_WORKERS=4)
+	$(PY) -m pytest -m "not slow" --numprocesses $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
+
+slow: .venv/dev  ## run the slow tests: kills of whole systems, replicas, floods, and long property tests
+	$(PY) -m pytest -m slow --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 check: .venv/dev  ## formatting, linters, types, layer contracts, generated code up to date
 	$(PY) -m ruff format --check .

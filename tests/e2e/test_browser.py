@@ -163,6 +163,7 @@ def test_where_udp_is_refused_it_goes_on_over_a_websocket(tmp_path: Path, origin
     assert seen.transports == ["websocket"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("transport", ["websocket", "webtransport"])
 @pytest.mark.parametrize("end", ["stop", "kill"])
 def test_a_restart_costs_no_event_and_repeats_none(

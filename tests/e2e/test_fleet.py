@@ -116,6 +116,7 @@ def test_orders_reach_the_fleet_and_silence_is_not_success(
         ] == reported  # not pushed again
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "system", ["4"], indirect=True
 )  # a silent agent counts as online for 12 s: long enough to start a command
@@ -151,6 +152,7 @@ def test_the_kill_command_waits_for_the_answers_but_not_for_ever(
         )
 
 
+@pytest.mark.slow
 def test_agents_trade_only_while_they_may_and_nothing_rises_by_itself(
     system: RunningSystem, fleet: Fleet
 ) -> None:
@@ -183,6 +185,7 @@ def test_agents_trade_only_while_they_may_and_nothing_rises_by_itself(
         until_document(http, "/api/control/agents", lambda page: levels(page) == {"ACTIVE"})
 
 
+@pytest.mark.slow
 def test_an_agent_runs_on_when_nobody_reads_its_log(system: RunningSystem, fleet: Fleet) -> None:
     unread, full = os.pipe()
     os.set_blocking(full, False)

@@ -18,6 +18,8 @@ import pytest
 from tests.services.system import RunningSystem
 from tests.services.waits import until
 
+pytestmark = pytest.mark.slow
+
 COUNT = 2_000
 EXPORT = "/api/datasets/export"
 TRAIN = "/api/training"

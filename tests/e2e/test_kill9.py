@@ -22,6 +22,7 @@ from tests.services.kafka import RealKafka
 from tests.services.system import RunningSystem
 from tests.services.waits import until
 
+pytestmark = pytest.mark.slow
 BODIES, EVENTS_A_BODY, THREADS = 200, 1000, 3
 # In a process of its own: this one may open no other folder while the engine is in it.
 READ_IDS = """\

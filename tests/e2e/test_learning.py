@@ -116,6 +116,7 @@ def exported(http: httpx.Client, **request: Any) -> pa.Table:
     return pa.concat_tables(pq.read_table(io.BytesIO(part)) for part in parts)
 
 
+@pytest.mark.slow
 def test_over_http_alone(system: RunningSystem, fleet: Fleet) -> None:
     with system.client() as http:
         export = (

@@ -215,6 +215,7 @@ def test_runtime_configuration_reaches_every_process_also_after_a_restart(
     until(lambda: len(lines("api-0")) == 2, what="the successor does not apply it")
 
 
+@pytest.mark.slow
 def test_a_killed_process_is_replaced(site: RunningSystem) -> None:
     for name in ("api-0", "control"):
         before = pids(site)
@@ -237,6 +238,7 @@ def test_a_killed_process_is_replaced(site: RunningSystem) -> None:
             client.get("/api/control/policies").raise_for_status()
 
 
+@pytest.mark.slow
 def test_reload_fails_no_request(site: RunningSystem) -> None:
     before, load = pids(site), Load(site)
     with load.running():

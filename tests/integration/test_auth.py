@@ -699,6 +699,7 @@ def test_a_login_that_has_ended_is_said_and_forgotten(
     assert not logged_out.exists()
 
 
+@pytest.mark.slow
 def test_a_revocation_outlives_a_crash(tmp_path: Path) -> None:
     running = RunningSystem(tmp_path / "data")
     running.start()

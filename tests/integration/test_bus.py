@@ -354,6 +354,7 @@ def test_a_tail_whose_client_gets_no_answer_any_more_goes_on_with_another(
     ]
 
 
+@pytest.mark.slow
 async def test_what_was_acknowledged_outlives_a_broker_that_is_killed(
     real_kafka: RealKafka,
 ) -> None:
@@ -392,6 +393,7 @@ async def test_what_was_acknowledged_outlives_a_broker_that_is_killed(
     assert set(acknowledged) <= set(found)
 
 
+@pytest.mark.slow
 async def test_a_tail_goes_on_when_a_killed_broker_is_back(real_kafka: RealKafka) -> None:
     brokers = real(real_kafka)
     topic = new_topic(brokers)

@@ -200,6 +200,7 @@ async def test_a_revoked_key_and_a_disconnected_client_stop(system: RunningSyste
                 await until(subscription, lambda _batch: False)
 
 
+@pytest.mark.slow
 async def test_another_log_is_told_and_read_from_its_start(
     tmp_path: Path, unused_tcp_port: int
 ) -> None:

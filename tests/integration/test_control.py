@@ -603,6 +603,7 @@ def test_what_is_in_force_outlives_kill_9_and_nothing_is_raised_by_itself(
     own_system.stop()
 
 
+@pytest.mark.slow
 def test_expired_proposals_are_forgotten_but_for_the_newest(own_system: RunningSystem) -> None:
     own_system.environment |= {"APPROVALS_REQUIRED": "2", "APPROVAL_TTL_S": "3"}
     own_system.start()
@@ -655,6 +656,7 @@ def test_what_others_wrote_moves_no_cursor(own_system: RunningSystem) -> None:
     own_system.stop()
 
 
+@pytest.mark.slow
 def test_agent_that_stopped_is_offline_after_a_restart(own_system: RunningSystem) -> None:
     own_system.start()
     with own_system.client() as http, reporting_agents(own_system, http) as agents:
@@ -686,6 +688,7 @@ def test_agent_that_stopped_is_offline_after_a_restart(own_system: RunningSystem
     own_system.stop()
 
 
+@pytest.mark.slow
 def test_the_journal_is_compacted_while_the_system_runs_and_means_the_same(
     own_system: RunningSystem,
 ) -> None:
@@ -723,6 +726,7 @@ def test_the_journal_is_compacted_while_the_system_runs_and_means_the_same(
     own_system.stop()
 
 
+@pytest.mark.slow
 def test_an_agent_that_is_silent_for_long_is_enrolled_no_more(own_system: RunningSystem) -> None:
     own_system.environment["AGENT_FORGET_DAYS"] = str(3 / 86_400)
     own_system.start()

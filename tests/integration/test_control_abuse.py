@@ -279,6 +279,7 @@ def action(params: dict[str, object]) -> dict[str, object]:
     return {"module": "costly", "action": "set", "params": params}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("abuse", "status"),
     [

@@ -493,6 +493,7 @@ def test_a_server_gives_the_same_bytes_as_the_embedded_engine(
             )
 
 
+@pytest.mark.slow
 def test_an_export_waits_for_a_server_that_died_and_has_the_same_bytes(
     clickhouse_http: ClickHouseHttp, tmp_path: Path
 ) -> None:
@@ -572,6 +573,7 @@ def crashing(tmp_path: Path) -> Iterator[RunningSystem]:
         yield running
 
 
+@pytest.mark.slow
 def test_an_export_survives_the_death_of_everything(
     crashing: RunningSystem, tmp_path: Path
 ) -> None:

@@ -14,6 +14,8 @@ import pytest
 
 from tests.services.system import MEV, RunningSystem
 
+pytestmark = pytest.mark.slow
+
 CROWD = 1_150
 """More than HTTP_CONNECTIONS_PER_IP."""
 LOCAL = "api.sock"

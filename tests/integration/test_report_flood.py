@@ -20,6 +20,8 @@ from mev.wire.pb.control_pb2 import Enrolment, Report
 from mev.wire.topics import CONTROL, REPORT
 from tests.integration.brokers import TIMEOUT_S, opened
 
+pytestmark = pytest.mark.slow
+
 REPORTS = 1_200
 
 
