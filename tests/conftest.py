@@ -11,7 +11,6 @@ import pytest
 from httpx._transports import default as transport
 
 from tests.services import clickhouse, kafka, processes, redis, require, s3, system
-from tests.services.kafka import jars
 from tests.services.service import Service
 
 # Set before XGBoost is imported: tests run in parallel, and idle threads must not spin.
@@ -31,18 +30,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark each test by the server it uses, and allow time for the broker's first download."""
-    downloads = {
-        name
-        for name, pom in {"real_kafka": jars.POM, "real_s3": s3.POM}.items()
-        if not jars.cached(pom)
-    }
+    """Mark each test by the server it uses."""
     for item in items:
         names: list[str] = getattr(item, "fixturenames", [])
         for name in {"real_kafka", "real_redis", "real_s3", "clickhouse_http"}.intersection(names):
             item.add_marker(name)
-        if downloads.intersection(names):
-            item.add_marker(pytest.mark.timeout(jars.RESOLVE_TIMEOUT_S + 60))
 
 
 @pytest.hookimpl(wrapper=True)

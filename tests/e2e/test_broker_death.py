@@ -25,7 +25,7 @@ from tests.services.processes import processes_with
 from tests.services.system import RunningSystem
 from tests.services.waits import until_async, until_document
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.slow
 AGENTS = ("a1", "a2", "a3")
 LEVELS = {"a1": "ACTIVE", "a2": "ACTIVE", "a3": "HALTED"}
 KILLS = 2

@@ -19,7 +19,6 @@ from tests.services.system import RunningSystem
 
 TOPIC = "mev.opportunity.v1"
 FEW, MANY = 2_000, 100_000
-pytestmark = pytest.mark.timeout(180)
 
 
 def opportunity(number: int) -> Opportunity:

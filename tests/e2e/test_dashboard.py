@@ -24,7 +24,6 @@ from tests.services.dashboard import (
 from tests.services.system import RunningSystem
 from tests.services.waits import until, until_document
 
-pytestmark = pytest.mark.timeout(300)
 MARKUP = "<img src=x onerror=\"document.title='broken'\"><script>alert(1)</script>"
 SHORT_MARKUP = "<b onclick=alert(1)>key</b>"
 

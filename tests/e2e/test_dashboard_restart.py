@@ -18,7 +18,7 @@ from tests.services.dashboard import (
 )
 from tests.services.system import RunningSystem
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ from playwright.sync_api import Page, expect, sync_playwright
 from tests.services import require
 from tests.services.system import RunningSystem, running_system
 
-pytestmark = pytest.mark.timeout(240)
 FLAGS = [
     "--headless",
     "--no-sandbox",

@@ -11,7 +11,6 @@ from tests.services.fleet import Fleet
 from tests.services.system import RunningSystem
 from tests.services.waits import until_document
 
-pytestmark = pytest.mark.timeout(180)
 REPORT_INTERVAL_S = (
     "30"  # a silent agent counts as online for three times as long: enough for all commands
 )

@@ -16,7 +16,6 @@ from tests.services.fleet import Fleet
 from tests.services.system import RunningSystem
 from tests.services.waits import until_document
 
-pytestmark = pytest.mark.timeout(150)
 REDUCING_AFTER_S = 30
 ORDER = {"module": "arbitrage", "action": "set_min_profit", "params": {"lamports": 1000}}
 

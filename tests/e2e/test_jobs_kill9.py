@@ -161,7 +161,6 @@ def system(tmp_path: Path) -> Iterator[RunningSystem]:
     running.kill()
 
 
-@pytest.mark.timeout(300)
 def test_jobs_go_on_after_kills_of_their_process_and_of_everything(system: RunningSystem) -> None:
     watcher = Watcher(system)
     with watcher.watching():

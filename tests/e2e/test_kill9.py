@@ -129,7 +129,6 @@ def stored_ids(data_dir: Path) -> list[str]:
     return done.stdout.split()
 
 
-@pytest.mark.timeout(300)
 def test_what_was_acknowledged_is_stored_once_through_a_kill(
     real_kafka: RealKafka, tmp_path: Path
 ) -> None:

@@ -18,7 +18,6 @@ from tests.services.fleet import Fleet
 from tests.services.system import MEV, RunningSystem
 from tests.services.waits import until_document
 
-pytestmark = pytest.mark.timeout(600)
 OPPORTUNITIES = 200_000
 AGENTS = ("a1", "a2", "a3")
 TOLERANCE = 2e-6

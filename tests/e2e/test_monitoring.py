@@ -27,7 +27,6 @@ from tests.services.waits import until
 
 ROOT = Path(__file__).parents[2]
 MONITORING = ROOT / "deploy" / "monitoring"
-pytestmark = pytest.mark.timeout(240)
 PAUSE_S = 1.0
 DISK_BYTES = 256 << 20
 BEHIND_S = 15

@@ -33,7 +33,7 @@ from tests.services.s3 import RealS3
 from tests.services.system import MEV, RunningSystem
 from tests.services.waits import until, until_document
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.slow
 PROMPT = {
     "LEASE_RENEW_S": "0.5",
     "LEASE_TTL_S": "3",

@@ -18,7 +18,7 @@ from tests.integration.brokers import real, renew
 from tests.services.kafka import RealKafka
 from tests.services.system import RunningSystem
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.slow
 A_BATCH = 50
 MARKETS = 16
 PATIENCE_S = 120

@@ -27,7 +27,6 @@ from tests.services.redis import RealRedis
 from tests.services.system import RunningSystem
 from tests.services.waits import until
 
-pytestmark = pytest.mark.timeout(240)
 PROTOBUF = {"Content-Type": "application/x-protobuf"}
 
 

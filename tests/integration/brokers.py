@@ -14,12 +14,11 @@ from confluent_kafka.admin import AdminClient
 from mev.bus.kafka import Brokers, KafkaCluster
 from mev.wire.registry import KafkaRecord
 from tests.services.embedded import TemporaryBroker
-from tests.services.kafka import RealKafka, jars
+from tests.services.kafka import RealKafka
 from tests.services.waits import until
 
 TIMEOUT_S = 10.0
-_DOWNLOAD = [] if jars.cached() else [pytest.mark.timeout(jars.RESOLVE_TIMEOUT_S + 60)]
-BOTH = ["embedded", pytest.param("real", marks=[pytest.mark.real_kafka, *_DOWNLOAD])]
+BOTH = ["embedded", pytest.param("real", marks=pytest.mark.real_kafka)]
 
 
 @contextmanager

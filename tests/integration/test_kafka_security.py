@@ -20,7 +20,7 @@ from tests.services.kafka import RealKafka, real_kafka
 from tests.services.service import free_port
 from tests.services.waits import until
 
-pytestmark = [pytest.mark.timeout(240), pytest.mark.real_kafka]
+pytestmark = pytest.mark.real_kafka
 PASSWORD = 'a password, with = and " signs'
 LISTENER = """
 listeners=PLAINTEXT://127.0.0.1:{{port}},SECURE://127.0.0.1:{secure},\

@@ -21,7 +21,6 @@ from tests.services.kafka import RealKafka
 from tests.services.system import MEV, RunningSystem
 from tests.services.waits import until
 
-pytestmark = pytest.mark.timeout(180)
 AGENT = "a1"
 PROMPT = {"LEASE_RENEW_S": "0.5", "REPORT_INTERVAL_S": "0.3", "SERVICE_TIMEOUT_S": "3"}
 HALT = {"scope": "all", "level": "HALTED", "reason": "test"}

@@ -25,7 +25,6 @@ from tests.services.service import Service
 from tests.services.system import RunningSystem
 from tests.services.waits import until
 
-pytestmark = pytest.mark.timeout(240)  # brokers' sessions have to end, and time-outs to pass
 IMPATIENT = {
     "SERVICE_TIMEOUT_S": "2",
     "QUERY_TIMEOUT_S": "2",

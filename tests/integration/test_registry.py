@@ -24,7 +24,6 @@ from tests.services.waits import until_document
 COUNT = 2_000
 URL = "/api/training/models"
 FEW = ("rivals", "tip_share", "latency_ms")
-pytestmark = pytest.mark.timeout(180)
 
 
 @dataclass(frozen=True)

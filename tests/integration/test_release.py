@@ -15,7 +15,6 @@ ROOT = Path(__file__).parents[2]
 UV = Path(sys.executable).with_name("uv")
 
 
-@pytest.mark.timeout(600)  # the native module may be compiled
 def test_wheel_holds_every_file_of_the_package_and_runs(tmp_path: Path) -> None:
     subprocess.run(
         [UV, "build", "--quiet", "--wheel", "--python", sys.executable, "--out-dir", tmp_path],

@@ -15,7 +15,7 @@ import httpx
 from tests.services.waits import until, until_document
 
 _STOP_S = 60.0
-_COMMAND_S = 180.0
+_COMMAND_S = 500.0
 _LAST_LINES = 40
 MEV = Path(sys.executable).with_name("mev")
 

@@ -351,7 +351,6 @@ async def test_half_open_connections_end(start: Callable[..., Any]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 async def test_thousands_of_idle_sockets(start: Callable[..., Any], sockets_allowed: int) -> None:
     number = min(10_000, sockets_allowed // 2 - 300)
     service: Service = await start(

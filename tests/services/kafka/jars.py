@@ -11,16 +11,11 @@ from pathlib import Path
 
 POM = Path(__file__).with_name("pom.xml")
 JAVA_AT_LEAST = 17
-RESOLVE_TIMEOUT_S = 540
+_RESOLVE_S = 540
 
 
 class JarsMissingError(Exception):
     """The server cannot run here; the message says what is missing."""
-
-
-def cached(pom: Path = POM) -> bool:
-    """Tell whether the jars are here already."""
-    return _folder(pom).is_dir()
 
 
 def java() -> str:
@@ -41,7 +36,7 @@ def java() -> str:
 
 def classpath(pom: Path = POM) -> str:
     """Give the class path of the server and its tools."""
-    if not cached(pom):
+    if not _folder(pom).is_dir():
         _resolve(pom, _folder(pom))
     return f"{_folder(pom)}/*"
 
@@ -88,7 +83,7 @@ def _run_maven(command: list[str], cache: Path) -> None:
                 stdout=output,
                 stderr=output,
                 check=True,
-                timeout=RESOLVE_TIMEOUT_S,
+                timeout=_RESOLVE_S,
             )
         except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
             raise JarsMissingError(

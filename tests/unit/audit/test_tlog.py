@@ -57,7 +57,6 @@ def dump(audit: Audit, folder: Path) -> str:
     return tiles.verifier_key(log_id)
 
 
-@pytest.mark.timeout(300)
 def test_go_implementation_verifies_every_record_and_refuses_a_changed_one(
     audit: Audit, tmp_path: Path
 ) -> None:

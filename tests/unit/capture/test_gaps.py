@@ -194,7 +194,6 @@ def client(node: Node, clock: Clock) -> Iterator[RpcClient]:
         yield client
 
 
-@pytest.mark.timeout(300)
 def test_hours_of_a_node_that_does_everything_wrong_lose_no_slot_untold(
     node: Node, clock: Clock, client: RpcClient
 ) -> None:

@@ -5,14 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[3]
 ROWS, PART_ROWS = 200_000, 10_000
 MOST_BYTES = 64 << 20
 
 
-@pytest.mark.timeout(180)  # of a process of its own, for which no other test has to answer
 def test_twenty_parts_take_no_more_memory_than_one(tmp_path: Path) -> None:
     command = [
         sys.executable,

@@ -16,7 +16,6 @@ from tests.unit.deploy.conftest import Run
 DOCKER = Path(__file__).parents[3] / "deploy" / "docker"
 FILE = DOCKER / "compose.yaml"
 PROMETHEUS = DOCKER.parent / "monitoring" / "prometheus" / "prometheus.yml"
-pytestmark = pytest.mark.timeout(600)  # the checker may be compiled
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,6 @@ from tests.unit.deploy.conftest import Run
 KUBERNETES = Path(__file__).parents[3] / "deploy" / "kubernetes"
 BUILDS = ("base", "overlays/production", "overlays/trial")
 NAMES = {name.upper() for name in Settings.model_fields}
-pytestmark = pytest.mark.timeout(600)  # the checker may be compiled
 Objects = dict[str, dict[str, Any]]
 
 

@@ -17,8 +17,6 @@ from mev.wire.registry import EVENT_TYPES
 from tests.services.waits import until_async
 from tests.unit.realtime.events import ticks
 
-pytestmark = pytest.mark.timeout(20)
-
 
 class Request:
     """One request; `reading` says whether its client takes what is sent."""

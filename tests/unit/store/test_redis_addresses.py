@@ -21,7 +21,7 @@ from tests.services import require
 from tests.services.service import Service, free_port
 from tests.services.waits import until
 
-pytestmark = [pytest.mark.timeout(120), pytest.mark.real_redis]
+pytestmark = pytest.mark.real_redis
 TIMEOUT_S = 5.0
 DOCS = Path(__file__).parents[3] / "docs/accounts.md"
 COUNT = Script("return redis.call('HINCRBY', KEYS[1], 'n', ARGV[1])")
