@@ -15,10 +15,10 @@ import xgboost as xgb
 
 from mev.wire.features import OPPORTUNITY
 from tests.services.fleet import Fleet
-from tests.services.system import MEV, RunningSystem
+from tests.services.system import MEV, RunningSystem, running_system
 from tests.services.waits import until_document
 
-OPPORTUNITIES = 200_000
+OPPORTUNITIES = 60_000
 AGENTS = ("a1", "a2", "a3")
 TOLERANCE = 2e-6
 # Loose rules for a fast test; the latency bounds allow for a busy machine.
@@ -29,17 +29,15 @@ UNDER_WAY = {"rolling_out", "watching"}
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningSystem]:
     """Run everything, with a market's past in it."""
-    running = RunningSystem(
+    with running_system(
         tmp_path_factory.mktemp("mev") / "data", REPORT_INTERVAL_S="0.5", DEPLOY_WATCH_S="0.2"
-    )
-    running.start()
-    running.run("simulate", "--count", str(OPPORTUNITIES), "--fast")
-    with running.client() as http:
-        until_document(
-            http, "/api/datasets", lambda page: rows_of(page, "opportunity") == OPPORTUNITIES
-        )
-    yield running
-    assert running.stop() == 0, running.log.read_text()
+    ) as running:
+        running.run("simulate", "--count", str(OPPORTUNITIES), "--fast")
+        with running.client() as http:
+            until_document(
+                http, "/api/datasets", lambda page: rows_of(page, "opportunity") == OPPORTUNITIES
+            )
+        yield running
 
 
 @pytest.fixture(scope="module")

@@ -151,6 +151,10 @@ class RunningSystem:
 def running_system(data_dir: Path, **environment: str) -> Iterator[RunningSystem]:
     """Run a system that must end well."""
     running = RunningSystem(data_dir, **environment)
-    running.start()
-    yield running
+    try:
+        running.start()
+        yield running
+    except BaseException:
+        running.kill()
+        raise
     assert running.stop() == 0, running.log.read_text()

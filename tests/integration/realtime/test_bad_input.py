@@ -334,12 +334,14 @@ async def test_peers_that_are_killed_are_forgotten(service: Service) -> None:
 
 @pytest.mark.usefixtures("calm")
 async def test_half_open_connections_end(start: Callable[..., Any]) -> None:
-    service: Service = await start(ping_interval_s=0.05, close_timeout_s=0.05, auth_timeout_s=0.05)
-    silent = [await service.raw() for _ in range(20)]
-    anonymous_clients = [await service.raw_stranger() for _ in range(20)]
-    for client in silent:
+    service: Service = await start(ping_interval_s=1, close_timeout_s=0.05, auth_timeout_s=1)
+    silent = []
+    for _ in range(20):
+        client = await service.raw()
         client.send(client_frame(1, json.dumps(SUBSCRIBE).encode()))
+        silent.append(client)
     await until_async(lambda: bool(service.hub._groups))
+    anonymous_clients = [await service.raw_stranger() for _ in range(20)]
     # Nobody answers pings or close frames, and nobody says goodbye.
     await nothing_remains(service.hub)
     for client, code in [
