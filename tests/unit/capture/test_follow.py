@@ -409,6 +409,7 @@ def test_codes_that_come_as_text_or_fraction_are_understood(node: Node, followed
     }
 
 
+@pytest.mark.slow  # thousands of requests
 def test_node_that_fails_for_every_block_loses_none(node: Node, followed: Followed) -> None:
     """No answer beyond the limit for late slots: no slot is skipped, two lines are logged."""
     node.default["getSlot"] = lambda _params: {"result": 9000}

@@ -23,6 +23,7 @@ from tests.unit.capture.node import Clock, Node, Reply
 from tests.unit.capture.test_follow import BROKEN_CHUNK, HTML, NOT_GZIP, block, error
 
 RANGES = st.tuples(st.integers(0, 60), st.integers(0, 9), st.sampled_from(["pruned", "late"]))
+MINUTES_OF_SLOTS = 5 * 60 * 10 // 4
 HOURS_OF_SLOTS = 2 * 3600 * 10 // 4
 FIRST = 300_000_000
 
@@ -114,14 +115,15 @@ def test_file_that_is_no_list_of_gaps_is_refused(tmp_path: Path, text: str) -> N
 class WorstNode:
     """Node that answers with every code and shape; the true state of each slot is fixed."""
 
-    def __init__(self, node: Node, clock: Clock, seed: int) -> None:
+    def __init__(self, node: Node, clock: Clock, slots: int, seed: int) -> None:
         self._random = random.Random(seed)
         self._clock = clock
         self.truth: dict[int, str] = {}
         self._pending: dict[int, list[Reply]] = {}
         self._parents: dict[int, int] = {}
+        self._end = FIRST + slots
         parent = FIRST - 1
-        for slot in range(FIRST, FIRST + HOURS_OF_SLOTS):
+        for slot in range(FIRST, self._end):
             self.truth[slot] = self._random.choices(
                 ["block", "skipped", "refused", "late", "never"], [900, 60, 2, 15, 2]
             )[0]
@@ -159,7 +161,7 @@ class WorstNode:
         # An outage of 20 minutes in every hour.
         if self._clock.now_s % 3600 > 2400:
             return self._trouble()
-        return {"result": FIRST + HOURS_OF_SLOTS + 64 if self._random.random() < 0.9 else FIRST}
+        return {"result": self._end + 64 if self._random.random() < 0.9 else FIRST}
 
     def answer(self, params: list[Any]) -> Reply:
         slot, kind = params[0], self.truth[params[0]]
@@ -194,15 +196,18 @@ def client(node: Node, clock: Clock) -> Iterator[RpcClient]:
         yield client
 
 
-def test_hours_of_a_node_that_does_everything_wrong_lose_no_slot_untold(
-    node: Node, clock: Clock, client: RpcClient
+@pytest.mark.parametrize(
+    "slots", [MINUTES_OF_SLOTS, pytest.param(HOURS_OF_SLOTS, marks=pytest.mark.slow)]
+)
+def test_node_that_does_everything_wrong_for_hours_loses_no_slot_untold(
+    node: Node, clock: Clock, client: RpcClient, slots: int
 ) -> None:
-    worst = WorstNode(node, clock, seed=7)
+    worst = WorstNode(node, clock, slots, seed=7)
     lines: list[str] = []
     follower = SlotFollower(client, report=lines.append, sleep=clock.sleep, clock=clock.read)
     outcomes: dict[int, SlotOutcome] = {}
     lowest = FIRST
-    for each in follower.blocks(FIRST, stop_after=FIRST + HOURS_OF_SLOTS - 1):
+    for each in follower.blocks(FIRST, stop_after=FIRST + slots - 1):
         for slot in range(each.slot, each.last + 1):
             assert slot not in outcomes
             outcomes[slot] = each.outcome
