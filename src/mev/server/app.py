@@ -135,7 +135,7 @@ def create_app(
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     for router in routers:
-        app.include_router(router)
+        app.router.routes.extend(router.routes)  # to include it would build each route again
     add_docs(
         app,
         {(raw_route.method, raw_route.path): raw_route.openapi for raw_route in raw_routes},
