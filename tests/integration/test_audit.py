@@ -253,16 +253,23 @@ def test_the_commands_read_and_verify_it(system: RunningSystem) -> None:
     assert "no checkpoint of it any more" not in verified
 
 
-@pytest.fixture
-def stopped(tmp_path: Path) -> RunningSystem:
-    """Give a system that ran, copied its trail, and stopped."""
-    running = RunningSystem(tmp_path / "data")
+@pytest.fixture(scope="module")
+def data_of_stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give the data folder of a system that ran, copied its trail, and stopped."""
+    running = RunningSystem(tmp_path_factory.mktemp("stopped") / "data")
     write(running, COUNT)
     running.start()
     with running.client() as client:
         until(lambda: bool(client.get(f"{PATH}/checkpoints").json()["items"]))
     assert running.stop() == 0
-    return running
+    return running.data_dir
+
+
+@pytest.fixture
+def stopped(data_of_stopped: Path, tmp_path: Path) -> RunningSystem:
+    """Give a stopped system of the test's own."""
+    shutil.copytree(data_of_stopped, tmp_path / "data", symlinks=True)
+    return RunningSystem(tmp_path / "data")
 
 
 def verify(system: RunningSystem, *arguments: str) -> str:
