@@ -15,6 +15,7 @@ test: .venv/dev  ## run the tests, several files at once (TEST_WORKERS=4)
 
 slow: .venv/dev  ## run the slow tests: kills of whole systems, replicas, floods, and long property tests
 	$(PY) -m pytest -m slow --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(PY) -m pytest -m hypothesis --hypothesis-profile many --numprocesses 2
 
 check: .venv/dev  ## formatting, linters, types, layer contracts, generated code up to date
 	$(PY) -m ruff format --check .

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from httpx._transports import default as transport
+from hypothesis import settings
 
 from tests.services import clickhouse, kafka, processes, redis, require, s3, system
 from tests.services.service import Service
@@ -19,6 +20,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 transport.create_ssl_context = functools.cache(  # type: ignore[attr-defined]
     transport.create_ssl_context  # type: ignore[attr-defined]
 )
+settings.register_profile("few", max_examples=40, deadline=None)
+settings.register_profile("many", max_examples=1000, deadline=None)  # for `make slow`
+settings.load_profile("few")
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data" / "solana"
 RUNNING = pytest.StashKey[list[Service]]()
 

@@ -92,6 +92,7 @@ def _save(path: Path, draw: Callable[[Axes], None]) -> None:
     draw(axes)
     png, svg = BytesIO(), BytesIO()
     figure.savefig(png, dpi=110, format="png")
+    figure.set_layout_engine("none")  # the places of the first file; to find them takes most time
     # the fixed salt and no date make the file deterministic
     with mpl.rc_context({"svg.hashsalt": path.stem}):
         figure.savefig(svg, format="svg", metadata={"Date": None})

@@ -5,7 +5,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mev.agent.level import EVERYONE, Level, ScopeLevels, Temporary, ordered_level
@@ -289,7 +289,6 @@ class Model:
         return min([self.latch, *self.lasting.values(), *newest])
 
 
-@settings(max_examples=150, deadline=None)
 @given(st.lists(steps, max_size=30))
 def test_no_order_of_events_allows_more_than_the_least_that_is_allowed(
     events: list[tuple[object, ...]],

@@ -4,7 +4,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mev.broker.log import LogError, PartitionLog
@@ -24,7 +24,6 @@ def read_all(log: PartitionLog) -> list[int]:
     return found
 
 
-@settings(max_examples=50, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(1, 50), st.binary(max_size=300)), max_size=40),
     st.integers(0, 200),

@@ -5,7 +5,7 @@ from base64 import b64encode
 from typing import Any, cast
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from solders.hash import Hash
 from solders.instruction import AccountMeta, Instruction
@@ -281,7 +281,6 @@ WHOLE = {
 }
 
 
-@settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_any_damage_is_reported_or_harmless(data: st.DataObject) -> None:
     raw = copy.deepcopy(WHOLE[data.draw(st.sampled_from(sorted(WHOLE)))])
@@ -295,7 +294,6 @@ def test_any_damage_is_reported_or_harmless(data: st.DataObject) -> None:
     assert run.summary.errors == len(run.errors) <= 1
 
 
-@settings(max_examples=200, deadline=None)
 @given(JSON)
 def test_any_document_is_answered(value: Any) -> None:
     Run(value)

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 import pytest
 import zstandard
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mev.capture.files import Document, Reader
@@ -174,7 +174,6 @@ def test_a_slot_in_the_name(tmp_path: Path, name: str, slot: int | None) -> None
     assert document.slot == slot
 
 
-@settings(max_examples=200, deadline=None)
 @given(
     st.binary(max_size=200),
     st.sampled_from([b"", b"\x1f\x8b\x08", b"\x28\xb5\x2f\xfd", b"{", b"["]),
@@ -184,7 +183,6 @@ def test_any_bytes_are_answered(data: bytes, start: bytes) -> None:
         assert isinstance(each, Document | BadInputError)
 
 
-@settings(max_examples=100, deadline=None)
 @given(st.integers(0, len(LINES)), st.sampled_from(sorted(PACKINGS)))
 def test_any_cut_keeps_a_prefix(cut: int, packing: str) -> None:
     packed = PACKINGS[packing](LINES)

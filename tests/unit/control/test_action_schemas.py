@@ -7,7 +7,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mev.control import action_schemas
@@ -142,7 +142,6 @@ def test_any_json_is_a_schema_or_refused(schema: object) -> None:
         action_schemas.check_schema(schema, "params", max_bytes=MAX_BYTES)
 
 
-@settings(max_examples=300)
 @given(ALLOWED, st.dictionaries(NAMES, JSON, max_size=3))
 def test_parameters_fit_an_allowed_schema_or_are_refused(
     schema: object, params: dict[str, object]

@@ -166,9 +166,7 @@ def known(control_state: ControlState) -> dict[str, Any]:
     }
 
 
-@settings(
-    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(STEPS)
 def test_a_compacted_journal_makes_the_same_book(keys: Keys, steps: list[tuple[Any, ...]]) -> None:
     plant = Plant(keys)

@@ -4,7 +4,7 @@ import resource
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mev.control.errors import JournalError
@@ -27,7 +27,6 @@ def read(path: Path) -> list[bytes]:
         journal.close()
 
 
-@settings(deadline=None)
 @given(st.lists(st.binary(max_size=200), max_size=10), st.data())
 def test_a_torn_end_costs_only_the_torn_record(
     tmp_path_factory: pytest.TempPathFactory, envelopes: list[bytes], data: st.DataObject

@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mev.core.errors import MevError
@@ -121,7 +121,6 @@ def _finished(raw: Path, format_: Format, rows: int) -> None:
 
 @pytest.mark.parametrize(("format_", "write"), WRITERS)
 @given(cells=CELLS, cut=st.floats(0, 1, exclude_max=True))
-@settings(max_examples=60, deadline=None)
 def test_part_is_kept_when_it_is_whole_and_refused_when_cut_anywhere(
     tmp_path_factory: pytest.TempPathFactory,
     format_: Format,

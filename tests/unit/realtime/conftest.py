@@ -1,14 +1,10 @@
-"""A manual clock; and property tests have no deadline: their time says nothing about the code."""
+"""A manual clock."""
 
 from collections.abc import AsyncIterator
 
 import pytest
-from hypothesis import settings
 
 from tests.unit.realtime.clock import Clock
-
-settings.register_profile("untimed", deadline=None)
-settings.load_profile("untimed")
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import asyncio
 from itertools import count
 from typing import Any
 
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mev.realtime.access import StreamAccess
@@ -185,7 +185,6 @@ class World:
         return [account for account in self._peer(index).accounts.values() if not account.ended]
 
 
-@settings(max_examples=300)
 @given(st.lists(actions, min_size=20, max_size=80), limits, st.integers(1, 6))
 @example(LATE_HUB, HubLimits(batch_max_size=2, stall_timeout_s=LONG_S, ping_interval_s=LONG_S), 1)
 def test_received_and_lost_make_what_was_published(

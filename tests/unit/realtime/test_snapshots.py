@@ -5,7 +5,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mev.auth.model import MASTER
@@ -225,7 +225,6 @@ async def test_failed_reading_is_tried_again_by_the_next_snapshot() -> None:
     await watcher.close()
 
 
-@settings(max_examples=60)
 @given(
     before=st.integers(0, 15),
     steps=st.lists(

@@ -192,6 +192,7 @@ async def test_tls_with_a_certificate_of_the_client(
             await found.ping()
 
 
+@pytest.mark.slow
 async def test_sentinels_name_the_master_also_after_a_failover(
     tmp_path: Path, start: Callable[[Server], Server]
 ) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from mev.training import plots
 from tests.unit.training.exports import examples, write_export
 
 
@@ -17,6 +18,23 @@ def _one_processor() -> Iterator[None]:
     os.sched_setaffinity(0, {sorted(whole)[os.getpid() % len(whole)]})
     yield
     os.sched_setaffinity(0, whole)
+
+
+@pytest.fixture
+def drawn() -> None:
+    """Have the plots of this test drawn."""
+
+
+@pytest.fixture(autouse=True)
+def _blank_plots(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave plots blank: drawing takes most of a short training."""
+
+    def save(path: Path, _draw: object) -> None:
+        path.write_bytes(b"")
+        path.with_suffix(".svg").write_bytes(b"")
+
+    if "drawn" not in request.fixturenames:
+        monkeypatch.setattr(plots, "_save", save)
 
 
 @pytest.fixture(scope="session")

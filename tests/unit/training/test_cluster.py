@@ -44,6 +44,7 @@ from mev.training.spec import parse
 from tests.unit.training.exports import Watcher, write_export
 from tests.unit.training.workers import Cluster, cluster
 
+pytestmark = pytest.mark.slow  # schedulers and workers take long to start
 SPEC: dict[str, Any] = {
     "rounds": 30,
     "params": {"max_depth": 3, "eta": 0.2},

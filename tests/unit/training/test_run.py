@@ -45,6 +45,7 @@ QUICK: dict[str, Any] = {
 }
 
 
+@pytest.mark.usefixtures("drawn")
 def test_the_landing_of_bundles_is_learned(export: Path, tmp_path: Path) -> None:
     watcher = Watcher()
     result = run(
@@ -253,6 +254,7 @@ def _run_slowly(export: Path, folder: Path) -> None:
     run(QUICK | {"checkpoint_every": 1}, export, folder, _Slow())
 
 
+@pytest.mark.slow
 def test_a_training_that_was_killed_goes_on_to_the_same_model(export: Path, tmp_path: Path) -> None:
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     straight.mkdir()

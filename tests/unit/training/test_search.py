@@ -76,6 +76,7 @@ def test_the_best_parameters_train_the_model(export: Path, tmp_path: Path) -> No
     assert told[-1]["best"] == pytest.approx(min(trial["value"] for trial in trials[:-1]), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_a_search_that_was_killed_goes_on_as_if_it_had_not(export: Path, tmp_path: Path) -> None:
     straight, died = tmp_path / "straight", tmp_path / "died"
     for folder in (straight, died):

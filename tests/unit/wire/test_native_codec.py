@@ -10,7 +10,7 @@ import orjson
 import pytest
 from google.protobuf import json_format
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mev.core import native
@@ -157,7 +157,6 @@ def complete(event: EventType, text: str) -> str:
 
 
 @given(st.data(), st.sampled_from(EVENTS), SPACE)
-@settings(max_examples=300)
 def test_json_that_is_almost_events(data: st.DataObject, event: EventType, space: str) -> None:
     texts = data.draw(st.lists(objects(event.descriptor), max_size=3))
     texts += [complete(event, text) for text in texts]
@@ -172,7 +171,6 @@ def test_json_that_is_almost_events(data: st.DataObject, event: EventType, space
 
 
 @given(st.data(), st.sampled_from(EVENTS))
-@settings(max_examples=300)
 def test_valid_messages_in_any_form(data: st.DataObject, event: EventType) -> None:
     sent = data.draw(st.lists(messages(event), min_size=1, max_size=4))
     for form in (True, False):
@@ -225,7 +223,6 @@ def changes(data: st.DataObject, body: bytes) -> bytes:
 
 
 @given(st.data(), st.sampled_from(EVENTS))
-@settings(max_examples=500)
 def test_changed_bytes(data: st.DataObject, event: EventType) -> None:
     sent = data.draw(st.lists(messages(event), min_size=1, max_size=3))
     items = [json_format.MessageToDict(m, preserving_proto_field_name=True) for m in sent]
@@ -260,7 +257,6 @@ FIELD = st.tuples(st.integers(0, 20), st.integers(0, 7), st.binary(max_size=12))
 
 
 @given(st.lists(FIELD, max_size=6), st.sampled_from(EVENTS), st.binary(max_size=4))
-@settings(max_examples=300)
 def test_fields_of_any_wire_type(
     fields: list[tuple[int, int, bytes]], event: EventType, tail: bytes
 ) -> None:
@@ -278,7 +274,6 @@ def test_fields_of_any_wire_type(
     steps=st.integers(-40, 40),
     digits=st.sampled_from([".17e", ".18e", ".16f", ".18f", ".19f", ".25f"]),
 )
-@settings(max_examples=500)
 def test_numbers_between_two_floats(x: float, steps: int, digits: str) -> None:
     """A number is rounded to 64 bits, then to 32: numbers near the middle of two floats differ."""
     above = float(np.nextafter(np.float32(x), np.float32(np.inf)))
