@@ -111,6 +111,7 @@ def test_events_arrive_once_and_in_order(tmp_path: Path, origin: str, transport:
     assert seen.transports == [transport]
 
 
+@pytest.mark.slow
 def test_of_datagrams_every_event_arrives_or_is_reported(tmp_path: Path, origin: str) -> None:
     with running(tmp_path, origin) as system, chromium(origin) as browser:
         begin_with_a_worker(
@@ -126,6 +127,7 @@ def test_of_datagrams_every_event_arrives_or_is_reported(tmp_path: Path, origin:
     assert (seen.events + seen.lost, seen.repeats) == (FEW, 0)
 
 
+@pytest.mark.slow
 def test_where_udp_is_blocked_it_goes_on_over_a_websocket(tmp_path: Path, origin: str) -> None:
     with closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as hole:
         hole.bind(
@@ -151,6 +153,7 @@ def test_where_udp_is_blocked_it_goes_on_over_a_websocket(tmp_path: Path, origin
     assert [error for error in seen.errors if error.startswith("fallback")]
 
 
+@pytest.mark.slow
 def test_where_udp_is_refused_it_goes_on_over_a_websocket(tmp_path: Path, origin: str) -> None:
     with running(tmp_path, origin) as system, chromium(origin) as browser:
         browser.misdirect(free_port())  # nobody listens there: the kernel says so

@@ -402,6 +402,7 @@ def test_removed_log_is_recorded_at_start_and_named_by_verify(
         stopped.stop()
 
 
+@pytest.mark.slow
 def test_start_goes_on_with_log_that_agrees_with_its_copies(stopped: RunningSystem) -> None:
     old = (stopped.data_dir / "audit" / "api.log-id").read_text()
     stopped.start()

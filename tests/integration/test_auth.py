@@ -608,6 +608,7 @@ def logged_out(system: RunningSystem) -> Iterator[Path]:
         file.unlink()
 
 
+@pytest.mark.slow
 def test_accounts_are_kept_from_the_command_line(system: RunningSystem, logged_out: Path) -> None:
     command(
         system,

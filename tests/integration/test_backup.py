@@ -5,6 +5,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.services.system import RunningSystem
 from tests.services.waits import until_document
 
@@ -29,6 +31,7 @@ def check_reconciled(system: RunningSystem) -> None:
     assert json.loads(system.run("sink", "reconcile", "--json").stdout)["complete"] is True
 
 
+@pytest.mark.slow
 def test_destroyed_system_is_restored_from_a_backup(tmp_path: Path) -> None:
     system = RunningSystem(tmp_path / "data")
     passphrase, saved = tmp_path / "passphrase", tmp_path / "saved"

@@ -581,6 +581,7 @@ def _check_master_is_one_person(system: RunningSystem, people: httpx.Client) -> 
     assert answer.json()["code"] == "same_person", answer.text
 
 
+@pytest.mark.slow
 def test_what_is_in_force_outlives_kill_9_and_nothing_is_raised_by_itself(
     own_system: RunningSystem,
 ) -> None:
@@ -627,6 +628,7 @@ def test_expired_proposals_are_forgotten_but_for_the_newest(own_system: RunningS
     own_system.stop()
 
 
+@pytest.mark.slow
 def test_one_person_proposes_only_so_much_at_once(own_system: RunningSystem) -> None:
     own_system.environment["APPROVALS_REQUIRED"] = "2"
     own_system.start()
@@ -639,6 +641,7 @@ def test_one_person_proposes_only_so_much_at_once(own_system: RunningSystem) -> 
     own_system.stop()
 
 
+@pytest.mark.slow
 def test_what_others_wrote_moves_no_cursor(own_system: RunningSystem) -> None:
     own_system.environment["APPROVALS_REQUIRED"] = "2"
     own_system.start()
@@ -792,6 +795,7 @@ def test_the_command_line_orders_and_shows(system: RunningSystem, http: httpx.Cl
     )
 
 
+@pytest.mark.slow
 def test_a_rotated_key_orders_again_what_is_in_force(own_system: RunningSystem) -> None:
     own_system.start()
     with own_system.client() as http:

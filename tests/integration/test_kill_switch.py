@@ -221,6 +221,7 @@ def test_it_works_while_valkey_is_dead(tmp_path: Path) -> None:
             valkey.stop()
 
 
+@pytest.mark.slow
 def test_it_works_while_clickhouse_is_down(tmp_path: Path, clickhouse_http: ClickHouseHttp) -> None:
     database = {"CLICKHOUSE_DATABASE": f"kill_switch_{os.getpid()}"}
     with running(
@@ -241,6 +242,7 @@ def test_it_works_while_clickhouse_is_down(tmp_path: Path, clickhouse_http: Clic
         )
 
 
+@pytest.mark.slow
 def test_it_works_while_nothing_can_be_audited_and_raising_does_not(tmp_path: Path) -> None:
     data = tmp_path / "data"
     with small_disk(data / "audit") as disk, running(RunningSystem(data, **PROMPT)) as site:
@@ -268,6 +270,7 @@ def test_it_works_while_nothing_can_be_audited_and_raising_does_not(tmp_path: Pa
         assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
+@pytest.mark.slow
 def test_it_works_while_no_command_can_be_kept_and_other_commands_do_not(tmp_path: Path) -> None:
     data = tmp_path / "data"
     with small_disk(data / "control") as disk, running(RunningSystem(data, **PROMPT)) as site:

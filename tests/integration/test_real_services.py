@@ -25,6 +25,8 @@ from tests.services.service import Service
 from tests.services.system import RunningSystem
 from tests.services.waits import until
 
+pytestmark = pytest.mark.slow
+
 IMPATIENT = {
     "SERVICE_TIMEOUT_S": "2",
     "QUERY_TIMEOUT_S": "2",

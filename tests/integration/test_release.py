@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[2]
 UV = Path(sys.executable).with_name("uv")
 
 
+@pytest.mark.slow
 def test_wheel_holds_every_file_of_the_package_and_runs(tmp_path: Path) -> None:
     subprocess.run(
         [UV, "build", "--quiet", "--wheel", "--python", sys.executable, "--out-dir", tmp_path],

@@ -355,6 +355,7 @@ def test_a_direct_swap_ends_a_deployment(
     until(lambda: not bots.model("a1", "SHADOW"))
 
 
+@pytest.mark.slow
 def test_a_watch_goes_on_after_kill_9(tmp_path: Path) -> None:
     system = RunningSystem(tmp_path / "data", DEPLOY_WATCH_S="0.05")
     system.start()

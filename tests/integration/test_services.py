@@ -70,6 +70,7 @@ def consume(brokers: str, topic: str, count: int) -> set[bytes]:
     return values
 
 
+@pytest.mark.slow
 def test_kafka_keeps_acknowledged_records_through_a_kill(real_kafka: RealKafka) -> None:
     topic = f"services-{uuid.uuid4().hex}"
     first = [f"first-{i}".encode() for i in range(100)]

@@ -422,6 +422,7 @@ def test_two_sinks_share_partitions_and_hand_them_over(real_rig: Rig) -> None:
     assert real_rig.missing() == []
 
 
+@pytest.mark.slow
 def test_partitions_that_were_held_back_are_read_when_they_return(real_rig: Rig) -> None:
     small = BlockLimits(rows=10, size_bytes=1 << 20, age_s=0.1)
     real_rig.publish(range(1, 2001))

@@ -102,6 +102,7 @@ def is_ready(sink: Sink) -> bool:
     return True
 
 
+@pytest.mark.slow
 def test_sink_is_not_ready_while_it_cannot_read_a_partition(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -72,6 +72,7 @@ def _scores(predict: Callable[[Rows], Rows]) -> list[bytes]:
     return [predict(batch).tobytes() for batch in BATCHES]
 
 
+@pytest.mark.slow
 def test_a_hundred_swaps_under_full_speed_lose_and_spoil_nothing(
     models: tuple[Registry, list[str], str], record_property: Callable[[str, object], None]
 ) -> None:
