@@ -1,6 +1,6 @@
 PY := .venv/bin/python
 # Most tests wait for services to start: more at once than there are processors.
-TEST_WORKERS ?= 3
+TEST_WORKERS ?= 4
 
 .PHONY: help run test slow check bench proto docs dashboards monitoring lock web screenshots release
 
@@ -10,7 +10,7 @@ help:  ## list the targets
 run:  ## start everything on this machine, with simulated data
 	./start-mev-backend.sh
 
-test: .venv/dev  ## run the tests, several files at once (TEST_WORKERS=3)
+test: .venv/dev  ## run the tests, several files at once (TEST_WORKERS=4)
 	$(PY) -m pytest -m "not slow" --numprocesses $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
 
 slow: .venv/dev  ## run the slow tests: kills of whole systems, replicas, floods, and long property tests

@@ -342,7 +342,12 @@ def test_what_a_role_may_not_do_is_absent(system: RunningSystem, browser: Window
 
 @pytest.mark.parametrize(
     ("width", "height", "theme"),
-    [(1440, 900, "light"), (1440, 900, "dark"), (360, 740, "light"), (360, 740, "dark")],
+    [
+        (1440, 900, "light"),
+        pytest.param(1440, 900, "dark", marks=pytest.mark.slow),
+        pytest.param(360, 740, "light", marks=pytest.mark.slow),
+        (360, 740, "dark"),
+    ],
 )
 def test_pages_have_no_accessibility_violation_and_do_not_overflow(
     system: RunningSystem, browser: Windows, width: int, height: int, theme: str

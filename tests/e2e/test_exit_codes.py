@@ -11,6 +11,8 @@ from tests.services.fleet import Fleet
 from tests.services.system import RunningSystem
 from tests.services.waits import until_document
 
+pytestmark = pytest.mark.slow
+
 REPORT_INTERVAL_S = (
     "30"  # a silent agent counts as online for three times as long: enough for all commands
 )

@@ -197,6 +197,7 @@ def test_an_agent_runs_on_when_nobody_reads_its_log(system: RunningSystem, fleet
         until_document(http, "/api/control/agents", lambda page: "a4" in online(page))
 
 
+@pytest.mark.slow
 def test_a_rotated_key_is_followed_and_the_old_one_is_worth_nothing(
     system: RunningSystem, fleet: Fleet
 ) -> None:

@@ -18,6 +18,8 @@ from tests.services.fleet import Fleet
 from tests.services.system import MEV, RunningSystem, running_system
 from tests.services.waits import until_document
 
+pytestmark = pytest.mark.slow
+
 OPPORTUNITIES = 60_000
 AGENTS = ("a1", "a2", "a3")
 TOLERANCE = 2e-6

@@ -25,6 +25,8 @@ from tests.services.fleet import Fleet
 from tests.services.system import RunningSystem
 from tests.services.waits import until
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 MONITORING = ROOT / "deploy" / "monitoring"
 PAUSE_S = 1.0

@@ -8,6 +8,14 @@ import pytest
 from tests.services.system import RunningSystem, running_system
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave asyncio's own loop, which runs where uvloop is not installed, to the slow tests."""
+    for item in items:
+        if "[asyncio" in item.name:
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="module")
 def settings() -> dict[str, str]:
     """Return the settings of the system; a module overrides this fixture for its own."""

@@ -46,6 +46,7 @@ class Screen:
         until(read, lambda seen: text in seen)
 
 
+@pytest.mark.slow
 def test_log_records_do_not_run_into_the_status_line(
     system: RunningSystem, http: httpx.Client, fleet: Fleet
 ) -> None:

@@ -280,6 +280,7 @@ def verify(system: RunningSystem, *arguments: str) -> str:
     return line
 
 
+@pytest.mark.slow
 def test_tampering_with_the_files_is_named_offline(stopped: RunningSystem) -> None:
     assert "sound" in stopped.run("audit", "verify").stdout
     paths = sorted((stopped.data_dir / "audit").glob("*.log"))
@@ -359,7 +360,7 @@ def forget(system: RunningSystem, copy: str) -> None:
     clickhouse.close()
 
 
-@pytest.mark.parametrize("forgotten", ["Kafka", "ClickHouse"])
+@pytest.mark.parametrize("forgotten", ["Kafka", pytest.param("ClickHouse", marks=pytest.mark.slow)])
 def test_start_does_not_sign_rewritten_history(stopped: RunningSystem, forgotten: str) -> None:
     folder = stopped.data_dir / "audit"
     rewrite(folder, at_ns=time.time_ns())
@@ -381,7 +382,13 @@ def test_start_does_not_sign_rewritten_history(stopped: RunningSystem, forgotten
     assert old in stopped.run("audit", "verify", "--no-copies", check=False).stdout
 
 
-@pytest.mark.parametrize("removed", [("api*",), ("api*", "trusted-keys")], ids=["log", "log, keys"])
+@pytest.mark.parametrize(
+    "removed",
+    [
+        pytest.param(("api*",), id="log", marks=pytest.mark.slow),
+        pytest.param(("api*", "trusted-keys"), id="log, keys"),
+    ],
+)
 def test_removed_log_is_recorded_at_start_and_named_by_verify(
     stopped: RunningSystem, removed: tuple[str, ...]
 ) -> None:

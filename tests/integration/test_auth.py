@@ -111,6 +111,7 @@ def test_a_log_holds_no_secret_and_the_first_password_lies_in_a_file_until_it_is
     assert not file.exists()
 
 
+@pytest.mark.slow
 def test_the_first_start_shows_secrets_at_a_terminal_once(tmp_path: Path) -> None:
     system, (outer, inner) = RunningSystem(tmp_path / "data"), pty.openpty()
     process = subprocess.Popen(
@@ -130,6 +131,7 @@ def test_the_first_start_shows_secrets_at_a_terminal_once(tmp_path: Path) -> Non
     assert not (system.data_dir / "first-password").exists()
 
 
+@pytest.mark.slow
 def test_a_changed_password_removes_the_file_of_the_first(tmp_path: Path) -> None:
     system = RunningSystem(tmp_path / "data")
     system.start()

@@ -13,6 +13,8 @@ from aioquic.quic.configuration import QuicConfiguration
 
 from tests.services.system import RunningSystem, running_system
 
+pytestmark = pytest.mark.slow
+
 REPEATS = 5
 ATTACKS = 60
 

@@ -751,6 +751,7 @@ def test_an_agent_that_is_silent_for_long_is_enrolled_no_more(own_system: Runnin
     own_system.stop()
 
 
+@pytest.mark.slow
 def test_lower_only_refuses_what_would_raise(own_system: RunningSystem) -> None:
     own_system.start()
     with own_system.client() as http:
@@ -768,6 +769,7 @@ def test_lower_only_refuses_what_would_raise(own_system: RunningSystem) -> None:
     own_system.stop()
 
 
+@pytest.mark.slow
 def test_resume_is_a_proposal_where_two_persons_are_required(own_system: RunningSystem) -> None:
     own_system.environment["APPROVALS_REQUIRED"] = "2"
     own_system.start()

@@ -199,6 +199,7 @@ def container(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Container]:
         running.kill()
 
 
+@pytest.mark.slow
 def test_image_becomes_healthy_without_privileges_and_stops_in_order(container: Container) -> None:
     until(container.health, lambda code: code == 0, "the image does not become healthy")
     status = container.run("cat", "/proc/1/status").stdout

@@ -81,7 +81,10 @@ def cluster(**given: object) -> KafkaCluster:
 
 @pytest.mark.parametrize(
     ("mechanism", "user", "password"),
-    [("PLAIN", "plain", "plain-secret"), ("SCRAM-SHA-256", "scram", "scram-secret")],
+    [
+        pytest.param("PLAIN", "plain", "plain-secret", marks=pytest.mark.slow),
+        ("SCRAM-SHA-256", "scram", "scram-secret"),
+    ],
 )
 def test_named_settings_log_in_with_tls(
     secure: tuple[RealKafka, str], certificates: Path, mechanism: str, user: str, password: str

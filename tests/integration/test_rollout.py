@@ -308,6 +308,7 @@ def test_production_is_for_those_who_may_raise(deploying: RunningSystem, api: ht
         assert trainer.get("/api/training/deployments").status_code == 200
 
 
+@pytest.mark.slow
 def test_the_command_line_waits_and_fails_when_it_is_rolled_back(
     deploying: RunningSystem, bots: Bots, api: httpx.Client
 ) -> None:

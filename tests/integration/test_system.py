@@ -138,6 +138,7 @@ def test_the_demo_shows_simulated_events_only(own_system: RunningSystem) -> None
     assert own_system.stop() == 0
 
 
+@pytest.mark.slow
 def test_a_dead_dependency_is_reported_and_the_rest_lives(own_system: RunningSystem) -> None:
     own_system.start()
     os.kill(int(_valkey_pids(own_system)[0]), signal.SIGSTOP)

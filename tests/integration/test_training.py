@@ -54,6 +54,7 @@ def test_a_model_is_trained_registered_and_listed_by_the_command(
         assert listed(http, f"/api/control/audit-log?action={action}&object={what}", 1)
 
 
+@pytest.mark.slow
 def test_parameters_are_searched_and_a_rank_is_registered(system: RunningSystem) -> None:
     searched = system.run(
         "train",

@@ -63,6 +63,7 @@ def _real_market(http: httpx.Client) -> None:
     _put(http, "bundle", papers)
 
 
+@pytest.mark.slow
 def test_simulated_rows_are_left_out_as_soon_as_real_ones_exist_and_it_is_said(
     system: RunningSystem, http: httpx.Client
 ) -> None:

@@ -46,6 +46,7 @@ def rewrite(path: Path, bodies: list[tuple[int, bytes]]) -> None:
     path.write_bytes(b"".join(frame.encode(kind, body)[0] for kind, body in bodies))
 
 
+@pytest.mark.slow
 def test_every_flipped_byte_of_a_segment_is_named(folder: Path) -> None:
     for path in segments(folder):
         data = path.read_bytes()
@@ -59,6 +60,7 @@ def test_every_flipped_byte_of_a_segment_is_named(folder: Path) -> None:
     assert verdict(folder).damage is None
 
 
+@pytest.mark.slow
 def test_every_flipped_byte_of_the_checkpoints_is_named(folder: Path) -> None:
     (path,) = folder.glob("*.checkpoints")
     data = path.read_bytes()

@@ -169,7 +169,12 @@ def test_process_that_is_not_confined_reaches_what_the_others_do_not(place: Path
 
 
 @pytest.mark.parametrize(
-    "setting", [SETTINGS[1], SETTINGS[3], SETTINGS[4]], ids=lambda setting: setting.name
+    "setting",
+    [
+        SETTINGS[1],
+        *(pytest.param(one, marks=pytest.mark.slow) for one in (SETTINGS[3], SETTINGS[4])),
+    ],
+    ids=lambda setting: setting.name,
 )
 def test_training_succeeds_confined(place: Path, export: Path, setting: Setting) -> None:
     mine = place / "export"
