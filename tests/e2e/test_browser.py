@@ -95,7 +95,9 @@ def begin_with_a_worker(
     browser.wait_for_worker()
 
 
-@pytest.mark.parametrize("transport", ["websocket", "webtransport"])
+@pytest.mark.parametrize(
+    "transport", [pytest.param("websocket", marks=pytest.mark.slow), "webtransport"]
+)
 def test_events_arrive_once_and_in_order(tmp_path: Path, origin: str, transport: str) -> None:
     terms = {
         "topics": ["opportunity"],

@@ -107,6 +107,7 @@ def test_the_page_shows_every_operation_and_breaks_no_rule(
     assert (seen.stopped(), seen.complaints) == ([], [])
 
 
+@pytest.mark.slow
 def test_an_operation_can_be_tried_with_a_key(system: RunningSystem, seen: Seen) -> None:
     page = seen.page
     page.click("button.authorize")

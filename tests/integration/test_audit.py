@@ -307,6 +307,7 @@ def test_tampering_with_the_files_is_named_offline(stopped: RunningSystem) -> No
     assert "sound" in stopped.run("audit", "verify").stdout
 
 
+@pytest.mark.slow
 def test_tampering_with_the_copies_is_named(stopped: RunningSystem) -> None:
     clickhouse = ClickHouse(Address(database="mev", path=stopped.data_dir / "clickhouse"))
     clickhouse.command(
@@ -382,13 +383,8 @@ def test_start_does_not_sign_rewritten_history(stopped: RunningSystem, forgotten
     assert old in stopped.run("audit", "verify", "--no-copies", check=False).stdout
 
 
-@pytest.mark.parametrize(
-    "removed",
-    [
-        pytest.param(("api*",), id="log", marks=pytest.mark.slow),
-        pytest.param(("api*", "trusted-keys"), id="log, keys"),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("removed", [("api*",), ("api*", "trusted-keys")], ids=["log", "log, keys"])
 def test_removed_log_is_recorded_at_start_and_named_by_verify(
     stopped: RunningSystem, removed: tuple[str, ...]
 ) -> None:

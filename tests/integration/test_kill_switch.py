@@ -300,13 +300,8 @@ def test_it_works_while_no_command_can_be_kept_and_other_commands_do_not(tmp_pat
             again.lives()
 
 
-@pytest.mark.parametrize(
-    "publish_timeout_s",
-    [
-        pytest.param("1", id="given_up"),
-        pytest.param("120", id="still_trying", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("publish_timeout_s", ["1", "120"], ids=["given_up", "still_trying"])
 def test_it_works_while_kafka_is_down_and_is_obeyed_when_it_is_back(
     tmp_path: Path, real_kafka: RealKafka, publish_timeout_s: str
 ) -> None:

@@ -420,6 +420,7 @@ def test_a_large_body_is_refused(
         assert (answer.status_code, answer.json()["code"]) == (413, "body_too_large")
 
 
+@pytest.mark.slow
 def test_a_body_that_is_too_large_hears_so_from_a_busy_server_too(tmp_path: Path) -> None:
     limits = {"INGEST_MAX_BODY_BYTES": "4096", "HTTP_MAX_BODY_BYTES": "2048"}
     busy = RunningSystem(tmp_path / "data", SHED_LAG_MS="0.000001", **limits)
@@ -476,6 +477,7 @@ def on_redis(tmp_path: Path, real_redis: RealRedis) -> Iterator[RunningSystem]:
     running.kill()
 
 
+@pytest.mark.slow
 async def test_without_redis_the_system_goes_on_and_says_so(
     on_redis: RunningSystem, real_redis: RealRedis
 ) -> None:
@@ -529,6 +531,7 @@ def _await_degraded(system: RunningSystem, wanted: list[str]) -> None:
     assert ready["ready"] is True
 
 
+@pytest.mark.slow
 async def test_without_redis_open_streams_stay(
     on_redis: RunningSystem, real_redis: RealRedis
 ) -> None:

@@ -21,6 +21,8 @@ from tests.services import require
 from tests.services.system import RunningSystem
 from tests.services.waits import until_document
 
+pytestmark = pytest.mark.slow
+
 COUNT = 2_000
 URL = "/api/training/models"
 FEW = ("rivals", "tip_share", "latency_ms")
