@@ -203,6 +203,7 @@ def test_a_stolen_refresh_token_ends_the_session_for_everyone(
     assert code(refresh(second["refresh_token"])) == (401, "session_ended")
 
 
+@pytest.mark.slow
 def test_a_refresh_token_used_twice_ends_the_access_token_at_once(tmp_path: Path) -> None:
     system = RunningSystem(tmp_path / "data", ACCESS_CACHE_S="3600")
     system.start()
@@ -676,6 +677,7 @@ def test_accounts_are_kept_from_the_command_line(system: RunningSystem, logged_o
     assert "no terminal" in command(system, "user", "password", "carol", check=False).stderr
 
 
+@pytest.mark.slow
 def test_commands_at_the_same_time_exchange_one_refresh_token(
     system: RunningSystem, logged_out: Path
 ) -> None:

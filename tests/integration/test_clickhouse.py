@@ -314,6 +314,7 @@ def test_a_server_that_is_not_there_is_said_and_what_to_check(
     assert caught.value.retry_after_s
 
 
+@pytest.mark.slow
 def test_a_killed_server_comes_back_under_the_same_connections(
     clickhouse_http: ClickHouseHttp, http_store: ClickHouse
 ) -> None:
@@ -336,6 +337,7 @@ def test_a_killed_server_comes_back_under_the_same_connections(
     assert stored(http_store) == list(range(20))
 
 
+@pytest.mark.slow
 def test_an_orderly_restart_needs_nothing_either(
     clickhouse_http: ClickHouseHttp, http_store: ClickHouse
 ) -> None:

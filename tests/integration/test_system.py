@@ -110,6 +110,7 @@ async def test_real_blocks_become_events_everywhere(
         assert len(row["pools"]) == label["n_pools"] + len(unlisted)
 
 
+@pytest.mark.slow
 def test_events_outlive_a_restart_and_a_repeat_adds_none(
     own_system: RunningSystem, shared_data: Path, labels: dict[str, dict[str, Any]]
 ) -> None:

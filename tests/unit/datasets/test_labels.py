@@ -191,6 +191,7 @@ BUNDLES = st.lists(
 
 @given(bundles=BUNDLES, window=st.integers(0, 5), part_rows=st.integers(1, 3), market=st.booleans())
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.slow
 def test_each_opportunity_and_agent_has_its_best_bundle_in_the_window(
     store: ClickHouse,
     tmp_path_factory: pytest.TempPathFactory,

@@ -30,16 +30,9 @@ def sizes(export: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, i
     }
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("drawn")
-@pytest.mark.parametrize(
-    "file",
-    [
-        "checkpoint.ubj",
-        "roc.svg",
-        pytest.param("model.ubj", marks=pytest.mark.slow),
-        pytest.param("result.json", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.parametrize("file", ["checkpoint.ubj", "roc.svg", "model.ubj", "result.json"])
 def test_training_names_the_file_that_a_full_disk_refused(
     export: Path, tmp_path: Path, sizes: dict[str, int], file: str
 ) -> None:

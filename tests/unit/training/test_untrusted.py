@@ -88,7 +88,12 @@ async def test_environment_of_a_training_holds_no_secret(plane: Plane) -> None:
     ("attack", "code", "reason"),
     [
         (attacks.link_key, "unsafe_file", "'note.png' is a symbolic link"),
-        (attacks.link_key_hard, "unsafe_file", "'note.png' has a second name"),
+        pytest.param(
+            attacks.link_key_hard,
+            "unsafe_file",
+            "'note.png' has a second name",
+            marks=pytest.mark.slow,
+        ),
         (attacks.link_output, "unsafe_file", "output is no folder"),
         (attacks.lie_about_scores, "model_parity", "scores are off"),
     ],
