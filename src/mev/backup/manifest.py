@@ -78,8 +78,8 @@ def is_left_out(path: Path) -> bool:
 
 
 def is_key(name: str) -> bool:
-    """Return whether a file of this name is key material."""
-    return any(fnmatch(name, pattern) for pattern in _KEY_NAMES)
+    """Return whether a file of this name is key material, or what a killed process left of one."""
+    return any(fnmatch(name, form) for key in _KEY_NAMES for form in (key, f".{key}.*"))
 
 
 def release(version: str) -> tuple[int, ...]:

@@ -25,6 +25,7 @@ def settings(tmp_path: Path) -> Settings:
     (data / "jwt-secret-key").write_text(SECRET)
     (data / "control").mkdir()
     (data / "control" / "root-key").write_text(SECRET)
+    (data / "control" / ".root-key.4711").write_text(SECRET)  # of a killed process
     (data / "agents" / "a1").mkdir(parents=True)
     (data / "agents" / "a1" / "counter").write_text("7")
     (data / "login.json").write_text("token")
@@ -56,7 +57,11 @@ def test_restored_folder_is_as_it_was(saved: Path, settings: Settings, tmp_path:
     assert (data / "store" / "empty").is_dir()
     assert (data / "tables").readlink() == Path("store")
     assert data.stat().st_mode & 0o077 == 0
-    assert manifest.keys == ["data/control/root-key", "data/jwt-secret-key"]
+    assert manifest.keys == [
+        "data/control/.root-key.4711",
+        "data/control/root-key",
+        "data/jwt-secret-key",
+    ]
     assert not (data / RESTORING).exists()
     folder = DataFolder(data)
     folder.acquire()
