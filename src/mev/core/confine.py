@@ -237,7 +237,7 @@ def enter(parameters: Mapping[str, Any]) -> None:
         if ruleset is not None:
             ruleset.enforce()
     if parameters["uid"] is not None or parameters["landlock"]:
-        kernel.forbid_calls()
+        kernel.forbid_calls(tcp=parameters["tcp"])
 
 
 def _rules(own: Iterable[str], read: Iterable[str]) -> Iterator[tuple[Path, Access]]:

@@ -194,10 +194,11 @@ _OF_OTHERS = (
 _SOCKET, _AF_UNIX = (41, 198), 1
 
 
-def forbid_calls() -> None:
+def forbid_calls(*, tcp: bool) -> None:
     """Forbid system calls that Landlock does not restrict.
 
-    These are Unix sockets (but not socket pairs), changes of file permissions, limits and
+    These are Unix sockets (but not socket pairs), all other sockets unless `tcp`, because Landlock
+    knows neither MPTCP nor TCP Fast Open nor UDP, changes of file permissions, limits and
     priorities of other processes, new sessions and process groups, and io_uring. On processors
     whose call numbers are not listed here, nothing is forbidden.
     """
@@ -224,6 +225,8 @@ def forbid_calls() -> None:
             allow,
             deny,
         ]
+    if not tcp:
+        program += [(_JUMP_EQ, 0, 1, _SOCKET[column]), deny]
     program += [
         (_JUMP_EQ, 0, 3, _SOCKET[column]),
         (_LOAD, 0, 0, _ARGUMENTS),

@@ -64,6 +64,13 @@ def everything(context: Context) -> None:
         "export changed": lambda: Path(spec["export"], "part").write_bytes(b"mine"),
         "export's rights changed": lambda: Path(spec["export"], "part").chmod(0o777),
         "Unix socket": lambda: socket.socket(socket.AF_UNIX).connect(str(data / "socket")),
+        "MPTCP": lambda: socket.socket(proto=socket.IPPROTO_MPTCP).connect(
+            ("127.0.0.1", spec["port"])
+        ),
+        "TCP Fast Open": lambda: socket.socket().sendto(
+            b"x", socket.MSG_FASTOPEN, ("127.0.0.1", spec["port"])
+        ),
+        "UDP": lambda: socket.socket(type=socket.SOCK_DGRAM).sendto(b"x", ("127.0.0.1", 9)),
         "TCP": lambda: socket.create_connection(("127.0.0.1", spec["port"]), timeout=2).close(),
         "process that outlives the job": lambda: subprocess.run(
             ["/bin/true"], start_new_session=True, check=True
