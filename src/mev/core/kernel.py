@@ -225,15 +225,16 @@ def forbid_calls(*, tcp: bool) -> None:
             allow,
             deny,
         ]
-    if not tcp:
+    if tcp:
+        program += [
+            (_JUMP_EQ, 0, 3, _SOCKET[column]),
+            (_LOAD, 0, 0, _ARGUMENTS),
+            (_JUMP_EQ, 0, 1, _AF_UNIX),
+            deny,
+        ]
+    else:
         program += [(_JUMP_EQ, 0, 1, _SOCKET[column]), deny]
-    program += [
-        (_JUMP_EQ, 0, 3, _SOCKET[column]),
-        (_LOAD, 0, 0, _ARGUMENTS),
-        (_JUMP_EQ, 0, 1, _AF_UNIX),
-        deny,
-        allow,
-    ]
+    program.append(allow)
     instructions = ctypes.create_string_buffer(
         b"".join(struct.pack("HBBI", *each) for each in program)
     )
