@@ -93,7 +93,6 @@ def test_exit_code_is_0_when_all_online_agents_obeyed(
     assert system.run("status").stdout.startswith("ready\n")
 
 
-@pytest.mark.slow
 def test_exit_code_is_1_while_an_online_agent_has_not_answered(
     system: RunningSystem, fleet: Fleet, orders: list[tuple[str, ...]]
 ) -> None:

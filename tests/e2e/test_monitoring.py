@@ -236,7 +236,6 @@ def test_metrics_are_valid_and_include_those_of_every_rule(monitored: Monitored)
     assert {re.sub("_(bucket|count|sum)$", "", name) for name in used} - known == set()
 
 
-@pytest.mark.slow
 def test_alert_fires_while_agent_is_silent(monitored: Monitored) -> None:
     monitored.fleet.signal("a1", signal.SIGSTOP)
     monitored.until_notified("MevFleetOffline", "firing")
@@ -244,7 +243,6 @@ def test_alert_fires_while_agent_is_silent(monitored: Monitored) -> None:
     monitored.until_notified("MevFleetOffline", "resolved")
 
 
-@pytest.mark.slow
 def test_alerts_fire_while_nothing_can_be_stored(monitored: Monitored) -> None:
     def is_retrying() -> list[dict[str, Any]]:
         return monitored.query('ALERTS{alertname="MevSinkRetries",alertstate="firing"}')
@@ -257,7 +255,6 @@ def test_alerts_fire_while_nothing_can_be_stored(monitored: Monitored) -> None:
     until(is_retrying, lambda series: not series, pause_s=PAUSE_S)
 
 
-@pytest.mark.slow
 def test_alert_fires_while_system_does_not_answer(monitored: Monitored) -> None:
     os.kill(monitored.system.pid, signal.SIGSTOP)
     monitored.until_notified("MevTargetDown", "firing")

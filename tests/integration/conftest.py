@@ -10,7 +10,7 @@ from tests.services.system import RunningSystem, running_system
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave asyncio's own loop, which runs where uvloop is not installed, to the slow tests."""
+    """Leave the runs on asyncio's own loop to `make slow`: the system runs on uvloop."""
     for item in items:
         if "[asyncio" in item.name:
             item.add_marker(pytest.mark.slow)

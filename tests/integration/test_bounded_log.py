@@ -69,7 +69,6 @@ def test_bad_connections_write_few_lines(system: RunningSystem, garbage: bytes) 
     assert lines(system.log) - before <= REPEATS
 
 
-@pytest.mark.slow
 async def test_bad_packets_and_handshakes_over_quic_write_few_lines(system: RunningSystem) -> None:
     host, port = webtransport(system)
     before = lines(system.log)
